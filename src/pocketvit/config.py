@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -68,3 +67,278 @@ class DataConfig:
             if not 0 < self.label_fraction <= 1:
                 raise UserError(f"--label-fraction: {self.label_fraction} is not above 0 and at most 1")
         return tuple(budgets)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Sizes of the network. A preset names them all; any of them can be set beside it.
+
+    Args:
+        preset: paper, lite, tiny or digits
+        patch: side of a patch in pixels
+        width: width of the encoder
+        depth: layers of the encoder
+        heads: attention heads of the encoder
+        mlp_ratio: width of the feed-forward layers over that of the encoder or decoder
+        decoder_width: width of the decoder
+        decoder_depth: layers of the decoder
+        decoder_heads: attention heads of the decoder
+        pool: what the head reads: the class token's output, or the mean over patches
+    """
+
+    preset: Literal["paper", "lite", "tiny", "digits"] = "lite"
+    patch: int | None = None
+    width: int | None = None
+    depth: int | None = None
+    heads: int | None = None
+    mlp_ratio: float | None = None
+    decoder_width: int | None = None
+    decoder_depth: int | None = None
+    decoder_heads: int | None = None
+    pool: Literal["token", "mean"] = "token"
+
+    def resolved(self) -> ModelConfig:
+        """The same network with every size filled in from the preset; raises UserError for sizes that cannot be."""
+        given = {k: v for k, v in dataclasses.asdict(self).items() if v is not None}
+        model = dataclasses.replace(self, **{**PRESETS[self.preset], **given})
+        for name in ("patch", "width", "depth", "heads", "decoder_width", "decoder_heads"):
+            if getattr(model, name) < 1:
+                raise UserError(f"--model.{name}: {getattr(model, name)} is not above 0")
+        for width, heads in (("width", "heads"), ("decoder_width", "decoder_heads")):
+            if getattr(model, width) % getattr(model, heads):
+                raise UserError(
+                    f"--model.{heads} {getattr(model, heads)} does not divide "
+                    f"--model.{width} {getattr(model, width)}"
+                )
+        return model
+
+
+_VIT = {"width": 192, "depth": 12, "heads": 3, "mlp_ratio": 2.0}
+_DECODER = {"decoder_width": 96, "decoder_depth": 2, "decoder_heads": 3}
+PRESETS: dict[str, dict[str, Any]] = {
+    # The paper's encoder; heads and decoder are not stated there.
+    "paper": {"patch": 3, **_VIT, **_DECODER},
+    "lite": {"patch": 4, **_VIT, **_DECODER},
+    "tiny": {"patch": 4, "width": 128, "depth": 8, "heads": 4, "mlp_ratio": 2.0} | _DECODER,
+    "digits": {
+        **{"patch": 1, "width": 64, "depth": 6, "heads": 4, "mlp_ratio": 2.0},
+        **{"decoder_width": 64, "decoder_depth": 1, "decoder_heads": 4},
+    },
+}
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """Random changes to training images, drawn anew for every image of every batch, on the device.
+
+    Args:
+        flip: mirror half of the images left to right (wrong for glyphs)
+        crop_scale: least share of the area that a random resized crop keeps; 1 turns cropping off
+        shift: furthest random shift, as a share of the side
+        rotate: furthest random rotation in degrees
+        policy: kornia's RandAugment or TrivialAugment, or none
+        erase: share of the images with a random rectangle erased
+    """
+
+    flip: bool = True
+    crop_scale: float = 1.0
+    shift: float = 0.0
+    rotate: float = 0.0
+    policy: Literal["none", "randaugment", "trivialaugment"] = "none"
+    erase: float = 0.0
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """How long and how fast to train; shared by every stage.
+
+    Args:
+        epochs: passes over the training images
+        min_steps: train at least this many steps, however few images there are
+        batch_size: images a step
+        lr: peak learning rate
+        min_lr: learning rate at the end of the cosine
+        warmup: share of the steps in which the rate rises to its peak
+        weight_decay: AdamW's weight decay; biases, norms and embeddings are spared
+        beta2: AdamW's second beta
+        layer_decay: factor on the learning rate for each layer further from the head
+        clip: largest norm of the gradient; 0 turns clipping off
+        ema: decay of the weights' moving average, which is then what is evaluated and saved; 0 turns it off
+    """
+
+    epochs: int = 100
+    min_steps: int = 0
+    batch_size: int = 256
+    lr: float = 1e-3
+    min_lr: float = 0.0
+    warmup: float = 0.1
+    weight_decay: float = 0.05
+    beta2: float = 0.95
+    layer_decay: float = 1.0
+    clip: float = 0.0
+    ema: float = 0.0
+
+
+@dataclass(frozen=True)
+class PretrainConfig(OptimConfig):
+    """Masked-autoencoder pre-training.
+
+    Args:
+        mask_ratio: share of the patches to hide
+        visible_discount: weight of the visible patches' loss beside the masked patches'
+        normalise_targets: reconstruct patches normalised by their own mean and deviation
+        knn_every: epochs between two kNN readings on the validation images; 0 takes them at the end only
+        augment: random changes to the images
+    """
+
+    epochs: int = 200
+    mask_ratio: float = 0.75
+    visible_discount: float = 0.1
+    normalise_targets: bool = False
+    knn_every: int = 0
+    augment: AugmentConfig = field(default_factory=lambda: AugmentConfig(crop_scale=0.4))
+
+
+@dataclass(frozen=True)
+class FinetuneConfig(OptimConfig):
+    """Supervised training of the classifier.
+
+    Args:
+        label_smoothing: share of the target spread over all classes
+        mixup: alpha of mixup's Beta distribution; 0 turns it off
+        cutmix: alpha of cutmix's Beta distribution; 0 turns it off
+        mix_share: share of the batches that are mixed, where mixup or cutmix is on
+        drop_path: stochastic depth of the last layer
+        freeze_encoder: train the head alone (a linear probe with augmentation)
+        augment: random changes to the images
+    """
+
+    beta2: float = 0.999
+    label_smoothing: float = 0.1
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    mix_share: float = 1.0
+    drop_path: float = 0.1
+    freeze_encoder: bool = False
+    augment: AugmentConfig = field(default_factory=lambda: AugmentConfig(crop_scale=0.5))
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything a run depends on.
+
+    Args:
+        recipe: name of a shipped recipe or a YAML file, read before --config and flags; null picks one for the data
+        seed: seed of every random choice but the data splits
+        seeds: how many times to fine-tune, with seeds seed, seed + 1, ...
+        device: auto, cpu, cuda or mps
+        precision: float32, bf16, or auto: bf16 where the device has it in hardware
+    """
+
+    recipe: str | None = None
+    seed: int = 0
+    seeds: int = 1
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    precision: Literal["auto", "float32", "bf16"] = "auto"
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    pretrain: PretrainConfig = field(default_factory=PretrainConfig)
+    finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
+
+
+# What people change often is a flat flag; everything else is reached by its dotted name.
+FLAT: dict[str, str] = {
+    "size": "data.size",
+    "labels_per_class": "data.labels_per_class",
+    "label_fraction": "data.label_fraction",
+    "skip_bad": "data.skip_bad",
+    "preset": "model.preset",
+    "patch": "model.patch",
+    "mask_ratio": "pretrain.mask_ratio",
+}
+# These mean the stage that the verb runs; `fit` runs both, and takes them for pre-training.
+FLAT_BY_STAGE = ("epochs", "batch_size", "lr")
+
+
+def flat_names(stage: str) -> dict[str, str]:
+    """Flat names and the dotted names they stand for; `stage` is "pretrain" or "finetune"."""
+    return FLAT | {name: f"{stage}.{name}" for name in FLAT_BY_STAGE}
+
+
+def recipe_path(name: str) -> Path:
+    """The YAML file of a shipped recipe or of a path; raises UserError with the recipes there are."""
+    # Recipes travel inside the wheel; in a checkout they lie beside src/.
+    folders = [Path(__file__).parent / "recipes", Path(__file__).parents[2] / "recipes"]
+    shipped = {path.stem: path for folder in reversed(folders) for path in sorted(folder.glob("*.yaml"))}
+    if name in shipped:
+        return shipped[name]
+    if Path(name).suffix in (".yaml", ".yml") and Path(name).is_file():
+        return Path(name)
+    raise UserError(f"--recipe: no recipe '{name}': use one of {', '.join(sorted(shipped))}, or a YAML file")
+
+
+def settings_parser(**kwargs: Any) -> Any:
+    """A jsonargparse parser whose arguments are the fields of `Settings`, with --config and --print_config."""
+    from jsonargparse import ActionConfigFile, ArgumentParser
+
+    parser = ArgumentParser(exit_on_error=False, **kwargs)
+    parser.add_argument("--config", action=ActionConfigFile, help="YAML file of settings, read after the recipe")
+    parser.add_class_arguments(Settings, as_group=True)
+    return parser
+
+
+def resolve(
+    recipe: str | None = None, config: str | Path | None = None, *, stage: str = "pretrain", **overrides: Any
+) -> Settings:
+    """Settings from defaults, then `recipe`, then `config`, then `overrides`, each over the one before.
+
+    Args:
+        recipe: name of a shipped recipe, or a YAML file.
+        config: YAML file with any part of the settings.
+        stage: the stage that flat names such as `epochs` mean, "pretrain" or "finetune".
+        overrides: flat names (`epochs=5`), or dotted ones through a dictionary (`**{"finetune.lr": 1e-3}`).
+
+    Raises:
+        UserError: unknown key, wrong type or unreadable file.
+    """
+    args = [f"--config={recipe_path(recipe)}"] if recipe else []
+    args += [f"--config={config}"] if config else []
+    flat = flat_names(stage)
+    for name, value in {"recipe": recipe, **overrides}.items():
+        args.append(f"--{flat.get(name, name)}={yaml.safe_dump(value, default_flow_style=True).split(chr(10))[0]}")
+    parser = settings_parser(prog="pocketvit")
+    return settings_of(parser, parse(parser, args))
+
+
+def parse(parser: Any, args: list[str]) -> Any:
+    """Parse, turning every complaint of jsonargparse into a UserError of one line that suggests the nearest name."""
+    from jsonargparse import ArgumentError
+
+    try:
+        return parser.parse_args(args)
+    except (ArgumentError, TypeError, ValueError, yaml.YAMLError) as error:
+        raise UserError(_one_line(str(error), [a.dest for a in parser._actions])) from None
+
+
+def settings_of(parser: Any, parsed: Any) -> Settings:
+    """The frozen `Settings` in a parsed namespace."""
+    ready = parser.instantiate(parsed)
+    return Settings(**{f.name: ready[f.name] for f in dataclasses.fields(Settings)})
+
+
+def as_yaml(settings: Settings | Mapping[str, Any]) -> str:
+    """Every value, as YAML that `--config` reads back."""
+    values = dataclasses.asdict(settings) if isinstance(settings, Settings) else dict(settings)
+    return yaml.safe_dump(values, sort_keys=False)
+
+
+def _one_line(message: str, known: list[str]) -> str:
+    text = " ".join(message.split())
+    for word in message.replace("=", " ").replace("'", " ").split():
+        name = word.lstrip("-").replace("-", "_")
+        if name in known or ("unrecognized" not in text and "does not accept" not in text):
+            continue
+        close = difflib.get_close_matches(name, [*known, *(k.split(".")[-1] for k in known)], n=1, cutoff=0.7)
+        if close:
+            return f"{text} (did you mean {close[0]}?)"
+    return text

@@ -1,0 +1,149 @@
+"""Decoded images on disk, under a key made of their content and of the settings that decoding depends on.
+
+An entry is written in a folder beside its place and renamed into it, so that a half-written one is never seen.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pocketvit.data.decoding import Decoded, decode_source
+from pocketvit.data.structures import Source, Split
+
+FORMAT = 1  # raise it when decoding gives other pixels or notes than before
+
+
+def decode_cached(
+    source: Source, shape: tuple[int, int] | None, multiple_of: tuple[int, int], skip_bad: bool
+) -> Decoded:
+    """Decode a source, or map the arrays of an earlier time into memory (read-only).
+
+    Args: as for `decode_source`.
+
+    Raises:
+        UserError: an image cannot be decoded.
+    """
+    root = cache_folder()
+    content = source.fingerprint()
+    asked = _key(content, shape, multiple_of if shape is None else None, skip_bad)
+    native = _key(content, None, None, skip_bad)
+    for key in (native, asked) if shape is None else (asked,):
+        entry = _read(root / key, source)
+        if entry is not None:
+            return entry
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=root))
+    except OSError as error:
+        return _decode_in_memory(source, shape, multiple_of, skip_bad, root, error.strerror or str(error))
+    try:
+        return _decode_to_disk(source, shape, multiple_of, skip_bad, partial, native, asked)
+    except OSError as error:
+        return _decode_in_memory(source, shape, multiple_of, skip_bad, root, error.strerror or str(error))
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def cache_folder() -> Path:
+    """$POCKETVIT_CACHE, else pocketvit/ in $XDG_CACHE_HOME or ~/.cache."""
+    if own := os.environ.get("POCKETVIT_CACHE"):
+        return Path(own).expanduser()
+    shared = os.environ.get("XDG_CACHE_HOME")
+    return (Path(shared) if shared else Path("~/.cache").expanduser()) / "pocketvit"
+
+
+def _key(content: str, shape: tuple[int, int] | None, multiple_of: tuple[int, int] | None, skip_bad: bool) -> str:
+    settings = json.dumps([FORMAT, content, shape, multiple_of, skip_bad])
+    return hashlib.blake2b(settings.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
+
+
+def _decode_in_memory(
+    source: Source,
+    shape: tuple[int, int] | None,
+    multiple_of: tuple[int, int],
+    skip_bad: bool,
+    root: Path,
+    reason: str,
+) -> Decoded:
+    decoded = decode_source(source, shape, multiple_of, skip_bad, lambda _, size: np.empty(size, np.uint8))
+    note = f"decoded images are not cached: {root} cannot be written ({reason}); $POCKETVIT_CACHE names another folder"
+    return Decoded(decoded.splits, (*decoded.notes, note), decoded.native)
+
+
+def _decode_to_disk(
+    source: Source,
+    shape: tuple[int, int] | None,
+    multiple_of: tuple[int, int],
+    skip_bad: bool,
+    partial: Path,
+    native: str,
+    asked: str,
+) -> Decoded:
+    """Decode into `partial` and rename it to the key that fits; OSError where the disk doesn't play along."""
+
+    def allocate(part: str, size: tuple[int, int, int, int]) -> NDArray[np.uint8]:
+        # A memory map on a full disk ends the process with SIGBUS, so look before leaping.
+        if shutil.disk_usage(partial).free < 1.1 * int(np.prod(size, dtype=np.int64)):
+            raise OSError("no space left on the disk")
+        images: NDArray[np.uint8] = np.lib.format.open_memmap(partial / f"{part}.images.npy", "w+", np.uint8, size)
+        return images
+
+    decoded = decode_source(source, shape, multiple_of, skip_bad, allocate)
+    for part, split in decoded.splits.items():
+        file = partial / f"{part}.images.npy"
+        if len(split) < len(np.load(file, mmap_mode="r")):  # images were left out after their place was made
+            np.save(partial / "shorter.npy", split.images)
+            (partial / "shorter.npy").replace(file)
+        elif isinstance(split.images, np.memmap):
+            split.images.flush()
+        if split.labels is not None:
+            np.save(partial / f"{part}.labels.npy", split.labels)
+    meta = {
+        "format": FORMAT,
+        "name": source.name,
+        "classes": source.classes,
+        "notes": decoded.notes,
+        "native": decoded.native,
+        "splits": {part: {"shape": split.images.shape} for part, split in decoded.splits.items()},
+    }
+    (partial / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
+    place = partial.with_name(native if decoded.native else asked)
+    shutil.rmtree(place, ignore_errors=True)  # only a damaged entry, or a racing writer's equal one, can be there
+    partial.chmod(0o755)  # mkdtemp lets nobody else read, and a cache may be shared
+    try:
+        partial.rename(place)
+    except OSError:
+        if not place.is_dir():
+            raise
+    entry = _read(place, source)
+    if entry is None:
+        raise OSError(f"{place.name} is unreadable after writing")
+    return entry
+
+
+def _read(place: Path, source: Source) -> Decoded | None:
+    """An entry's arrays, or None where it is absent or damaged."""
+    try:
+        meta = json.loads((place / "meta.json").read_text(encoding="utf-8"))
+        splits = {}
+        for part, section in source.sections.items():
+            images = np.load(place / f"{part}.images.npy", mmap_mode="r", allow_pickle=False)
+            labels = None
+            if section.labels is not None:
+                labels = np.load(place / f"{part}.labels.npy", allow_pickle=False)
+            if images.dtype != np.uint8 or list(images.shape) != meta["splits"][part]["shape"]:
+                return None
+            if labels is not None and (labels.dtype != np.int64 or labels.shape != (len(images),)):
+                return None
+            splits[part] = Split(images, labels)
+        return Decoded(splits, tuple(map(str, meta["notes"])), bool(meta["native"]))
+    except (OSError, ValueError, KeyError, TypeError, EOFError):
+        return None

@@ -1,0 +1,147 @@
+"""The one way in: from what the user typed to train, validation and test arrays of one shape.
+
+Test images are never used to choose anything: not the validation split, nor the mean and standard deviation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pocketvit.config import DataConfig
+from pocketvit.data.cache import decode_cached
+from pocketvit.data.sources import open_source
+from pocketvit.data.splits import check_class_sizes, stratified_split
+from pocketvit.data.structures import Source, Split
+from pocketvit.errors import UserError
+
+__all__ = ["Dataset", "Split", "load"]
+
+SMALLEST_STD = 1e-3  # a constant channel must not divide by zero
+STATISTICS_CHUNK = 1 << 20  # bytes at a time
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Decoded images, split.
+
+    Args:
+        name: `digits`, or the folder's or file's name without its extension
+        classes: class names, in the order of the labels; empty without labels
+        train: what is learnt from
+        val: what choices are made on
+        test: what results are reported on; None where there are neither labels nor a test split
+        mean: of each channel of the train images, in units of [0, 1]
+        std: as mean; at least 1e-3
+        notes: what the user should know about how the set was read
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    train: Split
+    val: Split
+    test: Split | None
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(height, width, channels) of every image."""
+        height, width, channels = self.train.images.shape[1:]
+        return height, width, channels
+
+
+def load(
+    spec: str, config: DataConfig, *, multiple_of: tuple[int, int] | int = 1, need_labels: bool = False
+) -> Dataset:
+    """Open a set of images, decode it (or find it in the cache), and split it.
+
+    Args:
+        spec: what `open_source` accepts
+        config: size, splits, and whether bad images are left out
+        multiple_of: the patch: what height and width are rounded to where images of mixed sizes need a common one
+        need_labels: refuse a set without labels, or with a single class
+
+    Raises:
+        UserError: no images, bad images, labels missing, or too few images to split.
+    """
+    source = open_source(spec)
+    if need_labels:
+        _require_labels(spec, source)
+    multiple = (multiple_of, multiple_of) if isinstance(multiple_of, int) else multiple_of
+    decoded = decode_cached(source, config.shape, multiple, config.skip_bad)
+    notes = [*source.notes, *decoded.notes]
+    given = decoded.splits
+    train, val, test = given.get("train") or given["all"], given.get("val"), given.get("test")
+
+    stratified = train.labels is not None
+    if train.labels is not None:
+        parts = 1 + (val is None) + (test is None)
+        try:
+            check_class_sizes(train.labels, parts, source.classes)
+        except UserError as error:
+            if need_labels:
+                raise
+            stratified = False
+            notes.append(f"the split is not stratified by class: {error}")
+    if len(train) < 1 + (val is None):
+        raise UserError(f"{spec}: holds {len(train)} train image: at least 2 are needed, one of them to validate")
+    if test is None and train.labels is not None and len(train) > 2:
+        train, test = _hold_out(train, config.test_fraction, "--test-fraction", config.split_seed, source, stratified)
+        notes.append(
+            f"the source has no test split: {len(test)} of {len(train) + len(test)} images held out for testing "
+            f"(seed {config.split_seed})"
+        )
+    if val is None:
+        train, val = _hold_out(train, config.val_fraction, "--val-fraction", config.split_seed, source, stratified)
+    mean, std = _statistics(train.images)
+    return Dataset(source.name, source.classes, train, val, test, mean, std, tuple(notes))
+
+
+def _require_labels(spec: str, source: Source) -> None:
+    section = source.sections.get("train") or source.sections["all"]
+    if section.labels is None:
+        raise UserError(
+            f"labels are needed here, and '{spec}' has none: give class folders or a label column "
+            "(pretrain works without)"
+        )
+    present = np.unique(section.labels)
+    if len(present) < 2:
+        raise UserError(
+            f"'{spec}' has train images of one class only ('{source.classes[present[0]]}'): at least two are needed "
+            "to classify (pretrain works with one)"
+        )
+
+
+def _hold_out(
+    split: Split, fraction: float, flag: str, seed: int, source: Source, stratified: bool
+) -> tuple[Split, Split]:
+    if not 0 < fraction < 1:
+        raise UserError(f"{flag}: {fraction} is not above 0 and below 1")
+    labels = split.labels if stratified else None
+    keep, hold = stratified_split(labels, len(split), fraction, seed, source.classes)
+    return _take(split, keep), _take(split, hold)
+
+
+def _take(split: Split, indices: NDArray[np.int64]) -> Split:
+    return Split(split.images[indices], None if split.labels is None else split.labels[indices])
+
+
+def _statistics(images: NDArray[np.uint8]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel of images uint8 (N, H, W, C), in units of [0, 1]."""
+    _, _, width, channels = images.shape
+    total, squares = np.zeros(width * channels), np.zeros(width * channels)
+    step = max(1, STATISTICS_CHUNK // int(np.prod(images.shape[1:])))
+    for start in range(0, len(images), step):
+        # Rows of pixels, because sums down columns as narrow as the channels are six times slower.
+        rows = images[start : start + step].reshape(-1, width * channels).astype(np.float64)
+        total += rows.sum(axis=0)
+        squares += np.einsum("rc,rc->c", rows, rows)
+    count = images.size / channels
+    mean = total.reshape(width, channels).sum(axis=0) / count
+    variance = squares.reshape(width, channels).sum(axis=0) / count - mean**2
+    std = np.maximum(np.sqrt(np.maximum(variance, 0)) / 255, SMALLEST_STD)
+    return tuple((mean / 255).tolist()), tuple(std.tolist())

@@ -1,0 +1,193 @@
+"""One image: from a file or bytes to uint8 pixels, whatever its format, mode or orientation.
+
+Pixels are scaled once, by Pillow's bicubic filter, which widens itself (antialiases) where it reduces.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from pocketvit.data.folders import find_images
+from pocketvit.data.structures import in_order
+from pocketvit.errors import UserError
+
+GREY_MODES = frozenset(("1", "L", "LA", "La", "I", "F"))
+MOVING_FORMATS = frozenset(("GIF", "WEBP", "PNG", "TIFF"))
+ORIENTATION = 0x0112  # EXIF tag; values from 5 on lie on their side
+
+
+class BadImage(Exception):
+    """An image that cannot be decoded; the message is the reason."""
+
+
+class Header(NamedTuple):
+    """What can be told of an image without decoding its pixels; height and width are those after EXIF rotation."""
+
+    height: int
+    width: int
+    mode: str
+    grey: bool
+    transparent: bool
+    animated: bool
+
+
+@contextmanager
+def strict_pillow() -> Iterator[None]:
+    """Make Pillow's decompression-bomb warning an error, and silence its remarks on odd metadata.
+
+    Warning filters belong to the whole process, so enter this once around a pool of threads, not inside them.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="PIL")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        yield
+
+
+def read_header(content: Path | bytes | NDArray[np.uint8]) -> Header:
+    """Read an image's size and mode.
+
+    Raises:
+        BadImage: the content isn't an image.
+    """
+    if isinstance(content, np.ndarray):
+        height, width, channels = content.shape
+        return Header(height, width, "L" if channels == 1 else "RGB", channels == 1, False, False)
+    with _open(content) as image:
+        width, height = image.size
+        # Pillow turns TIFF by itself, and its size says so already.
+        if image.format != "TIFF" and image.getexif().get(ORIENTATION, 1) >= 5:
+            width, height = height, width
+        animated = image.format in MOVING_FORMATS and bool(getattr(image, "is_animated", False))
+        return Header(height, width, image.mode, _is_grey(image), image.has_transparency_data, animated)
+
+
+def decode_image(content: Path | bytes | NDArray[np.uint8], shape: tuple[int, int], channels: int) -> NDArray[np.uint8]:
+    """Decode one image, the first frame if it moves, and scale it.
+
+    Args:
+        content: a file, its bytes, or pixels uint8 (H, W, C)
+        shape: (height, width) to return
+        channels: 1 for grey, 3 for RGB; transparent images are laid over white
+
+    Returns:
+        uint8 (height, width, channels)
+
+    Raises:
+        BadImage: the content isn't an image, or a damaged, huge or floating-point one.
+    """
+    height, width = shape
+    if isinstance(content, np.ndarray):
+        if content.shape == (height, width, channels):
+            return content
+        image: Image.Image = Image.fromarray(content[..., 0] if content.shape[2] == 1 else content)
+        return _scale(image.convert("L" if channels == 1 else "RGB"), shape)
+    with _open(content) as image:
+        upright = ImageOps.exif_transpose(image)
+        return _scale(_to_mode(_to_8_bits(upright), "L" if channels == 1 else "RGB"), shape)
+
+
+def read_images(paths: Sequence[str | Path], shape: tuple[int, int], channels: int) -> NDArray[np.uint8]:
+    """Decode image files for prediction.
+
+    Args:
+        paths: files
+        shape: (height, width) to scale to
+        channels: 1 for grey, 3 for RGB
+
+    Returns:
+        uint8 (N, height, width, channels)
+
+    Raises:
+        UserError: a file is missing or cannot be decoded, or the channel count is neither 1 nor 3.
+    """
+    if channels not in (1, 3):
+        raise UserError(f"image files give 1 channel or 3, and {channels} are expected here")
+    images = np.empty((len(paths), *shape, channels), np.uint8)
+
+    def decode(path: str | Path) -> NDArray[np.uint8]:
+        try:
+            return decode_image(Path(path), shape, channels)
+        except BadImage as error:
+            raise UserError(f"{path}: cannot be decoded ({error})") from error
+
+    with strict_pillow():
+        for index, image in enumerate(in_order(decode, paths)):
+            images[index] = image
+    return images
+
+
+def list_images(path: str | Path) -> list[Path]:
+    """A file as it is, or all images under a folder in sorted order.
+
+    Raises:
+        UserError: nothing is there, or the folder holds no images.
+    """
+    path = Path(path).expanduser()
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise UserError(f"{path}: no such file or folder: expected an image or a folder of images")
+    found = find_images(path)
+    if not found:
+        raise UserError(f"{path}: no images found in this folder")
+    return found
+
+
+@contextmanager
+def _open(content: Path | bytes) -> Iterator[Image.Image]:
+    """Open with Pillow; whatever goes wrong until the block ends is a BadImage."""
+    try:
+        if (len(content) if isinstance(content, bytes) else content.stat().st_size) == 0:
+            raise BadImage("it holds 0 bytes")
+        with Image.open(io.BytesIO(content) if isinstance(content, bytes) else content) as image:
+            yield image
+    except BadImage:
+        raise
+    except FileNotFoundError as error:
+        raise BadImage("no such file") from error
+    except UnidentifiedImageError as error:
+        raise BadImage("not an image, or one damaged at its start") from error
+    # Damaged files make Pillow's readers raise nearly anything: OSError, SyntaxError, struct.error, IndexError, ...
+    except Exception as error:
+        raise BadImage((str(error) or type(error).__name__).splitlines()[0]) from error
+
+
+def _is_grey(image: Image.Image) -> bool:
+    if image.mode in ("P", "PA"):
+        palette = np.array(image.getpalette("RGB") or [0, 1, 2]).reshape(-1, 3)
+        return bool((palette == palette[:, :1]).all())
+    return image.mode in GREY_MODES or image.mode.startswith("I;16")
+
+
+def _to_8_bits(image: Image.Image) -> Image.Image:
+    if image.mode == "F":
+        raise BadImage("floating-point pixels have no fixed range: save them with 8 or 16 bits")
+    if not image.mode.startswith("I"):
+        return image
+    values = np.asarray(image).astype(np.int64)
+    if values.min() < 0 or values.max() > 65535:
+        raise BadImage("pixels beyond 16 bits: save them with 8 or 16 bits")
+    return Image.fromarray(((values + 128) // 257).astype(np.uint8))
+
+
+def _to_mode(image: Image.Image, mode: str) -> Image.Image:
+    if image.has_transparency_data:
+        solid = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", solid.size, "white"), solid).convert("RGB")
+    return image if image.mode == mode else image.convert(mode)
+
+
+def _scale(image: Image.Image, shape: tuple[int, int]) -> NDArray[np.uint8]:
+    height, width = shape
+    if image.size != (width, height):
+        image = image.resize((width, height), Image.Resampling.BICUBIC)
+    return np.array(image, dtype=np.uint8).reshape(height, width, -1)

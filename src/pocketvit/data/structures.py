@@ -1,0 +1,166 @@
+"""What passes between the steps of loading: a source's sections before decoding, splits after it.
+
+Also the few rules that every kind of source obeys, applied in `make_source`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pocketvit.errors import UserError
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class Item(NamedTuple):
+    """One image before decoding.
+
+    Args:
+        name: the image's path relative to the source's root (for Parquet: file, row and path), for notes and errors
+        content: a file, its bytes (empty where a row holds no image), or pixels (uint8 (H, W, C))
+    """
+
+    name: str
+    content: Path | bytes | NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Section:
+    """The images that a source keeps together, not decoded yet.
+
+    Args:
+        count: number of images
+        items: starts a pass over them, always in the same order
+        labels: int64 (count,) indices into the source's classes, or None
+    """
+
+    count: int
+    items: Callable[[], Iterator[Item]]
+    labels: NDArray[np.int64] | None
+
+
+@dataclass(frozen=True)
+class Source:
+    """A set of images, opened and checked but not decoded.
+
+    Args:
+        name: short name for run folders and tables
+        root: folder that item names are relative to (or the name of an embedded set), for messages
+        classes: class names, empty when there are no labels
+        sections: "all", or "train" and, where the source brings them, "val" and "test"
+        notes: what the user should know about how the source was read
+        fingerprint: hashes the whole content (slow: reads every byte); equal content gives an equal value
+    """
+
+    name: str
+    root: str
+    classes: tuple[str, ...]
+    sections: Mapping[str, Section]
+    notes: tuple[str, ...]
+    fingerprint: Callable[[], str]
+
+
+@dataclass(frozen=True)
+class Split:
+    """Decoded images of one split.
+
+    Args:
+        images: uint8 (N, H, W, C); may be a read-only memory map
+        labels: int64 (N,) class indices, or None
+    """
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64] | None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+def make_source(
+    name: str,
+    root: str,
+    classes: Sequence[str],
+    sections: Mapping[str, Section],
+    notes: Sequence[str],
+    fingerprint: Callable[[], str],
+) -> Source:
+    """Apply the rules that all sources share, then build the Source.
+
+    A val section without a test section plays the part of test; one without labels beside a labelled train section
+    is left out.
+
+    Raises:
+        UserError: no train images, labels in test but none in train, or a class that train lacks.
+    """
+    sections, notes = dict(sections), list(notes)
+    train = sections.get("train") or sections.get("all")
+    if train is None or train.count == 0:
+        raise UserError(f"{root}: no train images found (only {', '.join(sections) or 'nothing'}): add a train split")
+    for part in ("val", "test"):
+        section = sections.get(part)
+        if section is None:
+            continue
+        if section.count == 0:
+            notes.append(f"the {part} split holds no images and is left out")
+            del sections[part]
+        elif section.labels is None and train.labels is not None:
+            notes.append(f"the {part} split ({section.count} images) has no labels and is left out")
+            del sections[part]
+        elif section.labels is not None and train.labels is None:
+            raise UserError(f"{root}: the {part} split has labels and the train split has none: label both or neither")
+        elif section.labels is not None and train.labels is not None:
+            unknown = np.setdiff1d(section.labels, train.labels)
+            if len(unknown):
+                raise UserError(
+                    f"{root}: class '{classes[unknown[0]]}' is in the {part} split but not in the train split: "
+                    "every class needs train images"
+                )
+    if "val" in sections and "test" not in sections:
+        sections["test"] = sections.pop("val")
+        notes.append("the source has a val split and no test split: val is used as the test split")
+    return Source(name, root, tuple(classes), sections, tuple(notes), fingerprint)
+
+
+def in_order(function: Callable[[T], R], items: Iterable[T], chunk: int = 128) -> Iterator[R]:
+    """Map over items in a pool of one thread a core; results come in order, and few are held at a time."""
+    workers = os.cpu_count() or 1
+    iterator = iter(items)
+    with ThreadPoolExecutor(workers) as pool:
+        pending: deque[Future[list[R]]] = deque()
+        while batch := list(islice(iterator, chunk)):
+            pending.append(pool.submit(lambda batch: [function(item) for item in batch], batch))
+            if len(pending) > 2 * workers:
+                yield from pending.popleft().result()
+        while pending:
+            yield from pending.popleft().result()
+
+
+def hash_files(root: Path, files: Sequence[Path]) -> str:
+    """Hash the names (relative to root) and bytes of files; streams them, so large files cost no memory."""
+
+    def digest(file: Path) -> bytes:
+        content = hashlib.blake2b(digest_size=32)
+        try:
+            with file.open("rb", buffering=0) as stream:
+                while block := stream.read(1 << 20):
+                    content.update(block)
+        except OSError as error:
+            raise UserError(f"{file}: cannot be read ({error.strerror})") from error
+        return content.digest()
+
+    whole = hashlib.blake2b(digest_size=32)
+    for file, content in zip(files, in_order(digest, files), strict=True):
+        whole.update(file.relative_to(root).as_posix().encode("utf-8", "surrogateescape") + b"\0" + content)
+    return whole.hexdigest()

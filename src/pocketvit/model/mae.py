@@ -1,0 +1,108 @@
+"""The masked autoencoder: hide most patches, encode the rest, decode all of them, compare pixels.
+
+He et al. 2022 (arXiv 2111.06377) with the loss of arXiv 2402.03752: masked patches plus discounted visible ones.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from pocketvit.config import ModelConfig
+from pocketvit.model.patches import patchify, random_mask
+from pocketvit.model.vit import NORM_EPS, Block, ViT, ViTShape, init_weights
+
+
+class MAEOutput(NamedTuple):
+    """Losses are scalars; prediction is (B, N, patch * patch * C); mask is (B, N) bool, True where hidden."""
+
+    loss: Tensor
+    masked_loss: Tensor
+    visible_loss: Tensor
+    prediction: Tensor
+    mask: Tensor
+
+
+class MaskedAutoencoder(nn.Module):
+    """An encoder and a light decoder that reconstructs the hidden patches.
+
+    Args:
+        config: network sizes, with or without its preset resolved.
+        shape: image (height, width, channels).
+        visible_discount: weight of the visible patches' loss beside the masked patches'.
+        normalise_targets: compare with each patch's pixels normalised by that patch's own mean and deviation.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        shape: tuple[int, int, int],
+        visible_discount: float = 0.0,
+        normalise_targets: bool = False,
+    ) -> None:
+        super().__init__()
+        c = config.resolved()
+        assert c.decoder_width and c.decoder_depth is not None and c.decoder_heads and c.mlp_ratio
+        self.visible_discount, self.normalise_targets = visible_discount, normalise_targets
+        self.encoder = ViT(ViTShape.of(c, shape), pool=c.pool)
+        vit, dim = self.encoder.shape, c.decoder_width
+        self.decoder_embed = nn.Linear(vit.dim, dim)
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, dim))
+        self.decoder_pos_embed = nn.Parameter(torch.zeros(1, 1 + vit.patches, dim))
+        self.decoder_blocks = nn.ModuleList(Block(dim, c.decoder_heads, c.mlp_ratio) for _ in range(c.decoder_depth))
+        self.decoder_norm = nn.LayerNorm(dim, eps=NORM_EPS)
+        self.decoder_pred = nn.Linear(dim, vit.patch_dim)
+        for module in (self.decoder_embed, self.decoder_blocks, self.decoder_pred):
+            module.apply(init_weights)
+        for parameter in (self.mask_token, self.decoder_pos_embed):
+            nn.init.trunc_normal_(parameter, std=0.02)
+
+    def forward(self, images: Tensor, mask_ratio: float = 0.75, noise: Tensor | None = None) -> MAEOutput:
+        """Reconstruct (B, C, H, W) normalised images from a random share of their patches.
+
+        Args:
+            images: (B, C, H, W) float.
+            mask_ratio: share of the patches to hide.
+            noise: (B, N) float that decides the mask (see `random_mask`); None draws it.
+        """
+        if noise is None:
+            noise = torch.rand(len(images), self.encoder.shape.patches, device=images.device)
+        visible, mask = random_mask(noise, mask_ratio)
+        prediction = self.decode(self.encoder.encode(images, visible), visible)
+        return MAEOutput(*self._losses(images, prediction, mask), prediction, mask)
+
+    def decode(self, tokens: Tensor, visible: Tensor) -> Tensor:
+        """Encoder output (B, 1 + K, D) and its patch indices (B, K) to pixels (B, N, patch * patch * C)."""
+        x = self.decoder_embed(tokens)
+        patches = self.mask_token.to(x.dtype).expand(len(x), self.encoder.shape.patches, -1)
+        patches = patches.scatter(1, visible[..., None].expand(-1, -1, x.shape[-1]), x[:, 1:])
+        x = torch.cat([x[:, :1], patches], dim=1) + self.decoder_pos_embed
+        for block in self.decoder_blocks:
+            x = block(x)
+        return self.decoder_pred(self.decoder_norm(x))[:, 1:]
+
+    def targets(self, images: Tensor) -> Tensor:
+        """What the decoder is compared with: (B, N, patch * patch * C)."""
+        patches = patchify(images, self.encoder.shape.patch)
+        if self.normalise_targets:
+            mean, var = patches.mean(dim=-1, keepdim=True), patches.var(dim=-1, keepdim=True)
+            patches = (patches - mean) / (var + 1e-6).sqrt()
+        return patches
+
+    def _losses(self, images: Tensor, prediction: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        error = (prediction.float() - self.targets(images)).square().mean(dim=-1)
+        hidden = mask.sum()
+        # The count is the same in every image, so the mean over the batch's patches is the mean over images.
+        masked = (error * mask).sum() / hidden.clamp(min=1)
+        visible = (error * ~mask).sum() / (mask.numel() - hidden).clamp(min=1)
+        return masked + self.visible_discount * visible, masked, visible
+
+    def no_weight_decay(self, name: str, parameter: Tensor) -> bool:
+        """Whether weight decay spares the parameter: biases, norms, positional embeddings and the mask token."""
+        return parameter.ndim <= 1 or name.endswith(("pos_embed", "mask_token"))
+
+    def layer_of(self, name: str) -> int:
+        """Depth of a parameter, as the encoder counts it; the whole decoder counts as the last layer."""
+        return self.encoder.layer_of(name.removeprefix("encoder."))

@@ -1,0 +1,183 @@
+"""The encoder: a pre-norm Vision Transformer whose class token is a patch of zeros (arXiv 2402.03752, section 3).
+
+Parameter names follow timm's ViT, except that patches are embedded by one linear layer, `patch_embed`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pocketvit.config import ModelConfig
+from pocketvit.model.patches import check_patch, patchify
+
+# ViTMAE's value, and timm's; torch's default of 1e-5 would break parity with both.
+NORM_EPS = 1e-6
+
+
+@dataclass(frozen=True)
+class ViTShape:
+    """What an encoder is built from: image (height, width, channels) and the sizes of the network."""
+
+    height: int
+    width: int
+    channels: int
+    patch: int
+    dim: int
+    depth: int
+    heads: int
+    mlp_ratio: float
+
+    @classmethod
+    def of(cls, config: ModelConfig, shape: tuple[int, int, int]) -> ViTShape:
+        """The encoder that `config` (with its preset resolved) describes for images of `shape` (H, W, C)."""
+        c = config.resolved()
+        assert c.patch and c.width and c.depth and c.heads and c.mlp_ratio
+        return cls(*shape, patch=c.patch, dim=c.width, depth=c.depth, heads=c.heads, mlp_ratio=c.mlp_ratio)
+
+    @property
+    def patches(self) -> int:
+        """Number of patches of an image."""
+        return (self.height // self.patch) * (self.width // self.patch)
+
+    @property
+    def patch_dim(self) -> int:
+        """Values in a patch."""
+        return self.patch**2 * self.channels
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention, (B, N, D) to (B, N, D)."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, n, d = x.shape
+        q, k, v = self.qkv(x).view(b, n, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
+        if x.device.type == "cpu":
+            # On CPU the backward pass of the fused kernel is slower than two products and a softmax at these lengths.
+            weights = (q * (d // self.heads) ** -0.5) @ k.transpose(-2, -1)
+            out = weights.softmax(dim=-1).to(v.dtype) @ v
+        else:
+            out = F.scaled_dot_product_attention(q, k, v)
+        return self.proj(out.transpose(1, 2).reshape(b, n, d))
+
+
+class Mlp(nn.Module):
+    """Two linear layers with GELU between them, (B, N, D) to (B, N, D)."""
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden)
+        self.fc2 = nn.Linear(hidden, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class Block(nn.Module):
+    """Pre-norm transformer layer with stochastic depth (Huang et al. 2016), (B, N, D) to (B, N, D)."""
+
+    def __init__(self, dim: int, heads: int, mlp_ratio: float, drop_path: float = 0.0) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=NORM_EPS)
+        self.attn = Attention(dim, heads)
+        self.norm2 = nn.LayerNorm(dim, eps=NORM_EPS)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio))
+        self.drop_path = drop_path
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self._drop(self.attn(self.norm1(x)))
+        return x + self._drop(self.mlp(self.norm2(x)))
+
+    def _drop(self, branch: Tensor) -> Tensor:
+        if not self.training or self.drop_path == 0:
+            return branch
+        keep = branch.new_empty(branch.shape[0], 1, 1).bernoulli_(1 - self.drop_path)
+        return branch * keep / (1 - self.drop_path)
+
+
+class ViT(nn.Module):
+    """Encoder, with a linear head when `classes` is above 0.
+
+    Args:
+        shape: image and network sizes; raises UserError where the patch does not divide the image.
+        classes: outputs of the head; 0 builds the encoder alone.
+        drop_path: stochastic depth of the last layer, rising linearly from 0 in the first.
+        pool: "token" reads the class token's output (the paper's choice), "mean" the mean over patches.
+    """
+
+    def __init__(self, shape: ViTShape, classes: int = 0, drop_path: float = 0.0, pool: str = "token") -> None:
+        super().__init__()
+        check_patch(shape.height, shape.width, shape.patch)
+        self.shape, self.pool = shape, pool
+        self.patch_embed = nn.Linear(shape.patch_dim, shape.dim)
+        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + shape.patches, shape.dim))
+        self.blocks = nn.ModuleList(
+            Block(shape.dim, shape.heads, shape.mlp_ratio, drop_path * i / max(1, shape.depth - 1))
+            for i in range(shape.depth)
+        )
+        self.norm = nn.LayerNorm(shape.dim, eps=NORM_EPS)
+        self.head = nn.Linear(shape.dim, classes) if classes else nn.Identity()
+        self.apply(init_weights)
+        nn.init.trunc_normal_(self.pos_embed, std=0.02)
+
+    def encode(self, images: Tensor, visible: Tensor | None = None) -> Tensor:
+        """Tokens of the last layer, normalised.
+
+        Args:
+            images: (B, C, H, W) float, normalised with the training set's mean and standard deviation.
+            visible: (B, K) int64, the patches that the encoder may see; None shows all N of them.
+
+        Returns:
+            (B, 1 + K, D): the class token's output first.
+        """
+        patches = patchify(images, self.shape.patch)
+        pos = self.pos_embed[:, 1:]
+        if visible is not None:
+            # Gathered before the embedding: hidden patches then cost nothing.
+            patches = patches.gather(1, visible[..., None].expand(-1, -1, patches.shape[-1]))
+            pos = pos.expand(len(images), -1, -1).gather(1, visible[..., None].expand(-1, -1, pos.shape[-1]))
+        tokens = self.patch_embed(patches) + pos
+        # The linear layer maps a patch of zeros to its bias: the class token needs no product.
+        class_token = (self.patch_embed.bias + self.pos_embed[:, :1]).expand(len(images), -1, -1)
+        x = torch.cat([class_token.to(tokens.dtype), tokens], dim=1)
+        for block in self.blocks:
+            x = block(x)
+        return self.norm(x)
+
+    def features(self, images: Tensor) -> Tensor:
+        """(B, D): what the head reads."""
+        tokens = self.encode(images)
+        return tokens[:, 0] if self.pool == "token" else tokens[:, 1:].mean(dim=1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) normalised images to (B, classes) logits."""
+        return self.head(self.features(images))
+
+    def no_weight_decay(self, name: str, parameter: Tensor) -> bool:
+        """Whether weight decay spares the parameter: biases, norms and positional embeddings."""
+        return parameter.ndim <= 1 or name.endswith("pos_embed")
+
+    def layer_of(self, name: str) -> int:
+        """Depth of a parameter for layer-wise lr decay: 0 the embeddings, 1 to depth the blocks, depth + 1 the rest."""
+        if name.startswith(("patch_embed", "pos_embed")):
+            return 0
+        if name.startswith("blocks."):
+            return int(name.split(".")[1]) + 1
+        return self.shape.depth + 1
+
+
+def init_weights(module: nn.Module) -> None:
+    """Initialise as MAE does: Xavier-uniform weights, zero biases (arXiv 2111.06377, appendix A)."""
+    if isinstance(module, nn.Linear):
+        nn.init.xavier_uniform_(module.weight)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

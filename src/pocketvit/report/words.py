@@ -1,0 +1,176 @@
+"""The page's words: numbers as people read them, and the verdict on pre-training in plain sentences.
+A gain that is nil, negative or inside the spread over seeds is called what it is."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+NBSP = "\u00a0"  # keeps a number and its unit on one line
+
+_METHODS = {"svm": "SVM", "knn": "kNN", "logistic regression": "Logistic regression"}
+
+Json = Mapping[str, Any]
+
+
+def number(value: object) -> float | None:
+    """A finite number, or None for anything else that JSON may hold."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        return None
+    return float(value)
+
+
+def percent(value: object) -> str:
+    """0.897 as 89.7 %."""
+    fraction = number(value)
+    return "n/a" if fraction is None else f"{100 * fraction:.1f}{NBSP}%"
+
+
+def points(value: object) -> str:
+    """A difference of fractions in signed percentage points: 0.094 as +9.4."""
+    difference = number(value)
+    if difference is None:
+        return "n/a"
+    text = f"{100 * difference:+.1f}"
+    return "0.0" if text in ("+0.0", "-0.0") else text.replace("-", "\u2212")
+
+
+def amount(value: object) -> str:
+    """A count with three digits that matter: 3604234 as 3.60 M."""
+    count = number(value)
+    if count is None:
+        return "n/a"
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(count) >= size:
+            scaled = count / size
+            return f"{scaled:.{2 if scaled < 10 else 1 if scaled < 100 else 0}f}{NBSP}{unit}"
+    return f"{count:g}"
+
+
+def duration(value: object) -> str:
+    """Seconds as 42 s, 5 min 20 s or 3 h 10 min."""
+    seconds = number(value)
+    if seconds is None:
+        return "n/a"
+    if seconds < 99.5:
+        return f"{seconds:.{1 if seconds < 10 else 0}f}{NBSP}s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 100:
+        return f"{minutes}{NBSP}min {rest}{NBSP}s"
+    return f"{minutes // 60}{NBSP}h {minutes % 60}{NBSP}min"
+
+
+def method(name: str) -> str:
+    """A baseline's name as prose writes it."""
+    return _METHODS.get(name.lower(), name)
+
+
+def budget(entry: Json, fraction: object = None) -> str:
+    """How many labels a result used: '5 labels per class', '10 % of the labels' or 'all labels'."""
+    labels = entry.get("labels_per_class")
+    if labels is not None:
+        return f"{labels} label{'' if labels == 1 else 's'} per class"
+    share = number(fraction)
+    return "all labels" if share is None or share >= 1 else f"{100 * share:g}{NBSP}% of the labels"
+
+
+def at_budget(entry: Json, fraction: object = None) -> str:
+    """The same with its preposition."""
+    return ("at " if entry.get("labels_per_class") is not None else "with ") + budget(entry, fraction)
+
+
+def accuracy(result: object) -> float | None:
+    """The accuracy inside a result object, if there is one."""
+    return number(result.get("accuracy")) if isinstance(result, Mapping) else None
+
+
+def gain(entry: Json) -> float | None:
+    """MAE over random init, as a fraction; None where either is missing."""
+    mae, random = accuracy(entry.get("mae")), accuracy(entry.get("random"))
+    if mae is None or random is None:
+        return None
+    stated = number(entry.get("gain"))
+    return mae - random if stated is None else stated
+
+
+def seed_count(entry: Json) -> int:
+    """The seeds behind the weaker of the two results."""
+    return min((len(entry[init].get("seeds") or [0]) for init in ("mae", "random") if entry.get(init)), default=0)
+
+
+def spread(entry: Json) -> float:
+    """The larger standard deviation over seeds; 0 where one seed ran."""
+    return max((number(entry[init].get("std")) or 0.0 for init in ("mae", "random") if entry.get(init)), default=0.0)
+
+
+def headline(summary: Json, entries: Sequence[Json], fraction: object = None) -> str:
+    """The verdict, or failing two arms to compare, the best that the run can say."""
+    compared = [entry for entry in entries if gain(entry) is not None]
+    if compared:
+        return _verdict(compared, fraction)
+    for entry in entries:
+        for init, origin in (("mae", "fine-tuned from MAE weights"), ("random", "trained from random init")):
+            if accuracy(entry.get(init)) is not None:
+                return f"{percent(accuracy(entry[init]))} test accuracy {at_budget(entry, fraction)}, {origin}"
+    probe = summary.get("probe") or {}
+    mae, random = (number((probe.get(init) or {}).get("linear")) for init in ("mae", "random"))
+    if mae is not None and random is not None:
+        verb = "Pre-training helped" if mae > random else "Pre-training did not help"
+        return f"{verb}: {percent(mae)} by linear probe against {percent(random)} from random init"
+    evaluation = (summary.get("details") or {}).get("evaluation") or {}
+    if accuracy(evaluation) is not None:
+        return f"{percent(accuracy(evaluation))} test accuracy"
+    pretrain = summary.get("pretrain") or {}
+    if pretrain:
+        loss, verdict = number(pretrain.get("heldout_loss")), pretrain.get("verdict")
+        tail = ("" if loss is None else f": held-out loss {loss:.3g}") + (f", {verdict}" if verdict else "")
+        return f"Pre-trained for {pretrain.get('epochs', 'some')} epochs{tail}"
+    return "A run without results yet"
+
+
+def _verdict(compared: Sequence[Json], fraction: object) -> str:
+    gains = [gain(entry) or 0.0 for entry in compared]
+    helped = sum(value > 0 for value in gains)
+    if 0 < helped < len(compared):
+        best, worst = gains.index(max(gains)), gains.index(min(gains))
+        return (
+            f"Pre-training helped at {helped} of {len(compared)} label budgets: "
+            f"{points(gains[best])} points {at_budget(compared[best], fraction)}, "
+            f"{points(gains[worst])} {at_budget(compared[worst], fraction)}"
+        )
+    entry, value = compared[0], gains[0]
+    if value <= 0:
+        verb = "Pre-training did not help"
+    else:
+        verb = "Pre-training made no clear difference" if value <= spread(entry) else "Pre-training helped"
+    mae, random = accuracy(entry["mae"]), accuracy(entry["random"])
+    return f"{verb}: {percent(mae)} against {percent(random)} from random init, {at_budget(entry, fraction)}"
+
+
+def standfirst(summary: Json, entries: Sequence[Json]) -> list[str]:
+    """What the headline owes its reader: how sure it is, what plain pixels reach, what pre-training cost."""
+    said = []
+    entry = next((entry for entry in entries if gain(entry) is not None), None)
+    if entry is not None:
+        value, noise, seeds = gain(entry) or 0.0, spread(entry), seed_count(entry)
+        if seeds < 2:
+            said.append(f"The difference of {points(value)} points rests on one seed: a hint, not a measurement.")
+        else:
+            relation = "inside" if abs(value) <= noise else "outside"
+            said.append(
+                f"The difference of {points(value)} points is the mean over {seeds} seeds, "
+                f"{relation} their spread of {100 * noise:.1f}{NBSP}points."
+            )
+        baseline = accuracy(entry.get("pixels"))
+        if baseline is not None:
+            mae = accuracy(entry["mae"]) or 0.0
+            rank = "more than" if baseline > mae else "as much as" if baseline == mae else "less than"
+            name = method(str(entry["pixels"].get("name", "classifier")))
+            said.append(
+                f"The strongest classifier on raw pixels ({name}) reaches {percent(baseline)}, "
+                f"{rank} the pre-trained model."
+            )
+    seconds = number((summary.get("pretrain") or {}).get("seconds"))
+    if seconds is not None:
+        device = (summary.get("details") or {}).get("device")
+        said.append(f"Pre-training took {duration(seconds)}{f' on {device}' if device else ''}.")
+    return said
