@@ -104,8 +104,8 @@ def finetune_curves(name: str, mae: Sequence[Curve], random: Sequence[Curve]) ->
     """Validation accuracy by step: thin lines are seeds, thick ones their mean."""
 
     def paint(axes: Axes) -> None:
-        _bundle(axes, mae, "from MAE", MAE_COLOUR, "-")
-        _bundle(axes, random, "from random init", RANDOM_COLOUR, "--")
+        _bundle(axes, mae, "MAE", MAE_COLOUR, "-")
+        _bundle(axes, random, "random init", RANDOM_COLOUR, "--")
         _dress(axes, "step", "validation accuracy", fraction=True)
 
     return _draw(f"finetune-{name}", "Validation accuracy by fine-tuning step, from MAE and from random init", paint)
@@ -160,7 +160,6 @@ def _bundle(axes: Axes, seeds: Sequence[Curve], label: str, colour: str, dash: s
     if len(seeds) > 1:
         for curve in seeds:
             _line(axes, curve, "_seed", color=colour, alpha=0.3, linewidth=0.9)
-        label += f", mean of {len(seeds)}"
     _line(axes, mean, label, color=colour, linestyle=dash)
 
 

@@ -1,0 +1,201 @@
+"""Weights in safetensors files that describe themselves: the metadata alone is enough to build the network again."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_bytes
+from torch import Tensor
+
+from pocketvit.config import PRESETS, ModelConfig
+from pocketvit.errors import UserError
+from pocketvit.model.mae import MaskedAutoencoder
+from pocketvit.model.vit import ViT, ViTShape
+
+FILE = "model.safetensors"
+KEY = "pocketvit"
+FORMAT = 1  # raise it when files would no longer load as they did
+
+
+@dataclass(frozen=True)
+class WeightsMeta:
+    """What a weights file says of itself.
+
+    Args:
+        kind: "mae", encoder and decoder, or "classifier", encoder and head.
+        model: network sizes; the preset is resolved on the way in.
+        shape: image (height, width, channels).
+        mean: of each channel, in units of [0, 1], that images were normalised with.
+        std: as mean.
+        classes: class names, in the order of the head's outputs.
+        visible_discount: the masked autoencoder's (see `MaskedAutoencoder`).
+        normalise_targets: as visible_discount.
+
+    Raises:
+        ValueError: parts that contradict each other.
+        UserError: sizes that cannot be.
+    """
+
+    kind: Literal["mae", "classifier"]
+    model: ModelConfig
+    shape: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    classes: tuple[str, ...] = ()
+    visible_discount: float = 0.0
+    normalise_targets: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "model", self.model.resolved())
+        if not len(self.mean) == len(self.std) == self.shape[2]:
+            raise ValueError(f"{len(self.mean)} means and {len(self.std)} deviations for {self.shape[2]} channels")
+        if self.kind not in ("mae", "classifier") or (self.kind == "classifier" and not self.classes):
+            raise ValueError(f"kind '{self.kind}' with {len(self.classes)} classes")
+
+    def build(self) -> ViT | MaskedAutoencoder:
+        """The network, freshly initialised."""
+        if self.kind == "mae":
+            return MaskedAutoencoder(self.model, self.shape, self.visible_discount, self.normalise_targets)
+        return ViT(ViTShape.of(self.model, self.shape), len(self.classes), pool=self.model.pool)
+
+
+def save(path: str | Path, module: ViT | MaskedAutoencoder, meta: WeightsMeta) -> None:
+    """Write weights and metadata, in one step: a reader finds the old file or the new one, never a part.
+
+    Args:
+        path: the file, or an existing run directory.
+        module: the network that `meta` describes.
+        meta: goes into the file's metadata, under "pocketvit".
+
+    Raises:
+        ValueError: `meta` describes another network.
+        OSError: the file cannot be written; one that was there is left as it was.
+    """
+    file = _file(path)
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
+    with torch.device("meta"):
+        described = meta.build().state_dict()
+    if {k: v.shape for k, v in state.items()} != {k: v.shape for k, v in described.items()}:
+        raise ValueError(f"the metadata does not describe this {type(module).__name__}: {meta}")
+    metadata = json.dumps({"format": FORMAT, **dataclasses.asdict(meta)})
+    partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as stream:
+            stream.write(to_bytes(state, {KEY: metadata}))
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(partial, file)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def load(path: str | Path) -> tuple[ViT | MaskedAutoencoder, WeightsMeta]:
+    """Build the network that a weights file holds, in float32 on the CPU.
+
+    Args:
+        path: a weights file, or a run directory with one.
+
+    Raises:
+        UserError: no such file, not safetensors, or not weights that PocketViT wrote.
+    """
+    state, meta = _read(path)
+    with torch.device("meta"):  # nothing is drawn, so that loading leaves the random generators alone
+        module = meta.build()
+    module.to_empty(device="cpu")
+    try:
+        module.load_state_dict(state)
+    except RuntimeError:
+        raise UserError(f"{_file(path)}: the weights are not those that its metadata describes") from None
+    return module, meta
+
+
+def encoder_state(path: str | Path) -> tuple[dict[str, Tensor], WeightsMeta]:
+    """State dict of the encoder alone, without a head, from weights of either kind.
+
+    Args and Raises: as `load`.
+    """
+    state, meta = _read(path)
+    if meta.kind == "mae":
+        return {k.removeprefix("encoder."): v for k, v in state.items() if k.startswith("encoder.")}, meta
+    return {k: v for k, v in state.items() if not k.startswith("head.")}, meta
+
+
+def load_encoder(vit: ViT, path: str | Path) -> WeightsMeta:
+    """Replace the weights of `vit`, but for its head, with those of a file of either kind.
+
+    Args:
+        vit: encoder or classifier of the same sizes as the file's.
+        path: a weights file, or a run directory with one.
+
+    Returns:
+        What the file says of itself; `mean` and `std` are what the encoder is used to.
+
+    Raises:
+        UserError: as `load`, or weights of another preset, image shape or patch.
+    """
+    state, meta = encoder_state(path)
+    found = ViTShape.of(meta.model, meta.shape)
+    if found != vit.shape:
+        raise UserError(
+            f"{_file(path)}: weights of another preset: the file has {_words(found)}; asked for is {_words(vit.shape)}"
+        )
+    head = {name: tensor for name, tensor in vit.state_dict().items() if name.startswith("head.")}
+    try:
+        vit.load_state_dict(state | head)
+    except RuntimeError:
+        raise UserError(f"{_file(path)}: the weights are not those that its metadata describes") from None
+    return meta
+
+
+def _file(path: str | Path) -> Path:
+    path = Path(path)
+    return path / FILE if path.is_dir() else path
+
+
+def _read(path: str | Path) -> tuple[dict[str, Tensor], WeightsMeta]:
+    file = _file(path)
+    if not file.is_file():
+        if Path(path).is_dir():
+            raise UserError(f"{path}: no {FILE} in this directory: give a run directory whose run has finished")
+        raise UserError(f"{path}: no such file: give a weights file or a run directory")
+    try:
+        with safe_open(file, framework="pt") as opened:
+            metadata = (opened.metadata() or {}).get(KEY)
+            # Tensors lie unaligned in the mapped file, and products may differ in the last bit for that: copy.
+            state = {name: opened.get_tensor(name).clone() for name in opened.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise UserError(f"{file}: not a safetensors file, or a damaged one ({_line(error)})") from None
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read: {_line(error)}") from None
+    if metadata is None:
+        raise UserError(f"{file}: safetensors without PocketViT's metadata: give weights that PocketViT saved")
+    try:
+        values: dict[str, Any] = json.loads(metadata)
+        version = values.pop("format")
+        if version != FORMAT:
+            raise UserError(f"{file}: format {version}, and this PocketViT reads format {FORMAT}")
+        model = ModelConfig(**values.pop("model"))
+        tuples = {name: tuple(values.pop(name)) for name in ("shape", "mean", "std", "classes")}
+        return state, WeightsMeta(model=model, **tuples, **values)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{file}: damaged metadata ({type(error).__name__}: {_line(error)})") from None
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def _words(shape: ViTShape) -> str:
+    """The preset that has these sizes, and the sizes."""
+    sizes = {"patch": shape.patch, "width": shape.dim, "depth": shape.depth, "heads": shape.heads}
+    sizes |= {"mlp_ratio": shape.mlp_ratio}
+    preset = next((name for name, values in PRESETS.items() if sizes.items() <= values.items()), "no preset")
+    image = f"{shape.height}x{shape.width}x{shape.channels}"
+    return f"{preset} ({image}, {', '.join(f'{name} {value}' for name, value in sizes.items())})"
