@@ -181,9 +181,8 @@ def _read(path: str | Path) -> tuple[dict[str, Tensor], WeightsMeta]:
         version = values.pop("format")
         if version != FORMAT:
             raise UserError(f"{file}: format {version}, and this PocketViT reads format {FORMAT}")
-        model = ModelConfig(**values.pop("model"))
-        tuples = {name: tuple(values.pop(name)) for name in ("shape", "mean", "std", "classes")}
-        return state, WeightsMeta(model=model, **tuples, **values)
+        tuples = {name: tuple(values[name]) for name in ("shape", "mean", "std", "classes")}
+        return state, WeightsMeta(**values | tuples | {"model": ModelConfig(**values["model"])})
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{file}: damaged metadata ({type(error).__name__}: {_line(error)})") from None
 
@@ -194,8 +193,8 @@ def _line(error: Exception) -> str:
 
 def _words(shape: ViTShape) -> str:
     """The preset that has these sizes, and the sizes."""
-    sizes = {"patch": shape.patch, "width": shape.dim, "depth": shape.depth, "heads": shape.heads}
-    sizes |= {"mlp_ratio": shape.mlp_ratio}
+    sizes: dict[str, float] = {"patch": shape.patch, "width": shape.dim, "depth": shape.depth, "heads": shape.heads}
+    sizes["mlp_ratio"] = shape.mlp_ratio
     preset = next((name for name, values in PRESETS.items() if sizes.items() <= values.items()), "no preset")
     image = f"{shape.height}x{shape.width}x{shape.channels}"
     return f"{preset} ({image}, {', '.join(f'{name} {value}' for name, value in sizes.items())})"

@@ -1,0 +1,1 @@
+"""One loop; pre-training and fine-tuning are two small clients of it."""

@@ -1,0 +1,39 @@
+"""PocketViT: from a folder of small images to a small, fast, honestly measured image classifier.
+
+Each verb of the command line is a function here; importing this package imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from pocketvit.errors import UserError
+
+if TYPE_CHECKING:
+    from pocketvit.verbs.fit import fit as fit
+    from pocketvit.verbs.stages import finetune as finetune
+    from pocketvit.verbs.stages import pretrain as pretrain
+    from pocketvit.verbs.use import budget as budget
+    from pocketvit.verbs.use import evaluate as evaluate
+    from pocketvit.verbs.use import predict as predict
+    from pocketvit.verbs.use import probe as probe
+    from pocketvit.verbs.use import reconstruct as reconstruct
+    from pocketvit.verbs.use import report as report_
+
+_VERBS = {
+    "fit": "fit",
+    "pretrain": "stages",
+    "finetune": "stages",
+    **dict.fromkeys(("probe", "evaluate", "predict", "reconstruct", "report", "budget"), "use"),
+}
+
+__all__ = ["UserError", *_VERBS]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _VERBS:
+        raise AttributeError(f"module 'pocketvit' has no attribute '{name}'")
+    # Kept in the module: the verb `report` shall win over the sub-package of that name once both are loaded.
+    globals()[name] = function = getattr(import_module(f"pocketvit.verbs.{_VERBS[name]}"), name)
+    return function

@@ -1,0 +1,176 @@
+"""Random changes to training images, in batches on the device, drawn from torch's global generators alone.
+
+Nothing here waits for the device: what decides the flow of the program is drawn on the host.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pocketvit.config import AugmentConfig
+from pocketvit.errors import UserError
+
+CROP_RATIO = 4 / 3  # of a crop, to the image's own; as torchvision's RandomResizedCrop
+ERASE_AREA = (0.02, 0.33)  # Zhong et al. 2017
+ERASE_RATIO = 3.3
+RANDAUGMENT_OPERATIONS, RANDAUGMENT_STRENGTH = 2, 9  # the strength is of 30
+# kornia draws one set of operations a call, so a batch is changed in this many parts.
+POLICY_PARTS = 4
+
+
+class Augment:
+    """Random changes to (B, C, H, W) float images in [0, 1]; the result has the same shape and range.
+
+    Args:
+        config: which changes, and how strong
+        channels: C
+        fill: what erased pixels become, a value for each channel (the mean, say); None makes them 0
+
+    Raises:
+        UserError: a strength out of range.
+    """
+
+    def __init__(self, config: AugmentConfig, channels: int, fill: Sequence[float] | None = None) -> None:
+        for name, highest in (("crop_scale", 1), ("shift", 1), ("rotate", 180), ("erase", 1)):
+            value = getattr(config, name)
+            if not 0 <= value <= highest or (name == "crop_scale" and value == 0):
+                raise UserError(
+                    f"augment.{name}: {value} is not {'above' if name == 'crop_scale' else 'at least'} 0 "
+                    f"and at most {highest}"
+                )
+        self.config = config
+        self.fill = torch.zeros(channels) if fill is None else torch.tensor(fill, dtype=torch.float32)
+        self.policy = _policy(config.policy, channels)
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Tensor:
+        config = self.config
+        if config.crop_scale < 1 or config.shift or config.rotate:
+            # Mirrored at the border: neither bars nor smears for the model to learn from.
+            theta = self._affine(images)
+            grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+            images = F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+        elif config.flip:
+            images = torch.where(_uniform(images, 1) < 0.5, images.flip(-1), images)
+        if self.policy is not None:
+            images = torch.cat([self.policy(part) for part in images.chunk(POLICY_PARTS)])
+        return self._erase(images) if config.erase else images
+
+    def _affine(self, images: Tensor) -> Tensor:
+        """(B, 2, 3): where each output pixel is read, in coordinates from -1 to 1.
+
+        Flip, then scale, then turn, then move: a window, turned about its own centre, with its content mirrored.
+        """
+        config, (height, width) = self.config, images.shape[-2:]
+        area, ratio, x, y, shift_x, shift_y, angle, flip = _uniform(images, 8)[..., 0, 0, 0]
+        area = 1 - (1 - config.crop_scale) * area
+        # Ratios narrow as the area grows, so that the window fits and keeps exactly the area drawn.
+        log_ratio = (2 * ratio - 1) * (-area.log()).clamp(max=math.log(CROP_RATIO))
+        scale_x, scale_y = (area * log_ratio.exp()).sqrt(), (area / log_ratio.exp()).sqrt()
+        move_x = (2 * x - 1) * (1 - scale_x) + 2 * config.shift * (2 * shift_x - 1)
+        move_y = (2 * y - 1) * (1 - scale_y) + 2 * config.shift * (2 * shift_y - 1)
+        mirrored = torch.where(flip < 0.5, -scale_x, scale_x) if config.flip else scale_x
+        angle = (2 * angle - 1) * math.radians(config.rotate)
+        # Coordinates run from -1 to 1 along either side, so a turn in pixels is sheared by the sides' ratio.
+        row_x = [angle.cos() * mirrored, -angle.sin() * scale_y * (height / width), move_x]
+        row_y = [angle.sin() * mirrored * (width / height), angle.cos() * scale_y, move_y]
+        return torch.stack([*row_x, *row_y], dim=1).view(-1, 2, 3)
+
+    def _erase(self, images: Tensor) -> Tensor:
+        chance, area, ratio, y, x = _uniform(images, 5)
+        low, high = ERASE_AREA
+        area = low + (high - low) * area
+        log_ratio = (2 * ratio - 1) * (-area.log()).clamp(max=math.log(ERASE_RATIO))
+        hidden = chance < self.config.erase
+        for dim, start, length in ((-2, y, (area * log_ratio.exp()).sqrt()), (-1, x, (area / log_ratio.exp()).sqrt())):
+            pixels = images.shape[dim]
+            centres = (torch.arange(pixels, device=images.device) + 0.5) / pixels
+            offset = (centres.view((-1, 1) if dim == -2 else (1, -1)) - start * (1 - length)) / length
+            hidden = hidden & (offset >= 0) & (offset < 1)
+        self.fill = self.fill.to(images.device)
+        return torch.where(hidden, self.fill.view(-1, 1, 1), images)
+
+
+def mix(
+    images: Tensor,
+    labels: Tensor,
+    classes: int,
+    mixup: float,
+    cutmix: float,
+    share: float = 1.0,
+    smoothing: float = 0.0,
+) -> tuple[Tensor, Tensor]:
+    """Soft targets, and each image mixed with its neighbour in the batch by mixup or cutmix.
+
+    As in timm, a batch is mixed by one of the two (by either with equal chance where both are on) and with one
+    weight. Call it on normalised images or on raw ones: mixing commutes with normalising.
+
+    Args:
+        images: (B, C, H, W) float
+        labels: (B,) int64
+        classes: number of classes
+        mixup: alpha of mixup's Beta distribution; 0 turns it off
+        cutmix: alpha of cutmix's Beta distribution; 0 turns it off
+        share: share of the batches that are mixed
+        smoothing: share of the target spread over all classes
+
+    Returns:
+        (B, C, H, W) images and (B, classes) float32 targets, each summing to 1.
+    """
+    targets = F.one_hot(labels, classes).float() * (1 - smoothing) + smoothing / classes
+    if not (mixup or cutmix) or _draw() >= share:
+        return images, targets
+    cut = _draw() < 0.5 if mixup and cutmix else bool(cutmix)
+    alpha = cutmix if cut else mixup
+    keep = float(torch.distributions.Beta(alpha, alpha).sample())
+    if cut:
+        images, keep = _paste(images, keep)
+    else:
+        images = keep * images + (1 - keep) * images.roll(1, 0)
+    return images, keep * targets + (1 - keep) * targets.roll(1, 0)
+
+
+def _paste(images: Tensor, keep: float) -> tuple[Tensor, float]:
+    """A rectangle of each image replaced by its neighbour's, and the share of the pixels kept."""
+    height, width = images.shape[-2:]
+    box = []
+    for side in (height, width):
+        # As in Yun et al. 2019, the centre is anywhere, and what falls outside is cut off.
+        centre, half = _draw() * side, side * math.sqrt(1 - keep) / 2
+        box.append((max(0, round(centre - half)), min(side, round(centre + half))))
+    (top, bottom), (left, right) = box
+    mixed = images.clone()
+    mixed[..., top:bottom, left:right] = images.roll(1, 0)[..., top:bottom, left:right]
+    return mixed, 1 - (bottom - top) * (right - left) / (height * width)
+
+
+def _uniform(images: Tensor, count: int) -> Tensor:
+    """(count, B, 1, 1, 1) uniform numbers in [0, 1), or (B, 1, 1, 1) where `count` is 1."""
+    numbers = torch.rand(count, len(images), 1, 1, 1, device=images.device)
+    return numbers[0] if count == 1 else numbers
+
+
+def _draw() -> float:
+    return float(torch.rand(()))
+
+
+def _policy(name: str, channels: int) -> nn.Module | None:
+    if name == "none":
+        return None
+    from kornia.augmentation.auto import RandAugment, TrivialAugment
+    from kornia.augmentation.auto.rand_augment.rand_augment import default_policy as randaugment
+    from kornia.augmentation.auto.trivial_augment.trivial_augment import default_policy as trivialaugment
+
+    def usable(policy: list[Any]) -> list[Any]:
+        # Of all operations only saturation ("color") is defined by red, green and blue.
+        return [operations for operations in policy if channels == 3 or operations[0][0] != "color"]
+
+    if name == "randaugment":
+        return RandAugment(RANDAUGMENT_OPERATIONS, RANDAUGMENT_STRENGTH, usable(randaugment), "skip")
+    return TrivialAugment(usable(trivialaugment), "skip")

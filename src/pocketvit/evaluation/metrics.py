@@ -1,0 +1,74 @@
+"""What class probabilities are worth: accuracy, overall and by class, confusion and calibration."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+CALIBRATION_BINS = 15
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Measured on one set of labelled images.
+
+    Args:
+        accuracy: share of the images whose likeliest class is the true one
+        per_class: this share among the images of each class; None for a class without images
+        confusion: images by true class (rows) and predicted class (columns)
+        ece: expected calibration error
+    """
+
+    accuracy: float
+    per_class: dict[str, float | None]
+    confusion: list[list[int]]
+    ece: float
+
+    @classmethod
+    def of(cls, probabilities: NDArray[np.floating], labels: NDArray[np.integer], classes: Sequence[str]) -> Metrics:
+        """Metrics of (N, K) probabilities against (N,) labels, N above 0, with the names of the K classes."""
+        from sklearn.metrics import accuracy_score, confusion_matrix
+
+        predicted = probabilities.argmax(axis=1)
+        confusion = confusion_matrix(labels, predicted, labels=range(len(classes)))
+        return cls(
+            accuracy=float(accuracy_score(labels, predicted)),
+            per_class={
+                name: row[i] / sum(row) if sum(row) else None
+                for i, (name, row) in enumerate(zip(classes, confusion.tolist(), strict=True))
+            },
+            confusion=confusion.tolist(),
+            ece=calibration_error(probabilities, labels),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields, as what JSON can hold."""
+        return dataclasses.asdict(self)
+
+
+def calibration_error(probabilities: NDArray[np.floating], labels: NDArray[np.integer]) -> float:
+    """Expected calibration error with 15 bins of equal width (Guo et al. 2017).
+
+    The gap between confidence and accuracy in each bin, averaged with the bins' numbers of images as weights;
+    takes (N, K) probabilities and (N,) labels.
+    """
+    confidence = probabilities.max(axis=1).astype(np.float64)
+    correct = probabilities.argmax(axis=1) == labels
+    bins = np.digitize(confidence, np.linspace(0, 1, CALIBRATION_BINS + 1)[1:-1], right=True)
+    return float(np.abs(np.bincount(bins, weights=confidence - correct)).sum() / len(labels))
+
+
+def most_confident_mistakes(
+    probabilities: NDArray[np.floating], labels: NDArray[np.integer], n: int
+) -> NDArray[np.int64]:
+    """Positions of up to `n` wrongly classified images, the most confident first.
+
+    Takes (N, K) probabilities and (N,) labels; where confidence is equal, the order is that of the set.
+    """
+    wrong = np.flatnonzero(probabilities.argmax(axis=1) != labels)
+    return wrong[np.argsort(-probabilities[wrong].max(axis=1), kind="stable")][:n]

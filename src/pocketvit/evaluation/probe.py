@@ -1,0 +1,74 @@
+"""How well frozen features separate the classes: nearest neighbours and a linear classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pocketvit.evaluation.features import features
+from pocketvit.model.vit import ViT
+
+Features = NDArray[np.float32]
+Labels = NDArray[np.integer]
+
+
+def knn_accuracy(train_x: Features, train_y: Labels, test_x: Features, test_y: Labels, k: int = 20) -> float:
+    """Accuracy of the `k` nearest train images (all of them, where there are fewer) by cosine, weighted by distance.
+
+    Args:
+        train_x: (N, D)
+        train_y: (N,)
+        test_x: (M, D)
+        test_y: (M,)
+        k: neighbours
+    """
+    from sklearn.neighbors import KNeighborsClassifier
+
+    knn = KNeighborsClassifier(min(k, len(train_x)), metric="cosine", weights="distance")
+    return float(knn.fit(train_x, train_y).score(test_x, test_y))
+
+
+def linear_accuracy(train_x: Features, train_y: Labels, test_x: Features, test_y: Labels) -> float:
+    """Accuracy of logistic regression on standardised features; shapes as in `knn_accuracy`.
+
+    Raises:
+        ValueError: `train_y` has a single class.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    linear = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
+    return float(linear.fit(train_x, train_y).score(test_x, test_y))
+
+
+def probe(
+    vit: ViT,
+    train_images: NDArray[np.uint8],
+    train_y: Labels,
+    test_images: NDArray[np.uint8],
+    test_y: Labels,
+    mean: Sequence[float],
+    std: Sequence[float],
+    device: torch.device | str,
+) -> dict[str, float]:
+    """Accuracies "knn" and "linear" of the encoder's features, fitted on train and read on test.
+
+    Args:
+        vit: on `device`
+        train_images: (N, H, W, C)
+        train_y: (N,), two classes or more
+        test_images: (M, H, W, C)
+        test_y: (M,)
+        mean: of each channel, in units of [0, 1]
+        std: as mean
+        device: where features are computed
+    """
+    train_x, test_x = (features(vit, images, mean, std, device) for images in (train_images, test_images))
+    return {
+        "knn": knn_accuracy(train_x, train_y, test_x, test_y),
+        "linear": linear_accuracy(train_x, train_y, test_x, test_y),
+    }

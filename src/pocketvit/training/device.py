@@ -1,0 +1,33 @@
+"""Where and how precisely to compute: accelerate's device and autocast, with "auto" resolved."""
+
+from __future__ import annotations
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+
+from pocketvit.errors import UserError
+
+
+def make_accelerator(device: str = "auto", precision: str = "auto") -> Accelerator:
+    """An Accelerator on `device` ("auto", "cpu", "cuda", "mps"); raises UserError where that device is not there.
+
+    Precision "auto" is bf16 where the hardware multiplies it: CUDA from Ampere on, and CPUs with AMX.
+    """
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not there.get(device, True):
+        raise UserError(f"--device {device}: none found here; use --device auto")
+    kind = device if device != "auto" else next(name for name in ("cuda", "mps", "cpu") if there[name])
+    if precision == "auto":
+        has_bf16 = {"cuda": torch.cuda.is_bf16_supported, "cpu": torch.cpu._is_amx_tile_supported}
+        precision = "bf16" if kind in has_bf16 and has_bf16[kind]() else "float32"
+    # accelerate keeps one state a process, and refuses another precision until it is reset.
+    AcceleratorState._reset_state(reset_partial_state=True)
+    return Accelerator(cpu=kind == "cpu", mixed_precision="no" if precision == "float32" else precision)
+
+
+def describe(accelerator: Accelerator) -> dict[str, str]:
+    """Device and precision in words, as evidence states them."""
+    device = accelerator.device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    return {"device": name, "precision": "float32" if accelerator.mixed_precision == "no" else "bf16"}

@@ -1,0 +1,82 @@
+"""Fine-tuning: the encoder and a linear head on the labels there are, from MAE weights or from random init."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from pocketvit.config import Settings
+from pocketvit.data import Dataset
+from pocketvit.data.augment import Augment, mix
+from pocketvit.data.batches import Batches
+from pocketvit.model.vit import ViT, ViTShape
+from pocketvit.model.weights import load_encoder
+from pocketvit.training.log import RunLog
+from pocketvit.training.loop import TrainResult, train
+
+
+def make_classifier(dataset: Dataset, settings: Settings, seed: int, init: Path | None) -> ViT:
+    """A classifier with the head (and, without `init`, the encoder) drawn from `seed`."""
+    torch.manual_seed(seed)
+    shape = ViTShape.of(settings.model, dataset.shape)
+    vit = ViT(shape, len(dataset.classes), settings.finetune.drop_path, settings.model.pool)
+    if init is not None:
+        load_encoder(vit, init)
+    # A head of zeros starts from equal odds, instead of a random opinion that the encoder must first undo.
+    nn.init.zeros_(vit.head.weight)  # type: ignore[arg-type]
+    return vit
+
+
+def finetune_classifier(
+    dataset: Dataset,
+    labelled: np.ndarray,
+    settings: Settings,
+    accelerator: Accelerator,
+    *,
+    seed: int,
+    init: Path | None,
+    log: RunLog,
+    tags: dict[str, object],
+    folder: Path | None = None,
+) -> TrainResult:
+    """Train a classifier on the train images at the indices `labelled`; its readings hold `val_accuracy`.
+
+    Args:
+        init: weights or run directory whose encoder to start from; None starts from random.
+    """
+    config, device = settings.finetune, accelerator.device
+    vit = make_classifier(dataset, settings, seed, init).to(device)
+    if config.freeze_encoder:
+        vit.requires_grad_(False)
+        vit.head.requires_grad_(True)
+    assert dataset.train.labels is not None and dataset.val.labels is not None
+    norm = {"mean": dataset.mean, "std": dataset.std, "device": device, "seed": seed}
+    images, labels = dataset.train.images[labelled], dataset.train.labels[labelled]
+    batches = Batches(images, labels, batch_size=config.batch_size, **norm)
+    heldout = Batches(dataset.val.images, dataset.val.labels, batch_size=512, **norm)
+    truth = torch.from_numpy(dataset.val.labels).to(device)
+    augment = Augment(config.augment, dataset.shape[2], fill=dataset.mean)
+    classes = len(dataset.classes)
+
+    def loss_function(model: nn.Module, images: Tensor, labels: Tensor | None) -> Tensor:
+        assert labels is not None
+        images, targets = mix(
+            augment(images), labels, classes, config.mixup, config.cutmix, config.mix_share, config.label_smoothing
+        )
+        return nn.functional.cross_entropy(model(batches.normalise(images)).float(), targets)
+
+    @torch.no_grad()
+    def evaluate(model: nn.Module, epoch: int, last: bool) -> dict[str, float]:
+        model.eval()
+        with accelerator.autocast():
+            predicted = torch.cat([model(chunk).argmax(dim=1) for chunk in heldout.chunks(512)])
+        return {"val_accuracy": (predicted == truth).float().mean().item()}
+
+    return train(
+        vit, loss_function, batches, config, accelerator,
+        seed=seed, log=log, tags=tags, evaluate=evaluate, folder=folder,
+    )  # fmt: skip

@@ -1,0 +1,1 @@
+"""One Python function for each verb of the command line."""

@@ -1,0 +1,140 @@
+"""A run directory: where a run's settings, results and weights lie, and the evidence of how they came about."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from pocketvit.config import Settings, as_yaml
+from pocketvit.errors import UserError
+
+SUMMARY, CONFIG, WEIGHTS, MAE_WEIGHTS = "summary.json", "config.yaml", "model.safetensors", "mae.safetensors"
+JSON_KEYS = ("dataset", "model", "pretrain", "probe", "finetune", "files")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its directory and what `--json` prints of it."""
+
+    path: Path
+    summary: dict[str, Any]
+
+    def predict(self, paths: list[str] | str, top: int = 3) -> list[dict[str, Any]]:
+        """Classes and probabilities of image files, or of a folder's; see `pocketvit.predict`."""
+        from pocketvit.verbs.use import predict
+
+        return predict(paths, model=self.path, top=top)
+
+
+def open_run(out: str | Path | None, name: str, settings: Settings, overwrite: bool, resume: bool) -> Path:
+    """Create the run directory and write config.yaml; raises UserError rather than write over another run."""
+    folder = Path(out) if out else _unused(Path("runs") / name, resume)
+    settings = replace(settings, model=settings.model.resolved())
+    text = as_yaml(settings)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        config = folder / CONFIG
+        if not config.is_file():
+            raise UserError(f"--out {folder}: exists and is not a run directory: choose another")
+        if resume:
+            if config.read_text() != text:
+                raise UserError(f"--resume: the settings differ from those in {config}: repeat them, or start afresh")
+            return folder
+        if not overwrite:
+            raise UserError(f"--out {folder}: holds a run already: add --overwrite or --resume, or choose another")
+        shutil.rmtree(folder)
+    elif resume:
+        raise UserError(f"--resume: no run in {folder}")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(folder / CONFIG, text)
+    except OSError as error:
+        raise UserError(f"--out {folder}: cannot be written ({error.strerror})") from None
+    return folder
+
+
+def _unused(path: Path, resume: bool) -> Path:
+    names = [path, *(path.with_name(f"{path.name}-{i}") for i in range(2, 1000))]
+    free = next(i for i, p in enumerate(names) if not p.exists())
+    return names[max(0, free - 1)] if resume else names[free]
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write beside and rename: a reader finds the old file or the new one, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(path.name + ".partial")
+    beside.write_text(text)
+    os.replace(beside, path)
+
+
+def once(path: Path, compute: Callable[[], Any]) -> Any:
+    """What `compute` returned when it last finished, kept as JSON in `path`: a resumed run repeats no stage."""
+    if path.exists():
+        return json.loads(path.read_text())
+    value = compute()
+    write_text(path, json.dumps(value, indent=1))
+    return value
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """summary.json of a run directory; raises UserError where there is none."""
+    try:
+        summary: dict[str, Any] = json.loads((folder / SUMMARY).read_text())
+    except (OSError, ValueError):
+        raise UserError(f"{folder}: no readable {SUMMARY}: give the directory of a finished run") from None
+    return summary
+
+
+def printable(summary: dict[str, Any]) -> dict[str, Any]:
+    """The part of a summary that `--json` prints."""
+    return {key: summary[key] for key in JSON_KEYS if key in summary}
+
+
+def evidence(verb: str) -> dict[str, Any]:
+    """Command, commit, date, versions and machine: what a published number must name."""
+    command = ["pocketvit", *sys.argv[1:]] if Path(sys.argv[0]).stem == "pocketvit" else [f"pocketvit.{verb}(...)"]
+    return {
+        "command": " ".join(command),
+        "commit": _commit(),
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "versions": {"python": platform.python_version()} | _versions(),
+        "environment": {"cpu": _cpu(), "cores": os.cpu_count(), "system": platform.system()},
+    }
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in ("pocketvit", "torch", "numpy", "pillow", "kornia", "scikit-learn"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def _commit() -> str | None:
+    here = Path(__file__).parent
+    git = ["git", "-C", str(here)]
+    try:
+        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        changed = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", str(here.parent)]).returncode
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return head + ("+changes" if changed else "")

@@ -1,0 +1,313 @@
+"""`pretrain` and `finetune`, and the steps of them that `fit` strings together."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from accelerate import Accelerator
+
+from pocketvit.config import Settings, resolve
+from pocketvit.data import Dataset, label_subset, load
+from pocketvit.errors import UserError
+from pocketvit.evaluation.features import features, predict_probabilities
+from pocketvit.evaluation.metrics import Metrics, most_confident_mistakes
+from pocketvit.evaluation.probe import knn_accuracy
+from pocketvit.evaluation.reconstruct import reconstruct_images
+from pocketvit.model import weights
+from pocketvit.model.budget import budget
+from pocketvit.model.mae import MaskedAutoencoder
+from pocketvit.model.patches import check_patch
+from pocketvit.model.vit import ViT
+from pocketvit.model.weights import WeightsMeta
+from pocketvit.report import write_report
+from pocketvit.training.device import describe, make_accelerator
+from pocketvit.training.finetune import finetune_classifier
+from pocketvit.training.log import RunLog
+from pocketvit.training.pretrain import pretrain_mae, verdict
+from pocketvit.verbs.run import MAE_WEIGHTS, SUMMARY, WEIGHTS, Run, evidence, once, open_run, printable, write_text
+
+# The kNN reading during pre-training is a sign of progress: this many neighbours' candidates are enough for it.
+KNN_IMAGES = 5000
+
+
+@dataclass(frozen=True)
+class Context:
+    """What every stage of a run works with."""
+
+    settings: Settings
+    dataset: Dataset
+    accelerator: Accelerator
+    log: RunLog
+    folder: Path
+    started: float
+
+    @classmethod
+    def open(
+        cls, data: str, settings: Settings, out: str | Path | None, overwrite: bool, resume: bool, need_labels: bool
+    ) -> Context:
+        """Load the data and check everything that can be wrong before the first file of the run is written."""
+        started, patch = time.perf_counter(), settings.model.resolved().patch
+        assert patch is not None
+        settings.data.label_budgets  # noqa: B018  # raises now rather than after pre-training
+        accelerator = make_accelerator(settings.device, settings.precision)
+        dataset = load(data, settings.data, multiple_of=patch, need_labels=need_labels)
+        check_patch(*dataset.shape[:2], patch)
+        if need_labels:
+            for per_class in settings.data.label_budgets:
+                labelled_indices(dataset, settings, per_class, settings.seed)
+        folder = open_run(out, f"{dataset.name}-{settings.recipe or 'custom'}", settings, overwrite, resume)
+        context = cls(settings, dataset, accelerator, RunLog(folder, settings.tensorboard), folder, started)
+        counts = {name: len(split) for name, split in _splits(dataset).items() if split is not None}
+        context.log.say(f"{dataset.name}: {counts}, {len(dataset.classes)} classes, shape {dataset.shape}")
+        for line in (*dataset.notes, f"{describe(accelerator)}, writing to {folder}"):
+            context.log.say(f"  {line}")
+        return context
+
+    def meta(self, kind: Any) -> WeightsMeta:
+        """How weights of this run describe themselves."""
+        s, d = self.settings, self.dataset
+        return WeightsMeta(
+            kind, s.model, d.shape, d.mean, d.std, d.classes,
+            visible_discount=s.pretrain.visible_discount, normalise_targets=s.pretrain.normalise_targets,
+        )  # fmt: skip
+
+    def images(self) -> tuple[Any, Any, Any]:
+        """Mean, standard deviation and device, as the evaluation room takes them."""
+        return self.dataset.mean, self.dataset.std, self.accelerator.device
+
+
+def pretrain(
+    data: str = "digits",
+    *,
+    recipe: str | None = None,
+    config: str | Path | None = None,
+    out: str | Path | None = None,
+    overwrite: bool = False,
+    resume: bool = False,
+    settings: Settings | None = None,
+    **overrides: Any,
+) -> Run:
+    """Pre-train a masked autoencoder on images, with or without labels.
+
+    Args:
+        data: a source of images.
+        recipe, config, overrides: see `pocketvit.config.resolve`; `settings` takes their place.
+        out: run directory; None makes a new one in runs/.
+        overwrite: replace a run that is there.
+        resume: go on with the run that is there.
+
+    Raises:
+        UserError: bad data, settings or directory.
+    """
+    settings = settings or resolve(recipe or default_recipe(data), config, **overrides)
+    context = Context.open(data, settings, out, overwrite, resume, need_labels=False)
+    result = pretrain_stage(context, WEIGHTS)
+    return finish(context, "pretrain", {"pretrain": result, "probe": None, "finetune": None}, {}, context.folder / WEIGHTS)
+
+
+def finetune(
+    data: str = "digits",
+    *,
+    init: Run | str | Path | None = None,
+    recipe: str | None = None,
+    config: str | Path | None = None,
+    out: str | Path | None = None,
+    overwrite: bool = False,
+    resume: bool = False,
+    settings: Settings | None = None,
+    **overrides: Any,
+) -> Run:
+    """Train a classifier from the weights `init` (a run or a weights file), or from random where it is None.
+
+    With several seeds the test accuracy is their mean, and the first seed's weights are saved. Arguments and errors
+    as for `pretrain`; `epochs`, `batch_size` and `lr` mean fine-tuning here.
+    """
+    settings = settings or resolve(recipe or default_recipe(data), config, stage="finetune", **overrides)
+    if len(settings.data.label_budgets) > 1:
+        raise UserError("--labels-per-class: finetune takes one count; fit takes several")
+    source = init.path if isinstance(init, Run) else Path(init) if init else None
+    if source is not None:
+        weights.encoder_state(source)  # raises now, before a directory is made
+    context = Context.open(data, settings, out, overwrite, resume, need_labels=True)
+    name, per_class = ("mae" if source else "random"), settings.data.label_budgets[0]
+    runs = [finetune_stage(context, name, source, per_class, seed, keep=seed == settings.seed) for seed in seeds(context)]
+    shutil.copyfile(_classifier_file(context, name), context.folder / WEIGHTS)
+    table = {"mae": None, "random": None, "pixels": None, "gain": None, name: spread(runs), "labels_per_class": per_class}
+    details = {"finetune": runs}
+    return finish(context, "finetune", {"pretrain": None, "probe": None, "finetune": table}, details, source)
+
+
+def pretrain_stage(context: Context, file: str = MAE_WEIGHTS) -> dict[str, Any]:
+    """Pre-train, save the weights (decoder included) and return what the summary says of it."""
+    dataset, labels = context.dataset, context.dataset.train.labels
+    knn = None
+    if labels is not None and dataset.val.labels is not None and len(dataset.classes) > 1:
+        chosen = np.sort(np.random.default_rng(0).permutation(len(labels))[:KNN_IMAGES])
+        train_images, val = dataset.train.images[chosen], dataset.val
+        train_y, val_y = labels[chosen], dataset.val.labels
+
+        def knn(vit: ViT) -> float:
+            train_x, val_x = (features(vit, x, *context.images()) for x in (train_images, val.images))
+            return knn_accuracy(train_x, train_y, val_x, val_y)
+
+    def compute() -> dict[str, Any]:
+        folder = context.folder / "checkpoints" / "pretrain"
+        result = pretrain_mae(
+            dataset, context.settings, context.accelerator, log=context.log, folder=folder, knn=knn
+        )
+        mae = result.model
+        assert isinstance(mae, MaskedAutoencoder)
+        weights.save(context.folder / file, mae.cpu(), context.meta("mae"))
+        heldout = [reading["heldout_loss"] for reading in result.history]
+        return {
+            "epochs": result.epochs,
+            "seconds": round(result.seconds, 1),
+            "images_per_second": round(result.images_per_second, 1),
+            "train_loss": result.train_loss,
+            "heldout_loss": heldout[-1] if heldout else None,
+            "verdict": verdict(heldout) if heldout else "resumed after its end",
+        }
+
+    stage: dict[str, Any] = once(context.folder / "stages" / "pretrain.json", compute)
+    loss = f"train loss {stage['train_loss']:.4f}, held out {stage['heldout_loss']:.4f}"
+    context.log.say(f"pretrain: {stage['epochs']} epochs in {stage['seconds']} s; {loss}; {stage['verdict']}")
+    return stage
+
+
+def finetune_stage(
+    context: Context, name: str, init: Path | None, per_class: int | None, seed: int, keep: bool
+) -> dict[str, Any]:
+    """Fine-tune once and test; `keep` saves the weights in stages/. The labels that are kept depend on the seed."""
+    dataset, test = context.dataset, context.dataset.test
+    assert test is not None and test.labels is not None
+    tags = {"stage": "finetune", "init": name, "labels_per_class": per_class, "seed": seed}
+    key = f"finetune-{name}-{per_class or 'all'}-{seed}"
+
+    def compute() -> dict[str, Any]:
+        labelled = labelled_indices(dataset, context.settings, per_class, seed)
+        folder = context.folder / "checkpoints" / key
+        result = finetune_classifier(
+            dataset, labelled, context.settings, context.accelerator,
+            seed=seed, init=init, log=context.log, tags=tags, folder=folder,
+        )  # fmt: skip
+        vit = result.model
+        assert isinstance(vit, ViT)
+        probabilities = predict_probabilities(vit, test.images, *context.images())
+        metrics = Metrics.of(probabilities, test.labels, dataset.classes)
+        if keep:
+            weights.save(_classifier_file(context, name), vit.cpu(), context.meta("classifier"))
+        shutil.rmtree(folder, ignore_errors=True)
+        return {
+            **tags, "labels": len(labelled), "steps": result.steps, "seconds": round(result.seconds, 1),
+            "accuracy": metrics.accuracy, "ece": metrics.ece, "val_accuracy": result.history[-1]["val_accuracy"],
+        }  # fmt: skip
+
+    stage: dict[str, Any] = once(context.folder / "stages" / f"{key}.json", compute)
+    seconds = f"{stage['labels']} labels, {stage['steps']} steps in {stage['seconds']} s"
+    context.log.say(f"finetune from {name}, seed {seed}: test {100 * stage['accuracy']:.2f} %  ({seconds})")
+    return stage
+
+
+def finish(
+    context: Context, verb: str, results: dict[str, Any], details: dict[str, Any], mae: Path | None
+) -> Run:
+    """Write summary.json, the figures' data and the report; returns the run."""
+    s, d, folder = context.settings, context.dataset, context.folder
+    module, _ = weights.load(folder / WEIGHTS)
+    module.to(context.accelerator.device)
+    arrays, evaluation = gallery(context, mae), None
+    if isinstance(module, ViT):
+        found, evaluation = judge(context, module)
+        arrays |= found
+    np.savez_compressed(folder / "figures.npz", **arrays)
+    cost = budget(s.model, d.shape, len(d.classes), s.pretrain.mask_ratio)
+    summary = {
+        "dataset": {
+            "name": d.name, "classes": list(d.classes), "train": len(d.train), "val": len(d.val),
+            "test": len(d.test) if d.test else 0, "shape": list(d.shape),
+        },
+        "model": {
+            "preset": s.model.preset, "params": cost.params, "macs": cost.macs,
+            "macs_without_attention": cost.macs_without_attention,
+        },
+        **results,
+        "files": {"weights": str(folder / WEIGHTS), "report": str(folder / "report.html"), "config": str(folder / "config.yaml")},
+        "details": {
+            **evidence(verb), "recipe": s.recipe, "seconds": round(time.perf_counter() - context.started, 1),
+            **describe(context.accelerator), "notes": list(d.notes), "label_fraction": s.data.label_fraction,
+            **details, "evaluation": evaluation,
+        },
+    }  # fmt: skip
+    import json
+
+    write_text(folder / SUMMARY, json.dumps(summary, indent=1) + "\n")
+    write_report(folder)
+    return Run(folder, printable(summary))
+
+
+def judge(context: Context, vit: ViT) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The saved classifier on the test images: arrays for the report, and its metrics."""
+    test = context.dataset.test
+    assert test is not None and test.labels is not None
+    probabilities = predict_probabilities(vit, test.images, *context.images())
+    wrong = most_confident_mistakes(probabilities, test.labels, 24)
+    arrays = {
+        "mistakes": test.images[wrong],
+        "mistakes_true": test.labels[wrong],
+        "mistakes_predicted": probabilities[wrong].argmax(axis=1),
+        "mistakes_confidence": probabilities[wrong].max(axis=1),
+    }
+    return arrays, Metrics.of(probabilities, test.labels, context.dataset.classes).to_json()
+
+
+def gallery(context: Context, mae: Path | None) -> dict[str, Any]:
+    """Samples of the train images, and reconstructions of held-out ones where there is a masked autoencoder."""
+    train, val = context.dataset.train, context.dataset.val
+    chosen = np.sort(np.random.default_rng(0).permutation(len(train))[:40])
+    arrays: dict[str, Any] = {"samples": train.images[chosen]}
+    if train.labels is not None:
+        arrays["sample_labels"] = train.labels[chosen]
+    if mae is not None:
+        model, meta = weights.load(mae)
+        if isinstance(model, MaskedAutoencoder):
+            made = reconstruct_images(model, val.images[:12], meta.mean, meta.std, context.settings.pretrain.mask_ratio)
+            arrays |= {f"gallery_{name}": array for name, array in made._asdict().items()}
+    return arrays
+
+
+def labelled_indices(dataset: Dataset, settings: Settings, per_class: int | None, seed: int) -> np.ndarray:
+    """Indices of the train images whose labels a fine-tuning may read."""
+    assert dataset.train.labels is not None
+    fraction = settings.data.label_fraction
+    return label_subset(
+        dataset.train.labels, per_class=per_class, fraction=fraction, seed=seed, classes=dataset.classes
+    )
+
+
+def seeds(context: Context) -> range:
+    """The fine-tuning seeds of a run."""
+    return range(context.settings.seed, context.settings.seed + max(1, context.settings.seeds))
+
+
+def spread(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """Mean and (population) standard deviation of the test accuracy over seeds."""
+    values = [run["accuracy"] for run in runs]
+    return {"accuracy": float(np.mean(values)), "std": float(np.std(values)), "seeds": [run["seed"] for run in runs]}
+
+
+def default_recipe(data: str) -> str:
+    """The recipe of a source when none is named."""
+    return "digits" if data == "digits" else "lite"
+
+
+def _classifier_file(context: Context, name: str) -> Path:
+    return context.folder / "stages" / f"classifier-{name}.safetensors"
+
+
+def _splits(dataset: Dataset) -> dict[str, Any]:
+    return {"train": dataset.train, "val": dataset.val, "test": dataset.test}

@@ -1,0 +1,182 @@
+"""Verbs on weights that are there: probe, evaluate, predict, reconstruct, report; and budget, which needs none."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pocketvit.config import DataConfig, Settings, resolve
+from pocketvit.data import Dataset, list_images, load, read_images
+from pocketvit.errors import UserError
+from pocketvit.evaluation import probe as probing
+from pocketvit.evaluation.features import predict_probabilities
+from pocketvit.evaluation.metrics import Metrics
+from pocketvit.evaluation.reconstruct import reconstruct_images
+from pocketvit.model import weights
+from pocketvit.model.budget import budget as count
+from pocketvit.model.mae import MaskedAutoencoder
+from pocketvit.model.vit import ViT
+from pocketvit.model.weights import WeightsMeta
+from pocketvit.report import write_report
+from pocketvit.training.device import make_accelerator
+from pocketvit.verbs.run import MAE_WEIGHTS, Run
+from pocketvit.verbs.stages import labelled_indices
+
+Model = Run | str | Path
+
+
+def probe(data: str = "digits", *, model: Model, settings: Settings | None = None, **overrides: Any) -> dict[str, Any]:
+    """kNN and linear-probe test accuracy of the frozen encoder in `model`, and of the same encoder at random init.
+
+    The probes read the labels that `labels_per_class` or `label_fraction` keep. Raises UserError for bad data,
+    settings or weights, and where the images' shape is not the encoder's.
+    """
+    settings = settings or resolve(**overrides)
+    module, meta = weights.load(_path(model))
+    dataset = _dataset_like(data, meta, settings.data)
+    device = make_accelerator(settings.device, "float32").device
+    per_class = settings.data.label_budgets[0]
+    labelled = labelled_indices(dataset, settings, per_class, settings.seed)
+    assert dataset.train.labels is not None and dataset.test is not None and dataset.test.labels is not None
+    images, labels, test = dataset.train.images[labelled], dataset.train.labels[labelled], dataset.test
+    torch.manual_seed(settings.seed)
+    fresh = meta.build()
+    results: dict[str, Any] = {"labels": len(labelled), "test": len(test)}
+    for name, net in (("model", module), ("random", fresh)):
+        vit = (net.encoder if isinstance(net, MaskedAutoencoder) else net).to(device)
+        results[name] = probing.probe(vit, images, labels, test.images, test.labels, meta.mean, meta.std, device)
+    return results
+
+
+def evaluate(
+    data: str = "digits", *, model: Model, settings: Settings | None = None, **overrides: Any
+) -> dict[str, Any]:
+    """Accuracy, per-class accuracy, confusion matrix and calibration error of a classifier on the test images."""
+    settings = settings or resolve(**overrides)
+    vit, meta = _classifier(model)
+    dataset = _dataset_like(data, meta, settings.data)
+    if dataset.classes != meta.classes:
+        raise UserError(f"{data}: classes {_few(dataset.classes)}, but the model knows {_few(meta.classes)}")
+    assert dataset.test is not None and dataset.test.labels is not None
+    device = make_accelerator(settings.device, "float32").device
+    probabilities = predict_probabilities(vit.to(device), dataset.test.images, meta.mean, meta.std, device)
+    metrics = Metrics.of(probabilities, dataset.test.labels, dataset.classes)
+    return {"dataset": dataset.name, "test": len(dataset.test), **metrics.to_json()}
+
+
+def predict(
+    paths: str | Path | Sequence[str | Path], *, model: Model, top: int = 3, device: str = "auto"
+) -> list[dict[str, Any]]:
+    """The `top` likeliest classes of each image file, or of each image in a folder.
+
+    Returns:
+        One {"file", "top": [{"class", "probability"}, ...]} an image, in order.
+
+    Raises:
+        UserError: no such file, not an image, or weights without a classifier.
+    """
+    if top < 1:
+        raise UserError(f"--top {top}: expected at least 1")
+    vit, meta = _classifier(model)
+    given = [paths] if isinstance(paths, (str, Path)) else list(paths)
+    files = [file for path in given for file in list_images(path)]
+    height, width, channels = meta.shape
+    images = read_images(files, (height, width), channels)
+    where = make_accelerator(device, "float32").device
+    probabilities = torch.from_numpy(predict_probabilities(vit.to(where), images, meta.mean, meta.std, where))
+    values, indices = probabilities.topk(min(top, len(meta.classes)), dim=1)
+    return [
+        {"file": str(file), "top": [{"class": meta.classes[i], "probability": round(p, 6)} for p, i in zip(ps, ids)]}
+        for file, ps, ids in zip(files, values.tolist(), indices.tolist(), strict=True)
+    ]
+
+
+def reconstruct(
+    data: str = "digits",
+    *,
+    model: Model,
+    out: str | Path = "reconstruction.png",
+    count: int = 8,
+    settings: Settings | None = None,
+    **overrides: Any,
+) -> Path:
+    """Write a PNG with a row for each of `count` held-out images: input, what the encoder sees, reconstruction."""
+    import numpy as np
+    from PIL import Image
+
+    settings = settings or resolve(**overrides)
+    mae, meta = weights.load(_mae_path(model))
+    if not isinstance(mae, MaskedAutoencoder):
+        raise UserError(f"{_path(model)}: a classifier has no decoder: give pre-trained weights")
+    dataset = _dataset_like(data, meta, settings.data, need_labels=False)
+    images = dataset.val.images[:count]
+    made = reconstruct_images(mae, images, meta.mean, meta.std, settings.pretrain.mask_ratio, settings.seed)
+    rows = np.concatenate([np.pad(array, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=255) for array in made], 2)
+    sheet = rows.reshape(-1, *rows.shape[2:])
+    # Fewer than three channels are shown as grey, more as their first three.
+    sheet = sheet[..., :3] if sheet.shape[-1] >= 3 else sheet[..., 0]
+    zoom = max(1, 128 // meta.shape[0])
+    picture = Image.fromarray(np.ascontiguousarray(sheet))
+    file = Path(out)
+    try:
+        picture.resize((picture.width * zoom, picture.height * zoom), Image.Resampling.NEAREST).save(file, "PNG")
+    except OSError as error:
+        raise UserError(f"--out {out}: cannot be written ({error.strerror})") from None
+    return file
+
+
+def report(run: str | Path) -> Path:
+    """Write report.html of a run directory again, from what lies in it."""
+    folder = Path(run)
+    if not folder.is_dir():
+        raise UserError(f"{run}: no such run directory")
+    return write_report(folder)
+
+
+def budget(
+    *,
+    channels: int = 3,
+    classes: int = 10,
+    recipe: str | None = None,
+    settings: Settings | None = None,
+    **overrides: Any,
+) -> dict[str, Any]:
+    """Parameters and MACs of a network; see `pocketvit.model.budget.Budget` for the keys. The default size is 32."""
+    settings = settings or resolve(recipe, **overrides)
+    shape = (*(settings.data.shape or (32, 32)), channels)
+    cost = count(settings.model, shape, classes, settings.pretrain.mask_ratio)
+    return {"preset": settings.model.preset, "shape": list(shape), "classes": classes, **dataclasses.asdict(cost)}
+
+
+def _path(model: Model) -> Path:
+    return model.path if isinstance(model, Run) else Path(model)
+
+
+def _mae_path(model: Model) -> Path:
+    path = _path(model)
+    # A run of `fit` keeps the decoder's weights beside the classifier's.
+    return path / MAE_WEIGHTS if (path / MAE_WEIGHTS).is_file() else path
+
+
+def _classifier(model: Model) -> tuple[ViT, WeightsMeta]:
+    module, meta = weights.load(_path(model))
+    if not isinstance(module, ViT):
+        raise UserError(f"{_path(model)}: pre-trained weights have no classifier: run finetune with --init first")
+    return module, meta
+
+
+def _dataset_like(data: str, meta: WeightsMeta, config: DataConfig, need_labels: bool = True) -> Dataset:
+    """The data at the size that the weights were trained at."""
+    height, width, channels = meta.shape
+    dataset = load(data, dataclasses.replace(config, size=f"{height}x{width}"), need_labels=need_labels)
+    if dataset.shape[2] != channels:
+        raise UserError(f"{data}: images have {dataset.shape[2]} channels, but the model takes {channels}")
+    return dataset
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f", ... ({len(names)})" if len(names) > 5 else "")

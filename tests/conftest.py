@@ -1,0 +1,33 @@
+"""Fixtures that every test folder shares: a private image cache, and real data sets where they are at hand."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(autouse=True)
+def image_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache folder of this test's own, so that no test sees another's entries or the user's."""
+    folder = tmp_path_factory.mktemp("image-cache")
+    monkeypatch.setenv("POCKETVIT_CACHE", str(folder))
+    monkeypatch.delenv("POCKETVIT_DATA", raising=False)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Callable[[str], Path]:
+    """Look up a real data set by name in $POCKETVIT_TEST_DATA or ../shared/data; skip the test where it is absent."""
+
+    def find(name: str) -> Path:
+        root = Path(os.environ.get("POCKETVIT_TEST_DATA") or REPO.parent / "shared" / "data")
+        if not (root / name).exists():
+            pytest.skip(f"data set '{name}' not found in {root} (set POCKETVIT_TEST_DATA)")
+        return root / name
+
+    return find
