@@ -52,20 +52,20 @@ def finetune(args: list[str]) -> int:
 
 def probe(args: list[str]) -> int:
     """kNN and linear probe of a model's frozen encoder, and of random init"""
-    given, settings = _settings("probe", args, data=DATA, model=MODEL)
+    given, settings = _settings("probe", args, source=DATA, model=MODEL)
     from pocketvit.verbs.use import probe as verb
 
-    result = verb(given["data"], model=given["model"], settings=settings)
+    result = verb(given["source"], model=given["model"], settings=settings)
     lines = [f"{n}: kNN {_percent(result[n]['knn'])}, linear {_percent(result[n]['linear'])}" for n in ("model", "random")]
     return _show(given, result, "\n".join(lines))
 
 
 def evaluate(args: list[str]) -> int:
     """accuracy, per-class accuracy, confusion matrix and calibration error on the test images"""
-    given, settings = _settings("evaluate", args, data=DATA, model=MODEL)
+    given, settings = _settings("evaluate", args, source=DATA, model=MODEL)
     from pocketvit.verbs.use import evaluate as verb
 
-    result = verb(given["data"], model=given["model"], settings=settings)
+    result = verb(given["source"], model=given["model"], settings=settings)
     lines = [f"accuracy {_percent(result['accuracy'])} on {result['test']} images, calibration error {result['ece']:.4f}"]
     lines += [f"  {name}: {'no images' if v is None else _percent(v)}" for name, v in result["per_class"].items()]
     return _show(given, result, "\n".join(lines))
@@ -95,10 +95,10 @@ def predict(args: list[str]) -> int:
 def reconstruct(args: list[str]) -> int:
     """PNG of held-out images: input, what the encoder sees, reconstruction"""
     out, count = (str, "reconstruction.png", "PNG file to write"), (int, 8, "images")
-    given, settings = _settings("reconstruct", args, data=DATA, model=MODEL, out=out, count=count)
+    given, settings = _settings("reconstruct", args, source=DATA, model=MODEL, out=out, count=count)
     from pocketvit.verbs.use import reconstruct as verb
 
-    file = verb(given["data"], model=given["model"], out=given["out"], count=given["count"], settings=settings)
+    file = verb(given["source"], model=given["model"], out=given["out"], count=given["count"], settings=settings)
     return _show(given, {"file": str(file)}, f"wrote {file}")
 
 
@@ -140,13 +140,13 @@ OUT = {
 
 
 def _train(verb: str, args: list[str], **more: Any) -> int:
-    given, settings = _settings(verb, args, data=DATA, **more, **OUT)
+    given, settings = _settings(verb, args, source=DATA, **more, **OUT)
     import pocketvit
     from pocketvit.training.loop import Interrupted, NonFiniteLoss
 
     options = {name: given[name] for name in (*more, *OUT)}
     try:
-        run = getattr(pocketvit, verb)(given["data"], settings=settings, **options)
+        run = getattr(pocketvit, verb)(given["source"], settings=settings, **options)
     except Interrupted as stop:
         return _fail(stop, 128 + stop.signum)
     except NonFiniteLoss as error:
@@ -167,7 +167,7 @@ def _settings(verb: str, args: list[str], **arguments: Any) -> tuple[Any, Any]:
     _add(parser, arguments)
     words = _underscored(args, flat)
     named = next((w.split("=", 1)[1] for w in reversed(words) if w.startswith("--recipe=")), None)
-    if named is None and "data" in arguments and verb in ("fit", "pretrain", "finetune"):
+    if named is None and "source" in arguments and verb in ("fit", "pretrain", "finetune"):
         from_data = [w for w in words if not w.startswith("-")]
         named = "digits" if from_data[:1] in ([], ["digits"]) else "lite"
         words.append(f"--recipe={named}")
@@ -176,10 +176,10 @@ def _settings(verb: str, args: list[str], **arguments: Any) -> tuple[Any, Any]:
 
 
 def _add(parser: Any, arguments: dict[str, Any]) -> None:
-    """Arguments as name: (type, default, help); `data` is positional, ... is required."""
+    """Arguments as name: (type, default, help); `source` is positional, ... is required."""
     for name, (kind, default, text) in arguments.items():
-        if name == "data":
-            parser.add_argument("data", nargs="?", default=default, help=text)
+        if name == "source":
+            parser.add_argument("source", metavar="DATA", nargs="?", default=default, help=text)
         elif kind is bool:
             parser.add_argument(f"--{name}", action="store_true", help=text)
         elif default is ...:

@@ -22,6 +22,7 @@ BLOCK = {
     "mlp.fc2": "mlp.fc2",
 }
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
+TIGHT = {"atol": 1e-6, "rtol": 1e-4}  # gradients are small
 
 
 def stirred(module: nn.Module) -> nn.Module:
@@ -123,10 +124,10 @@ def test_gradients_of_the_masked_autoencoder() -> None:
     theirs(images, noise=noise).loss.backward()
     ours(images, 0.75, noise).loss.backward()
     kernel = theirs.vit.embeddings.patch_embeddings.projection.weight.grad
-    torch.testing.assert_close(ours.encoder.patch_embed.weight.grad, kernel.permute(0, 2, 3, 1).flatten(1), **CLOSE)
+    torch.testing.assert_close(ours.encoder.patch_embed.weight.grad, kernel.permute(0, 2, 3, 1).flatten(1), **TIGHT)
     for name in ("decoder_embed", "decoder_pred"):
         grad = getattr(theirs.decoder, name).weight.grad
-        torch.testing.assert_close(getattr(ours, name).weight.grad, grad, **CLOSE)
+        torch.testing.assert_close(getattr(ours, name).weight.grad, grad, **TIGHT)
 
 
 @torch.no_grad()
