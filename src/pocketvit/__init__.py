@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pocketvit.verbs.use import predict as predict
     from pocketvit.verbs.use import probe as probe
     from pocketvit.verbs.use import reconstruct as reconstruct
-    from pocketvit.verbs.use import report as report_
+    from pocketvit.verbs.use import report as report
 
 _VERBS = {
     "fit": "fit",
@@ -28,7 +28,7 @@ _VERBS = {
     **dict.fromkeys(("probe", "evaluate", "predict", "reconstruct", "report", "budget"), "use"),
 }
 
-__all__ = ["UserError", *_VERBS]  # noqa: PLE0604
+__all__ = ["UserError", *_VERBS]
 
 
 def __getattr__(name: str) -> Any:

@@ -56,7 +56,9 @@ def probe(args: list[str]) -> int:
     from pocketvit.verbs.use import probe as verb
 
     result = verb(given["source"], model=given["model"], settings=settings)
-    lines = [f"{n}: kNN {_percent(result[n]['knn'])}, linear {_percent(result[n]['linear'])}" for n in ("model", "random")]
+    lines = [
+        f"{n}: kNN {_percent(result[n]['knn'])}, linear {_percent(result[n]['linear'])}" for n in ("model", "random")
+    ]
     return _show(given, result, "\n".join(lines))
 
 
@@ -66,7 +68,9 @@ def evaluate(args: list[str]) -> int:
     from pocketvit.verbs.use import evaluate as verb
 
     result = verb(given["source"], model=given["model"], settings=settings)
-    lines = [f"accuracy {_percent(result['accuracy'])} on {result['test']} images, calibration error {result['ece']:.4f}"]
+    lines = [
+        f"accuracy {_percent(result['accuracy'])} on {result['test']} images, calibration error {result['ece']:.4f}"
+    ]
     lines += [f"  {name}: {'no images' if v is None else _percent(v)}" for name, v in result["per_class"].items()]
     return _show(given, result, "\n".join(lines))
 
@@ -123,7 +127,10 @@ def budget(args: list[str]) -> int:
     from pocketvit.verbs.use import budget as verb
 
     result = verb(channels=given["channels"], classes=given["classes"], settings=settings)
-    text = [f"{name}: {value:,}" if isinstance(value, (int, float)) else f"{name}: {value}" for name, value in result.items()]
+    text = [
+        f"{name}: {value:,}" if isinstance(value, (int, float)) else f"{name}: {value}"
+        for name, value in result.items()
+    ]
     return _show(given, result, "\n".join(text))
 
 
@@ -185,7 +192,9 @@ def _add(parser: Any, arguments: dict[str, Any]) -> None:
         elif default is ...:
             parser.add_argument(f"--{name}", type=kind, required=True, help=text)
         else:
-            parser.add_argument(f"--{name}", type=kind if default is not None else kind | None, default=default, help=text)
+            parser.add_argument(
+                f"--{name}", type=kind if default is not None else kind | None, default=default, help=text
+            )
     parser.add_argument("--json", action="store_true", help="print one JSON object, and nothing else, on stdout")
 
 
@@ -198,7 +207,13 @@ def _underscored(args: list[str], flat: dict[str, str] | None = None) -> list[st
             name = name.replace("-", "_")
             name = (flat or {}).get(name, name)
             words.append(f"--{name}{equals}{value}")
-        elif words and flat is not None and words[-1].startswith("--") and "=" not in words[-1] and _takes_value(words[-1]):
+        elif (
+            words
+            and flat is not None
+            and words[-1].startswith("--")
+            and "=" not in words[-1]
+            and _takes_value(words[-1])
+        ):
             words[-1] += f"={arg}"
         else:
             words.append(arg)

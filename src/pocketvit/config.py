@@ -107,8 +107,7 @@ class ModelConfig:
         for width, heads in (("width", "heads"), ("decoder_width", "decoder_heads")):
             if getattr(model, width) % getattr(model, heads):
                 raise UserError(
-                    f"--model.{heads} {getattr(model, heads)} does not divide "
-                    f"--model.{width} {getattr(model, width)}"
+                    f"--model.{heads} {getattr(model, heads)} does not divide --model.{width} {getattr(model, width)}"
                 )
         return model
 

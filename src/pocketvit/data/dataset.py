@@ -47,6 +47,13 @@ class Dataset:
     std: tuple[float, ...]
     notes: tuple[str, ...]
 
+    def labelled(self, split: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        """Images (N, H, W, C) and labels (N,) of "train", "val" or "test"; raises UserError where there are none."""
+        part: Split | None = getattr(self, split)
+        if part is None or part.labels is None:
+            raise UserError(f"{self.name}: labels are needed, and its {split} images have none")
+        return part.images, part.labels
+
     @property
     def shape(self) -> tuple[int, int, int]:
         """(height, width, channels) of every image."""

@@ -44,7 +44,10 @@ class MaskedAutoencoder(nn.Module):
     ) -> None:
         super().__init__()
         c = config.resolved()
-        assert c.decoder_width and c.decoder_depth is not None and c.decoder_heads and c.mlp_ratio
+        assert c.decoder_width is not None
+        assert c.decoder_depth is not None
+        assert c.decoder_heads is not None
+        assert c.mlp_ratio is not None
         self.visible_discount, self.normalise_targets = visible_discount, normalise_targets
         self.encoder = ViT(ViTShape.of(c, shape), pool=c.pool)
         vit, dim = self.encoder.shape, c.decoder_width

@@ -35,7 +35,11 @@ class ViTShape:
     def of(cls, config: ModelConfig, shape: tuple[int, int, int]) -> ViTShape:
         """The encoder that `config` (with its preset resolved) describes for images of `shape` (H, W, C)."""
         c = config.resolved()
-        assert c.patch and c.width and c.depth and c.heads and c.mlp_ratio
+        assert c.patch is not None
+        assert c.width is not None
+        assert c.depth is not None
+        assert c.heads is not None
+        assert c.mlp_ratio is not None
         return cls(*shape, patch=c.patch, dim=c.width, depth=c.depth, heads=c.heads, mlp_ratio=c.mlp_ratio)
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,7 +41,7 @@ def finetune_classifier(
     seed: int,
     init: Path | None,
     log: RunLog,
-    tags: dict[str, object],
+    tags: dict[str, Any],
     folder: Path | None = None,
 ) -> TrainResult:
     """Train a classifier on the train images at the indices `labelled`; its readings hold `val_accuracy`.
@@ -53,12 +54,12 @@ def finetune_classifier(
     if config.freeze_encoder:
         vit.requires_grad_(False)
         vit.head.requires_grad_(True)
-    assert dataset.train.labels is not None and dataset.val.labels is not None
     norm = {"mean": dataset.mean, "std": dataset.std, "device": device, "seed": seed}
-    images, labels = dataset.train.images[labelled], dataset.train.labels[labelled]
-    batches = Batches(images, labels, batch_size=config.batch_size, **norm)
-    heldout = Batches(dataset.val.images, dataset.val.labels, batch_size=512, **norm)
-    truth = torch.from_numpy(dataset.val.labels).to(device)
+    images, labels = dataset.labelled("train")
+    val_images, val_labels = dataset.labelled("val")
+    batches = Batches(images[labelled], labels[labelled], batch_size=config.batch_size, **norm)
+    heldout = Batches(val_images, None, batch_size=512, **norm)
+    truth = torch.from_numpy(val_labels).to(device)
     augment = Augment(config.augment, dataset.shape[2], fill=dataset.mean)
     classes = len(dataset.classes)
 

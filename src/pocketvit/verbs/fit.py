@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from pocketvit.model.vit import ViT, ViTShape
 from pocketvit.verbs.run import MAE_WEIGHTS, WEIGHTS, Run, once
 from pocketvit.verbs.stages import (
     Context,
-    _classifier_file,
+    classifier_file,
     default_recipe,
     finetune_stage,
     finish,
@@ -69,14 +70,14 @@ def fit(
                 init = mae if name == "mae" else None
                 found[name].append(finetune_stage(context, name, init, per_class, seed, keep))
         key = f"pixels-{per_class or 'all'}.json"
-        baselines = once(stages / key, lambda n=per_class: _pixels(context, n))
+        baselines = once(stages / key, partial(_pixels, context, per_class))
         tables.append(_table(per_class, found, baselines))
         runs += [run for name in INITS for run in found[name]]
         test = {name: {"accuracy": v["accuracy"], "std": v["std"]} for name, v in baselines.items()}
         pixels.append({"labels_per_class": per_class, **test})
         if per_class == largest:
             shipped = max(INITS, key=lambda name: float(np.mean([run["val_accuracy"] for run in found[name]])))
-            shutil.copyfile(_classifier_file(context, shipped), folder / WEIGHTS)
+            shutil.copyfile(classifier_file(context, shipped), folder / WEIGHTS)
     results = {"pretrain": pretrained, "probe": probed, "finetune": tables if len(tables) > 1 else tables[0]}
     if len(tables) == 1:
         tables[0].pop("labels_per_class")
@@ -99,32 +100,31 @@ def _table(
 
 def _probe(context: Context, mae_file: Path, per_class: int | None) -> dict[str, dict[str, float]]:
     """kNN and linear probe of frozen encoders, pre-trained and random, on the largest budget's labels."""
-    dataset, settings, test = context.dataset, context.settings, context.dataset.test
-    assert dataset.train.labels is not None and test is not None and test.labels is not None
+    dataset, settings = context.dataset, context.settings
     labelled = labelled_indices(dataset, settings, per_class, settings.seed)
     mae, _ = weights.load(mae_file)
     assert isinstance(mae, MaskedAutoencoder)
     torch.manual_seed(settings.seed)
     encoders = {"mae": mae.encoder, "random": ViT(ViTShape.of(settings.model, dataset.shape), pool=settings.model.pool)}
-    images, labels = dataset.train.images[labelled], dataset.train.labels[labelled]
+    images, labels = dataset.labelled("train")
+    test, device = dataset.labelled("test"), context.accelerator.device
     return {
-        name: probe(vit.to(context.accelerator.device), images, labels, test.images, test.labels, *context.images())
+        name: probe(vit.to(device), images[labelled], labels[labelled], *test, *context.images())
         for name, vit in encoders.items()
     }
 
 
 def _pixels(context: Context, per_class: int | None) -> dict[str, dict[str, float]]:
     """Baselines on raw pixels with the same labels as the fine-tunings, over the same seeds."""
-    dataset, val, test = context.dataset, context.dataset.val, context.dataset.test
-    assert dataset.train.labels is not None and val.labels is not None
-    assert test is not None and test.labels is not None
+    dataset = context.dataset
+    images, labels = dataset.labelled("train")
+    heldout = (*dataset.labelled("val"), *dataset.labelled("test"))
     everything = per_class is None and context.settings.data.label_fraction is None
     found = []
     # With all the labels every seed would fit the same model.
     for seed in [context.settings.seed] if everything else seeds(context):
         labelled = labelled_indices(dataset, context.settings, per_class, seed)
-        images, labels = dataset.train.images[labelled], dataset.train.labels[labelled]
-        found.append(pixel_baselines(images, labels, val.images, val.labels, test.images, test.labels))
+        found.append(pixel_baselines(images[labelled], labels[labelled], *heldout))
     return {
         name: {
             "accuracy": float(np.mean([f[name]["test"] for f in found])),

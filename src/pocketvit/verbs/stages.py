@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from dataclasses import dataclass
@@ -29,7 +30,18 @@ from pocketvit.training.device import describe, make_accelerator
 from pocketvit.training.finetune import finetune_classifier
 from pocketvit.training.log import RunLog
 from pocketvit.training.pretrain import pretrain_mae, verdict
-from pocketvit.verbs.run import MAE_WEIGHTS, SUMMARY, WEIGHTS, Run, evidence, once, open_run, printable, write_text
+from pocketvit.verbs.run import (
+    CONFIG,
+    MAE_WEIGHTS,
+    SUMMARY,
+    WEIGHTS,
+    Run,
+    evidence,
+    once,
+    open_run,
+    printable,
+    write_text,
+)
 
 # The kNN reading during pre-training is a sign of progress: this many neighbours' candidates are enough for it.
 KNN_IMAGES = 5000
@@ -107,7 +119,8 @@ def pretrain(
     settings = settings or resolve(recipe or default_recipe(data), config, **overrides)
     context = Context.open(data, settings, out, overwrite, resume, need_labels=False)
     result = pretrain_stage(context, WEIGHTS)
-    return finish(context, "pretrain", {"pretrain": result, "probe": None, "finetune": None}, {}, context.folder / WEIGHTS)
+    results = {"pretrain": result, "probe": None, "finetune": None}
+    return finish(context, "pretrain", results, {}, context.folder / WEIGHTS)
 
 
 def finetune(
@@ -135,9 +148,11 @@ def finetune(
         weights.encoder_state(source)  # raises now, before a directory is made
     context = Context.open(data, settings, out, overwrite, resume, need_labels=True)
     name, per_class = ("mae" if source else "random"), settings.data.label_budgets[0]
-    runs = [finetune_stage(context, name, source, per_class, seed, keep=seed == settings.seed) for seed in seeds(context)]
-    shutil.copyfile(_classifier_file(context, name), context.folder / WEIGHTS)
-    table = {"mae": None, "random": None, "pixels": None, "gain": None, name: spread(runs), "labels_per_class": per_class}
+    runs = [
+        finetune_stage(context, name, source, per_class, seed, keep=seed == settings.seed) for seed in seeds(context)
+    ]
+    shutil.copyfile(classifier_file(context, name), context.folder / WEIGHTS)
+    table = dict.fromkeys(("mae", "random", "pixels", "gain")) | {name: spread(runs), "labels_per_class": per_class}
     details = {"finetune": runs}
     return finish(context, "finetune", {"pretrain": None, "probe": None, "finetune": table}, details, source)
 
@@ -157,9 +172,7 @@ def pretrain_stage(context: Context, file: str = MAE_WEIGHTS) -> dict[str, Any]:
 
     def compute() -> dict[str, Any]:
         folder = context.folder / "checkpoints" / "pretrain"
-        result = pretrain_mae(
-            dataset, context.settings, context.accelerator, log=context.log, folder=folder, knn=knn
-        )
+        result = pretrain_mae(dataset, context.settings, context.accelerator, log=context.log, folder=folder, knn=knn)
         mae = result.model
         assert isinstance(mae, MaskedAutoencoder)
         weights.save(context.folder / file, mae.cpu(), context.meta("mae"))
@@ -183,8 +196,7 @@ def finetune_stage(
     context: Context, name: str, init: Path | None, per_class: int | None, seed: int, keep: bool
 ) -> dict[str, Any]:
     """Fine-tune once and test; `keep` saves the weights in stages/. The labels that are kept depend on the seed."""
-    dataset, test = context.dataset, context.dataset.test
-    assert test is not None and test.labels is not None
+    dataset = context.dataset
     tags = {"stage": "finetune", "init": name, "labels_per_class": per_class, "seed": seed}
     key = f"finetune-{name}-{per_class or 'all'}-{seed}"
 
@@ -197,10 +209,10 @@ def finetune_stage(
         )  # fmt: skip
         vit = result.model
         assert isinstance(vit, ViT)
-        probabilities = predict_probabilities(vit, test.images, *context.images())
-        metrics = Metrics.of(probabilities, test.labels, dataset.classes)
+        images, labels = dataset.labelled("test")
+        metrics = Metrics.of(predict_probabilities(vit, images, *context.images()), labels, dataset.classes)
         if keep:
-            weights.save(_classifier_file(context, name), vit.cpu(), context.meta("classifier"))
+            weights.save(classifier_file(context, name), vit.cpu(), context.meta("classifier"))
         shutil.rmtree(folder, ignore_errors=True)
         return {
             **tags, "labels": len(labelled), "steps": result.steps, "seconds": round(result.seconds, 1),
@@ -213,9 +225,7 @@ def finetune_stage(
     return stage
 
 
-def finish(
-    context: Context, verb: str, results: dict[str, Any], details: dict[str, Any], mae: Path | None
-) -> Run:
+def finish(context: Context, verb: str, results: dict[str, Any], details: dict[str, Any], mae: Path | None) -> Run:
     """Write summary.json, the figures' data and the report; returns the run."""
     s, d, folder = context.settings, context.dataset, context.folder
     module, _ = weights.load(folder / WEIGHTS)
@@ -236,15 +246,16 @@ def finish(
             "macs_without_attention": cost.macs_without_attention,
         },
         **results,
-        "files": {"weights": str(folder / WEIGHTS), "report": str(folder / "report.html"), "config": str(folder / "config.yaml")},
+        "files": {
+            name: str(folder / file)
+            for name, file in (("weights", WEIGHTS), ("report", "report.html"), ("config", CONFIG))
+        },
         "details": {
             **evidence(verb), "recipe": s.recipe, "seconds": round(time.perf_counter() - context.started, 1),
             **describe(context.accelerator), "notes": list(d.notes), "label_fraction": s.data.label_fraction,
             **details, "evaluation": evaluation,
         },
     }  # fmt: skip
-    import json
-
     write_text(folder / SUMMARY, json.dumps(summary, indent=1) + "\n")
     write_report(folder)
     return Run(folder, printable(summary))
@@ -252,17 +263,16 @@ def finish(
 
 def judge(context: Context, vit: ViT) -> tuple[dict[str, Any], dict[str, Any]]:
     """The saved classifier on the test images: arrays for the report, and its metrics."""
-    test = context.dataset.test
-    assert test is not None and test.labels is not None
-    probabilities = predict_probabilities(vit, test.images, *context.images())
-    wrong = most_confident_mistakes(probabilities, test.labels, 24)
+    images, labels = context.dataset.labelled("test")
+    probabilities = predict_probabilities(vit, images, *context.images())
+    wrong = most_confident_mistakes(probabilities, labels, 24)
     arrays = {
-        "mistakes": test.images[wrong],
-        "mistakes_true": test.labels[wrong],
+        "mistakes": images[wrong],
+        "mistakes_true": labels[wrong],
         "mistakes_predicted": probabilities[wrong].argmax(axis=1),
         "mistakes_confidence": probabilities[wrong].max(axis=1),
     }
-    return arrays, Metrics.of(probabilities, test.labels, context.dataset.classes).to_json()
+    return arrays, Metrics.of(probabilities, labels, context.dataset.classes).to_json()
 
 
 def gallery(context: Context, mae: Path | None) -> dict[str, Any]:
@@ -282,11 +292,9 @@ def gallery(context: Context, mae: Path | None) -> dict[str, Any]:
 
 def labelled_indices(dataset: Dataset, settings: Settings, per_class: int | None, seed: int) -> np.ndarray:
     """Indices of the train images whose labels a fine-tuning may read."""
-    assert dataset.train.labels is not None
+    _, labels = dataset.labelled("train")
     fraction = settings.data.label_fraction
-    return label_subset(
-        dataset.train.labels, per_class=per_class, fraction=fraction, seed=seed, classes=dataset.classes
-    )
+    return label_subset(labels, per_class=per_class, fraction=fraction, seed=seed, classes=dataset.classes)
 
 
 def seeds(context: Context) -> range:
@@ -305,7 +313,8 @@ def default_recipe(data: str) -> str:
     return "digits" if data == "digits" else "lite"
 
 
-def _classifier_file(context: Context, name: str) -> Path:
+def classifier_file(context: Context, name: str) -> Path:
+    """Where the first seed's classifier from an init is kept."""
     return context.folder / "stages" / f"classifier-{name}.safetensors"
 
 

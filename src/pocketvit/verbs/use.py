@@ -41,14 +41,16 @@ def probe(data: str = "digits", *, model: Model, settings: Settings | None = Non
     device = make_accelerator(settings.device, "float32").device
     per_class = settings.data.label_budgets[0]
     labelled = labelled_indices(dataset, settings, per_class, settings.seed)
-    assert dataset.train.labels is not None and dataset.test is not None and dataset.test.labels is not None
-    images, labels, test = dataset.train.images[labelled], dataset.train.labels[labelled], dataset.test
+    images, labels = dataset.labelled("train")
+    test_images, test_y = dataset.labelled("test")
     torch.manual_seed(settings.seed)
     fresh = meta.build()
-    results: dict[str, Any] = {"labels": len(labelled), "test": len(test)}
+    results: dict[str, Any] = {"labels": len(labelled), "test": len(test_y)}
     for name, net in (("model", module), ("random", fresh)):
         vit = (net.encoder if isinstance(net, MaskedAutoencoder) else net).to(device)
-        results[name] = probing.probe(vit, images, labels, test.images, test.labels, meta.mean, meta.std, device)
+        results[name] = probing.probe(
+            vit, images[labelled], labels[labelled], test_images, test_y, meta.mean, meta.std, device
+        )
     return results
 
 
@@ -61,11 +63,11 @@ def evaluate(
     dataset = _dataset_like(data, meta, settings.data)
     if dataset.classes != meta.classes:
         raise UserError(f"{data}: classes {_few(dataset.classes)}, but the model knows {_few(meta.classes)}")
-    assert dataset.test is not None and dataset.test.labels is not None
+    images, labels = dataset.labelled("test")
     device = make_accelerator(settings.device, "float32").device
-    probabilities = predict_probabilities(vit.to(device), dataset.test.images, meta.mean, meta.std, device)
-    metrics = Metrics.of(probabilities, dataset.test.labels, dataset.classes)
-    return {"dataset": dataset.name, "test": len(dataset.test), **metrics.to_json()}
+    probabilities = predict_probabilities(vit.to(device), images, meta.mean, meta.std, device)
+    metrics = Metrics.of(probabilities, labels, dataset.classes)
+    return {"dataset": dataset.name, "test": len(labels), **metrics.to_json()}
 
 
 def predict(
@@ -90,7 +92,10 @@ def predict(
     probabilities = torch.from_numpy(predict_probabilities(vit.to(where), images, meta.mean, meta.std, where))
     values, indices = probabilities.topk(min(top, len(meta.classes)), dim=1)
     return [
-        {"file": str(file), "top": [{"class": meta.classes[i], "probability": round(p, 6)} for p, i in zip(ps, ids)]}
+        {
+            "file": str(file),
+            "top": [{"class": meta.classes[i], "probability": round(p, 6)} for p, i in zip(ps, ids, strict=True)],
+        }
         for file, ps, ids in zip(files, values.tolist(), indices.tolist(), strict=True)
     ]
 
