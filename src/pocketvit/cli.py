@@ -19,11 +19,11 @@ Verb = Callable[[list[str]], int]
 def main(argv: list[str] | None = None) -> int:
     """Run one verb; returns the exit status: 0, 2 after a user's mistake, 128 + signal after an interruption."""
     args = list(sys.argv[1:] if argv is None else argv)
-    if not args or args[0] in ("-h", "--help"):
-        print(_usage())
-        return 0
-    verb = VERBS.get(args[0])
     try:
+        if not args or args[0] in ("-h", "--help"):
+            print(_usage())
+            return 0
+        verb = VERBS.get(args[0])
         if verb is None:
             raise UserError(f"no verb '{args[0]}': use one of {', '.join(VERBS)}")
         return verb(args[1:])
@@ -52,10 +52,10 @@ def finetune(args: list[str]) -> int:
 
 def probe(args: list[str]) -> int:
     """kNN and linear probe of a model's frozen encoder, and of random init"""
-    given, settings = _settings("probe", args, source=DATA, model=MODEL)
+    given, settings = _settings("probe", args, source=DATA, weights=WEIGHTS)
     from pocketvit.verbs.use import probe as verb
 
-    result = verb(given["source"], model=given["model"], settings=settings)
+    result = verb(given["source"], model=given["weights"], settings=settings)
     lines = [
         f"{n}: kNN {_percent(result[n]['knn'])}, linear {_percent(result[n]['linear'])}" for n in ("model", "random")
     ]
@@ -64,10 +64,10 @@ def probe(args: list[str]) -> int:
 
 def evaluate(args: list[str]) -> int:
     """accuracy, per-class accuracy, confusion matrix and calibration error on the test images"""
-    given, settings = _settings("evaluate", args, source=DATA, model=MODEL)
+    given, settings = _settings("evaluate", args, source=DATA, weights=WEIGHTS)
     from pocketvit.verbs.use import evaluate as verb
 
-    result = verb(given["source"], model=given["model"], settings=settings)
+    result = verb(given["source"], model=given["weights"], settings=settings)
     lines = [
         f"accuracy {_percent(result['accuracy'])} on {result['test']} images, calibration error {result['ece']:.4f}"
     ]
@@ -99,10 +99,10 @@ def predict(args: list[str]) -> int:
 def reconstruct(args: list[str]) -> int:
     """PNG of held-out images: input, what the encoder sees, reconstruction"""
     out, count = (str, "reconstruction.png", "PNG file to write"), (int, 8, "images")
-    given, settings = _settings("reconstruct", args, source=DATA, model=MODEL, out=out, count=count)
+    given, settings = _settings("reconstruct", args, source=DATA, weights=WEIGHTS, out=out, count=count)
     from pocketvit.verbs.use import reconstruct as verb
 
-    file = verb(given["source"], model=given["model"], out=given["out"], count=given["count"], settings=settings)
+    file = verb(given["source"], model=given["weights"], out=given["out"], count=given["count"], settings=settings)
     return _show(given, {"file": str(file)}, f"wrote {file}")
 
 
@@ -139,6 +139,8 @@ VERBS: dict[str, Verb] = {
 }
 DATA = (str, "digits", DATA_HELP)
 MODEL = (str, ..., "run directory or weights file")
+# Among settings, where "model" is the network's sizes, --model stands for this.
+WEIGHTS = (str, None, "run directory or weights file; --model for short")
 OUT = {
     "out": (str, None, "run directory; default: a new one in runs/"),
     "overwrite": (bool, False, "replace the run that is in --out"),
@@ -164,7 +166,7 @@ def _train(verb: str, args: list[str], **more: Any) -> int:
 def _settings(verb: str, args: list[str], **arguments: Any) -> tuple[Any, Any]:
     """Parsed arguments of a verb, and the `Settings` among them. A recipe is the first of the --config files."""
     stage = "finetune" if verb == "finetune" else "pretrain"
-    flat = flat_names(stage)
+    flat = flat_names(stage) | ({"model": "weights"} if "weights" in arguments else {})
     lines = [f"  --{name.replace('_', '-'):<18} is short for --{dotted}" for name, dotted in flat.items()]
     parser = settings_parser(
         prog=f"pocketvit {verb}",
@@ -179,6 +181,8 @@ def _settings(verb: str, args: list[str], **arguments: Any) -> tuple[Any, Any]:
         named = "digits" if from_data[:1] in ([], ["digits"]) else "lite"
         words.append(f"--recipe={named}")
     given = parse(parser, [f"--config={recipe_path(named)}", *words] if named else words)
+    if "weights" in arguments and not given["weights"]:
+        raise UserError(f"pocketvit {verb} needs --model: {MODEL[2]}")
     return given, settings_of(parser, given)
 
 

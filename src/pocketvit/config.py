@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -104,6 +105,11 @@ class ModelConfig:
         for name in ("patch", "width", "depth", "heads", "decoder_width", "decoder_heads"):
             if getattr(model, name) < 1:
                 raise UserError(f"--model.{name}: {getattr(model, name)} is not above 0")
+        assert model.mlp_ratio is not None and model.decoder_depth is not None and model.width and model.decoder_width
+        if not int(min(model.width, model.decoder_width) * model.mlp_ratio) > 0:
+            raise UserError(f"--model.mlp_ratio: {model.mlp_ratio} leaves the feed-forward layers no width")
+        if model.decoder_depth < 0:
+            raise UserError(f"--model.decoder_depth: {model.decoder_depth} is not 0 or above")
         for width, heads in (("width", "heads"), ("decoder_width", "decoder_heads")):
             if getattr(model, width) % getattr(model, heads):
                 raise UserError(
@@ -222,6 +228,30 @@ class FinetuneConfig(OptimConfig):
     augment: AugmentConfig = field(default_factory=lambda: AugmentConfig(crop_scale=0.5))
 
 
+# What values may be; names are those of fields, in whichever stage they are.
+_LIMITS: dict[str, tuple[Callable[[float], bool], str]] = {
+    "at least 1": (lambda v: v >= 1, "seeds epochs batch_size"),
+    "at least 0": (
+        lambda v: v >= 0,
+        "seed split_seed min_steps lr min_lr weight_decay clip visible_discount knn_every mixup cutmix rotate",
+    ),
+    "from 0 to 1": (lambda v: 0 <= v <= 1, "mask_ratio warmup label_smoothing mix_share layer_decay shift erase"),
+    "at least 0 and below 1": (lambda v: 0 <= v < 1, "beta2 ema drop_path"),
+    "above 0 and at most 1": (lambda v: 0 < v <= 1, "crop_scale"),
+}
+
+
+def _check_limits(settings: Any, prefix: str = "") -> None:
+    """Raise UserError, naming the flag, for a number that no stage could work with."""
+    for f in dataclasses.fields(settings):
+        value = getattr(settings, f.name)
+        if dataclasses.is_dataclass(value):
+            _check_limits(value, f"{prefix}{f.name}.")
+        for words, (holds, names) in _LIMITS.items():
+            if f.name in names.split() and not holds(value):
+                raise UserError(f"--{prefix}{f.name}: {value} is out of range: expected {words}")
+
+
 @dataclass(frozen=True)
 class Settings:
     """Everything a run depends on.
@@ -245,6 +275,9 @@ class Settings:
     model: ModelConfig = field(default_factory=ModelConfig)
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
+
+    def __post_init__(self) -> None:
+        _check_limits(self)
 
 
 # What people change often is a flat flag; everything else is reached by its dotted name.
@@ -335,11 +368,11 @@ def as_yaml(settings: Settings | Mapping[str, Any]) -> str:
 
 def _one_line(message: str, known: list[str]) -> str:
     text = " ".join(message.split())
-    for word in message.replace("=", " ").replace("'", " ").split():
-        name = word.lstrip("-").replace("-", "_")
-        if name in known or ("unrecognized" not in text and "does not accept" not in text):
-            continue
-        close = difflib.get_close_matches(name, [*known, *(k.split(".")[-1] for k in known)], n=1, cutoff=0.7)
+    unknown = re.search(r"unrecognized arguments: --([\w.-]+)|does not accept option '([^']+)'", text)
+    if unknown:
+        name = (unknown[1] or unknown[2]).replace("-", "_")
+        flat = [*FLAT, *FLAT_BY_STAGE]
+        close = difflib.get_close_matches(name, [*flat, *known, *(k.split(".")[-1] for k in known)], n=1, cutoff=0.7)
         if close:
             return f"{text} (did you mean {close[0]}?)"
     return text

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pocketvit.config import ModelConfig
+from pocketvit.errors import UserError
 from pocketvit.model.patches import patchify, random_mask
 from pocketvit.model.vit import NORM_EPS, Block, ViT, ViTShape, init_weights
 
@@ -51,6 +52,8 @@ class MaskedAutoencoder(nn.Module):
         self.visible_discount, self.normalise_targets = visible_discount, normalise_targets
         self.encoder = ViT(ViTShape.of(c, shape), pool=c.pool)
         vit, dim = self.encoder.shape, c.decoder_width
+        if normalise_targets and vit.patch_dim == 1:
+            raise UserError("--pretrain.normalise_targets: a patch of one value has no deviation: use a larger --patch")
         self.decoder_embed = nn.Linear(vit.dim, dim)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, dim))
         self.decoder_pos_embed = nn.Parameter(torch.zeros(1, 1 + vit.patches, dim))

@@ -51,7 +51,7 @@ def fit(
     `batch_size` and `lr` mean pre-training here.
     """
     settings = settings or resolve(recipe or default_recipe(data), config, **overrides)
-    context = Context.open(data, settings, out, overwrite, resume, need_labels=True)
+    context = Context.open("fit", data, settings, out, overwrite, resume, need_labels=True)
     folder, stages = context.folder, context.folder / "stages"
     pretrained = pretrain_stage(context)
     mae = folder / MAE_WEIGHTS
@@ -81,7 +81,7 @@ def fit(
     results = {"pretrain": pretrained, "probe": probed, "finetune": tables if len(tables) > 1 else tables[0]}
     if len(tables) == 1:
         tables[0].pop("labels_per_class")
-    return finish(context, "fit", results, {"shipped": shipped, "runs": runs, "pixels": pixels}, mae)
+    return finish(context, results, {"shipped": shipped, "runs": runs, "pixels": pixels}, mae)
 
 
 def _table(

@@ -55,7 +55,7 @@ def open_run(out: str | Path | None, name: str, settings: Settings, overwrite: b
     elif resume:
         raise UserError(f"--resume: no run in {folder}")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "stages").mkdir(parents=True, exist_ok=True)
         write_text(folder / CONFIG, text)
     except OSError as error:
         raise UserError(f"--out {folder}: cannot be written ({error.strerror})") from None

@@ -56,11 +56,19 @@ class Context:
     accelerator: Accelerator
     log: RunLog
     folder: Path
+    evidence: dict[str, Any]
     started: float
 
     @classmethod
     def open(
-        cls, data: str, settings: Settings, out: str | Path | None, overwrite: bool, resume: bool, need_labels: bool
+        cls,
+        verb: str,
+        data: str,
+        settings: Settings,
+        out: str | Path | None,
+        overwrite: bool,
+        resume: bool,
+        need_labels: bool,
     ) -> Context:
         """Load the data and check everything that can be wrong before the first file of the run is written."""
         started, patch = time.perf_counter(), settings.model.resolved().patch
@@ -73,7 +81,9 @@ class Context:
             for per_class in settings.data.label_budgets:
                 labelled_indices(dataset, settings, per_class, settings.seed)
         folder = open_run(out, f"{dataset.name}-{settings.recipe or 'custom'}", settings, overwrite, resume)
-        context = cls(settings, dataset, accelerator, RunLog(folder, settings.tensorboard), folder, started)
+        context = cls(
+            settings, dataset, accelerator, RunLog(folder, settings.tensorboard), folder, evidence(verb), started
+        )
         counts = {name: len(split) for name, split in _splits(dataset).items() if split is not None}
         context.log.say(f"{dataset.name}: {counts}, {len(dataset.classes)} classes, shape {dataset.shape}")
         for line in (*dataset.notes, f"{describe(accelerator)}, writing to {folder}"):
@@ -117,10 +127,10 @@ def pretrain(
         UserError: bad data, settings or directory.
     """
     settings = settings or resolve(recipe or default_recipe(data), config, **overrides)
-    context = Context.open(data, settings, out, overwrite, resume, need_labels=False)
+    context = Context.open("pretrain", data, settings, out, overwrite, resume, need_labels=False)
     result = pretrain_stage(context, WEIGHTS)
     results = {"pretrain": result, "probe": None, "finetune": None}
-    return finish(context, "pretrain", results, {}, context.folder / WEIGHTS)
+    return finish(context, results, {}, context.folder / WEIGHTS)
 
 
 def finetune(
@@ -146,7 +156,7 @@ def finetune(
     source = init.path if isinstance(init, Run) else Path(init) if init else None
     if source is not None:
         weights.encoder_state(source)  # raises now, before a directory is made
-    context = Context.open(data, settings, out, overwrite, resume, need_labels=True)
+    context = Context.open("finetune", data, settings, out, overwrite, resume, need_labels=True)
     name, per_class = ("mae" if source else "random"), settings.data.label_budgets[0]
     runs = [
         finetune_stage(context, name, source, per_class, seed, keep=seed == settings.seed) for seed in seeds(context)
@@ -154,7 +164,7 @@ def finetune(
     shutil.copyfile(classifier_file(context, name), context.folder / WEIGHTS)
     table = dict.fromkeys(("mae", "random", "pixels", "gain")) | {name: spread(runs), "labels_per_class": per_class}
     details = {"finetune": runs}
-    return finish(context, "finetune", {"pretrain": None, "probe": None, "finetune": table}, details, source)
+    return finish(context, {"pretrain": None, "probe": None, "finetune": table}, details, source)
 
 
 def pretrain_stage(context: Context, file: str = MAE_WEIGHTS) -> dict[str, Any]:
@@ -225,7 +235,7 @@ def finetune_stage(
     return stage
 
 
-def finish(context: Context, verb: str, results: dict[str, Any], details: dict[str, Any], mae: Path | None) -> Run:
+def finish(context: Context, results: dict[str, Any], details: dict[str, Any], mae: Path | None) -> Run:
     """Write summary.json, the figures' data and the report; returns the run."""
     s, d, folder = context.settings, context.dataset, context.folder
     module, _ = weights.load(folder / WEIGHTS)
@@ -251,7 +261,7 @@ def finish(context: Context, verb: str, results: dict[str, Any], details: dict[s
             for name, file in (("weights", WEIGHTS), ("report", "report.html"), ("config", CONFIG))
         },
         "details": {
-            **evidence(verb), "recipe": s.recipe, "seconds": round(time.perf_counter() - context.started, 1),
+            **context.evidence, "recipe": s.recipe, "seconds": round(time.perf_counter() - context.started, 1),
             **describe(context.accelerator), "notes": list(d.notes), "label_fraction": s.data.label_fraction,
             **details, "evaluation": evaluation,
         },
