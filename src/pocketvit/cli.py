@@ -182,7 +182,7 @@ def _settings(verb: str, args: list[str], **arguments: Any) -> tuple[Any, Any]:
         words.append(f"--recipe={named}")
     given = parse(parser, [f"--config={recipe_path(named)}", *words] if named else words)
     if "weights" in arguments and not given["weights"]:
-        raise UserError(f"pocketvit {verb} needs --model: {MODEL[2]}")
+        raise UserError(f"--model: {verb} needs a {MODEL[2]}")
     return given, settings_of(parser, given)
 
 

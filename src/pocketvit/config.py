@@ -102,14 +102,12 @@ class ModelConfig:
         """The same network with every size filled in from the preset; raises UserError for sizes that cannot be."""
         given = {k: v for k, v in dataclasses.asdict(self).items() if v is not None}
         model = dataclasses.replace(self, **{**PRESETS[self.preset], **given})
-        for name in ("patch", "width", "depth", "heads", "decoder_width", "decoder_heads"):
-            if getattr(model, name) < 1:
-                raise UserError(f"--model.{name}: {getattr(model, name)} is not above 0")
-        assert model.mlp_ratio is not None and model.decoder_depth is not None and model.width and model.decoder_width
-        if not int(min(model.width, model.decoder_width) * model.mlp_ratio) > 0:
+        least = dict.fromkeys(("patch", "width", "depth", "heads", "decoder_width", "decoder_heads"), 1)
+        for name, value in (least | {"decoder_depth": 0}).items():
+            if getattr(model, name) < value:
+                raise UserError(f"--model.{name}: {getattr(model, name)} is out of range: expected at least {value}")
+        if any(int(getattr(model, name) * (model.mlp_ratio or 0)) < 1 for name in ("width", "decoder_width")):
             raise UserError(f"--model.mlp_ratio: {model.mlp_ratio} leaves the feed-forward layers no width")
-        if model.decoder_depth < 0:
-            raise UserError(f"--model.decoder_depth: {model.decoder_depth} is not 0 or above")
         for width, heads in (("width", "heads"), ("decoder_width", "decoder_heads")):
             if getattr(model, width) % getattr(model, heads):
                 raise UserError(
@@ -339,7 +337,8 @@ def resolve(
     args += [f"--config={config}"] if config else []
     flat = flat_names(stage)
     for name, value in {"recipe": recipe, **overrides}.items():
-        args.append(f"--{flat.get(name, name)}={yaml.safe_dump(value, default_flow_style=True).split(chr(10))[0]}")
+        text = value if isinstance(value, str) else yaml.safe_dump(value, default_flow_style=True).split("\n")[0]
+        args.append(f"--{flat.get(name, name)}={text}")
     parser = settings_parser(prog="pocketvit")
     return settings_of(parser, parse(parser, args))
 

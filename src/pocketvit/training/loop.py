@@ -96,11 +96,15 @@ def train(
     steps = total_steps(config, per_epoch)
     every = max(1, round(steps / per_epoch / READINGS)) * per_epoch
     checkpoint = folder / "checkpoint.safetensors" if folder else None
-    start = load_state(checkpoint, optimizer, modules) if checkpoint and checkpoint.exists() else 0
+    start, notes = load_state(checkpoint, optimizer, modules) if checkpoint and checkpoint.exists() else (0, {})
     progress = StageProgress(log, " ".join(str(v) for v in tags.values()), steps, start)
-    history: list[dict[str, Any]] = []
+    history: list[dict[str, Any]] = notes.get("history", [])
     losses: list[float] = []
-    seconds, began, saved = 0.0, time.perf_counter(), time.monotonic()
+    seconds, began, saved = notes.get("seconds", 0.0), time.perf_counter(), time.monotonic()
+
+    def progress_so_far() -> dict[str, Any]:
+        return {"seconds": seconds + time.perf_counter() - began, "history": history}
+
     model.train()
     with _signals() as stop:
         try:
@@ -111,7 +115,7 @@ def train(
                     loss = loss_function(model, images, labels)
                 value = loss.item()
                 if value != value or abs(value) == float("inf"):
-                    raise NonFiniteLoss(_keep_for_replay(folder, step, tags, optimizer, modules))
+                    raise NonFiniteLoss(_keep_for_replay(folder, step, tags, optimizer, modules, progress_so_far()))
                 rate = learning_rate(step, steps, config)
                 for group in optimizer.param_groups:
                     group["lr"] = rate * group["lr_scale"]
@@ -126,7 +130,7 @@ def train(
                 done, last = step + 1, step + 1 == steps
                 if done % every == 0 or last:
                     seconds += time.perf_counter() - began
-                    speed = (done - start) * batches.batch_size / seconds
+                    speed = done * batches.batch_size / seconds
                     reading: dict[str, Any] = {
                         **tags,
                         "epoch": -(-done // per_epoch),
@@ -144,29 +148,34 @@ def train(
                     began = time.perf_counter()
                     progress.update(done, f"loss {reading['train_loss']:.4f}  {speed:,.0f} img/s")
                 if checkpoint and (stop or time.monotonic() - saved > CHECKPOINT_SECONDS):
-                    save_state(checkpoint, done, optimizer, modules)
+                    save_state(checkpoint, done, optimizer, modules, progress_so_far())
                     saved = time.monotonic()
                 if stop:
                     raise Interrupted(stop[0])
         finally:
             progress.close()
     if checkpoint:
-        save_state(checkpoint, steps, optimizer, modules)
+        save_state(checkpoint, steps, optimizer, modules, {"seconds": seconds, "history": history})
     trained = average.module if average else model
-    speed = (steps - start) * batches.batch_size / seconds if seconds else 0.0
+    speed = steps * batches.batch_size / seconds if seconds else 0.0
     loss_at_end = history[-1]["train_loss"] if history else float("nan")
     return TrainResult(trained.eval(), steps, -(-steps // per_epoch), seconds, speed, loss_at_end, history)
 
 
 def _keep_for_replay(
-    folder: Path | None, step: int, tags: dict[str, Any], optimizer: Any, modules: dict[str, nn.Module]
+    folder: Path | None,
+    step: int,
+    tags: dict[str, Any],
+    optimizer: Any,
+    modules: dict[str, nn.Module],
+    notes: dict[str, Any],
 ) -> str:
     where = " ".join(str(v) for v in tags.values())
     message = f"{where}: the loss is not finite at step {step}: lower --lr, or clip the gradient"
     if folder is None:
         return message
     # Named like a checkpoint of its own: copied to checkpoint.safetensors, --resume repeats the failing step.
-    save_state(folder / "replay.safetensors", step, optimizer, modules)
+    save_state(folder / "replay.safetensors", step, optimizer, modules, notes)
     return f"{message}; the state before that step is in {folder / 'replay.safetensors'}"
 
 

@@ -1,0 +1,167 @@
+"""Write the tables of README and docs from the evidence in results/: no published number is typed by hand.
+
+A table stands between `<!-- table:NAME -->` and `<!-- /table -->`. NAME is a file results/NAME.json, which is a copy
+of a run's summary.json, or `budget`, which is counted here and now.
+
+    python benchmarks/tables.py           write the tables
+    python benchmarks/tables.py --check   write nothing; exit status 1 where a table differs from its evidence
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pocketvit.report import words
+
+REPO = Path(__file__).resolve().parents[1]
+BLOCK = re.compile(r"(<!-- table:(?P<name>[\w.-]+) -->\n)(?P<body>.*?)(<!-- /table -->)", re.DOTALL)
+MISSING = "*not measured yet*\n"
+# Preset, and the images that it is meant for: (size, channels).
+BUDGETS = {"paper": (36, 3), "lite": (32, 3), "tiny": (32, 3), "digits": (8, 1)}
+
+Json = Mapping[str, Any]
+
+
+class BadEvidence(Exception):
+    """A results file that no table can be made of, or a table without an end; the message names it."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Write or check every table; returns the exit status."""
+    parser = argparse.ArgumentParser(description="write the tables of README and docs from results/")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit status 1 where a table differs")
+    parser.add_argument("--root", type=Path, default=REPO, help="folder that holds README.md, docs/ and results/")
+    given = parser.parse_args(argv)
+    stale = []
+    for path in (given.root / "README.md", *sorted((given.root / "docs").glob("*.md"))):
+        try:
+            before = path.read_text(encoding="utf-8")
+            after = filled(before, given.root / "results")
+        except (OSError, BadEvidence) as error:
+            print(f"tables: {path.name}: {error}", file=sys.stderr)
+            return 2
+        if before != after:
+            stale.append(path.name)
+            if not given.check:
+                path.write_text(after, encoding="utf-8")
+    if stale and given.check:
+        print(f"tables: {', '.join(stale)}: differs from results/: run `make tables`", file=sys.stderr)
+    return int(bool(stale) and given.check)
+
+
+def filled(text: str, results: Path) -> str:
+    """The text with every table made anew from `results`; raises BadEvidence."""
+    if not text.count("<!-- table:") == text.count("<!-- /table -->") == len(BLOCK.findall(text)):
+        raise BadEvidence("a table lacks its <!-- table:NAME --> or its <!-- /table -->")
+    return BLOCK.sub(lambda found: found[1] + table(found["name"], results) + found[4], text)
+
+
+def table(name: str, results: Path) -> str:
+    """The body of one table, ending in a newline; raises BadEvidence."""
+    if name == "budget":
+        return budget_table()
+    file = results / f"{name}.json"
+    if not file.is_file():
+        return MISSING
+    try:
+        return result_table(json.loads(file.read_text(encoding="utf-8")))
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        raise BadEvidence(f"results/{file.name} is not the summary of a `fit` ({error!r})") from error
+
+
+def result_table(summary: Json) -> str:
+    """A row for each label budget of a run of `fit`, and what produced them."""
+    details = summary["details"]
+    found = summary["finetune"]
+    entries = found if isinstance(found, list) else [found]
+    lines = ["| labels | MAE, then fine-tuned | random init | raw pixels | gain, points |", "|---|---|---|---|---|"]
+    for entry, pixels in zip(entries, details["pixels"], strict=True):
+        # A run with a single budget names it here only.
+        per_class = pixels["labels_per_class"]
+        share = words.budget({"labels_per_class": per_class}, details["label_fraction"])
+        images = next(run["labels"] for run in details["runs"] if run["labels_per_class"] == per_class)
+        name = entry["pixels"]["name"]
+        everything = per_class is None and details["label_fraction"] is None
+        seeds = 1 if everything else len(entry["mae"]["seeds"])
+        cells = [
+            f"{share} ({images:,} images)",
+            _accuracy(entry["mae"], len(entry["mae"]["seeds"])),
+            _accuracy(entry["random"], len(entry["random"]["seeds"])),
+            f"{_accuracy(pixels[name], seeds)} ({words.method(name)})",
+            words.points(entry["gain"]),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return _plain("\n".join([*lines, "", f"<sub>{_origin(summary, entries[0])}</sub>"]) + "\n")
+
+
+def _accuracy(result: Json, seeds: int) -> str:
+    """Percent; with the standard deviation where there are several seeds to take it over."""
+    value = f"{100 * result['accuracy']:.1f}"
+    return f"{value} ± {100 * result['std']:.1f} %" if seeds > 1 else f"{value} %"
+
+
+def _origin(summary: Json, entry: Json) -> str:
+    data, model, pretrain, details = summary["dataset"], summary["model"], summary["pretrain"], summary["details"]
+    here = details["environment"]
+    commit, _, changes = (details["commit"] or "unknown").partition("+")
+    device = f"{details['device']} ({here['cpu']})" if details["device"] == "cpu" else details["device"]
+    size = "×".join(str(side) for side in data["shape"])
+    seeds = ", ".join(str(seed) for seed in entry["mae"]["seeds"])
+    sentences = [
+        f"`{details['command']}`",
+        f"{data['train']:,} train, {data['val']:,} validation and {data['test']:,} test images of {size}, "
+        f"{len(data['classes'])} classes; preset {model['preset']}, {words.amount(model['params'])} parameters",
+        f"{device}, {here['cores']} cores, {details['precision']}: {_minutes(details['seconds'])} in all, "
+        f"{_minutes(pretrain['seconds'])} of them pre-training ({pretrain['epochs']} epochs; held-out loss: "
+        f"{pretrain['verdict']})",
+        f"{'Seeds' if len(entry['mae']['seeds']) > 1 else 'Seed'} {seeds}; commit {commit[:7]}"
+        f"{' with ' + changes if changes else ''}; {details['date'][:10]}",
+        _probes(summary["probe"]),
+    ]
+    return ". ".join(sentences) + "."
+
+
+def _probes(probe: Json) -> str:
+    probed = [f"{words.percent(probe['mae'][k])} ({words.percent(probe['random'][k])})" for k in ("knn", "linear")]
+    return f"Frozen pre-trained encoder (random init in brackets): kNN {probed[0]}, linear probe {probed[1]}"
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds / 60:.1f} min"
+
+
+def budget_table() -> str:
+    """What each preset costs; counted, not measured."""
+    import pocketvit as pv
+
+    lines = [
+        "| preset | image | tokens | parameters | MACs | MACs without attention | MACs of pre-training, forward |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for preset, (size, channels) in BUDGETS.items():
+        cost = pv.budget(preset=preset, size=size, channels=channels)
+        tokens = 1 + (size // _patch(preset)) ** 2
+        counts = (cost["params"], cost["macs"], cost["macs_without_attention"], cost["pretrain_macs"])
+        cells = [f"{size}×{size}×{channels}", str(tokens), *(words.amount(count) for count in counts)]
+        lines.append(f"| `{preset}` | {' | '.join(cells)} |")
+    return _plain("\n".join(lines) + "\n")
+
+
+def _patch(preset: str) -> int:
+    from pocketvit.config import PRESETS
+
+    return int(PRESETS[preset]["patch"])
+
+
+def _plain(text: str) -> str:
+    return text.replace(words.NBSP, " ")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,280 @@
+"""Settings: what wins over what, and what is refused, in one line."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pocketvit.cli import main
+from pocketvit.config import DataConfig, ModelConfig, Settings, as_yaml, recipe_path, resolve
+from pocketvit.errors import UserError
+
+RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    path = tmp_path / "mine.yaml"
+    path.write_text("seed: 1\npretrain: {lr: 0.25, batch_size: 11, augment: {rotate: 5}}\n")
+    return path
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "config.yaml"
+    path.write_text("pretrain: {lr: 0.5, clip: 3.0}\n")
+    return path
+
+
+def printed(args: list[str], capsys: pytest.CaptureFixture[str]) -> dict[str, object]:
+    """What --print_config says of a command line."""
+    with pytest.raises(SystemExit) as stopped:
+        main([*args, "--print_config"])
+    assert stopped.value.code in (0, None)
+    values: dict[str, object] = yaml.safe_load(capsys.readouterr().out)
+    return values
+
+
+def refused(**overrides: object) -> str:
+    with pytest.raises(UserError) as error:
+        resolve(**overrides)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_each_source_of_settings_wins_over_the_one_before(recipe: Path, config: Path) -> None:
+    plain = Settings().pretrain
+    from_recipe = resolve(str(recipe))
+    from_config = resolve(str(recipe), config)
+    from_flag = resolve(str(recipe), config, lr=0.75)
+    assert [s.pretrain.lr for s in (from_recipe, from_config, from_flag)] == [0.25, 0.5, 0.75]
+    assert plain.lr not in (0.25, 0.5, 0.75)
+    # What a later one does not name stays: the recipe's batch size, the file's clipping, the default's momentum.
+    kept = from_flag.pretrain
+    assert (from_flag.seed, kept.batch_size, kept.clip, kept.beta2) == (1, 11, 3.0, plain.beta2)
+    assert kept.augment == dataclasses.replace(plain.augment, rotate=5.0)
+
+
+def test_the_command_line_has_the_same_order(recipe: Path, config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    # The recipe comes first wherever it stands.
+    args = ["pretrain", "digits", f"--config={config}", f"--recipe={recipe}"]
+    values = printed(args, capsys)["pretrain"]
+    assert isinstance(values, dict)
+    assert (values["lr"], values["batch_size"]) == (0.5, 11)
+    values = printed([*args, "--lr", "0.75"], capsys)["pretrain"]
+    assert isinstance(values, dict)
+    assert values["lr"] == 0.75
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_shipped_recipe_resolves(path: Path) -> None:
+    settings = resolve(path.stem)
+    assert settings.recipe == path.stem
+    assert settings.model.resolved().width
+    # A key that the dataclasses lacked would have been refused; one that changes nothing would be noise.
+    assert dataclasses.replace(settings, recipe=None) != Settings()
+
+
+def test_there_are_recipes_to_test() -> None:
+    assert {path.stem for path in RECIPES} >= {"digits", "lite", "paper", "tiny"}
+
+
+def test_a_recipe_may_be_a_file_of_ones_own(recipe: Path) -> None:
+    assert recipe_path(str(recipe)) == recipe
+
+
+@pytest.mark.parametrize("name", ["nope", "nope.yaml", "../digits"])
+def test_an_unknown_recipe_is_refused_with_those_there_are(name: str) -> None:
+    assert refused(recipe=name).startswith(f"--recipe: no recipe '{name}': use one of digits, lite, paper, tiny")
+
+
+@pytest.mark.parametrize(
+    ("key", "suggestion"),
+    [
+        ("epocs", "epochs"),
+        ("pretrain.epocs", "pretrain.epochs"),
+        ("mask_ratoi", "mask_ratio"),
+        ("labels-per-clas", "labels_per_class"),
+        ("finetune.freeze_encodr", "finetune.freeze_encoder"),
+    ],
+)
+def test_an_unknown_key_is_refused_with_the_nearest(key: str, suggestion: str) -> None:
+    message = refused(**{key: 1})
+    assert f"(did you mean {suggestion}?)" in message
+    assert key.replace("-", "_") in message.replace("-", "_")
+
+
+def test_an_unknown_key_like_nothing_gets_no_suggestion() -> None:
+    message = refused(zzzzqqq=1)
+    assert "zzzzqqq" in message
+    assert "did you mean" not in message
+
+
+def test_an_unknown_key_in_a_file_is_refused_with_the_nearest(tmp_path: Path) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text("pretrain: {epocs: 3}\n")
+    message = refused(config=path)
+    assert "'epocs'" in message
+    assert "(did you mean epochs?)" in message
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("epochs", "many"),
+        ("epochs", 1.5),
+        ("lr", [1, 2]),
+        ("device", "toaster"),
+        ("preset", "huge"),
+        ("skip_bad", "perhaps"),
+    ],
+)
+def test_a_value_of_the_wrong_type_is_refused(key: str, value: object) -> None:
+    assert key in refused(**{key: value})
+
+
+@pytest.mark.parametrize("text", ["pretrain: [1", "- a\n- list\n", "pretrain: 5\n", "\x00"])
+def test_a_file_that_is_no_settings_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    assert refused(config=path)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    assert "gone.yaml" in refused(config=tmp_path / "gone.yaml")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("seeds", 0, "at least 1"),
+        ("seed", -1, "at least 0"),
+        ("pretrain.epochs", 0, "at least 1"),
+        ("finetune.epochs", -3, "at least 1"),
+        ("pretrain.batch_size", 0, "at least 1"),
+        ("pretrain.mask_ratio", 1.5, "from 0 to 1"),
+        ("pretrain.mask_ratio", -0.1, "from 0 to 1"),
+        ("finetune.lr", -1e-3, "at least 0"),
+        ("finetune.drop_path", 1.0, "at least 0 and below 1"),
+        ("finetune.beta2", 1.0, "at least 0 and below 1"),
+        ("pretrain.augment.crop_scale", 0.0, "above 0 and at most 1"),
+        ("finetune.label_smoothing", 2.0, "from 0 to 1"),
+    ],
+)
+def test_a_number_out_of_range_is_refused_by_its_flag(key: str, value: float, expected: str) -> None:
+    assert refused(**{key: value}) == f"--{key}: {value} is out of range: expected {expected}"
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_the_ends_of_a_closed_range_are_in_it(value: float) -> None:
+    assert resolve(mask_ratio=value).pretrain.mask_ratio == value
+
+
+@pytest.mark.parametrize(
+    ("size", "shape"), [(None, None), (36, (36, 36)), ("36", (36, 36)), ("28x40", (28, 40)), ("28X40", (28, 40))]
+)
+def test_the_grammar_of_sizes(size: int | str | None, shape: tuple[int, int] | None) -> None:
+    assert DataConfig(size=size).shape == shape
+    assert resolve(size=size).data.shape == shape
+
+
+@pytest.mark.parametrize("size", ["big", "0", "0x8", "8x", "x8", "8x8x3", "-8", "8.5", "", "²"])
+def test_what_is_no_size_is_refused(size: str) -> None:
+    with pytest.raises(UserError, match=r"--size: .* is neither a side"):
+        DataConfig(size=size).shape  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("value", "budgets"), [("all", (None,)), (5, (5,)), ("5", (5,)), ("5,all", (5, None)), ("1, 10 ,100", (1, 10, 100))]
+)
+def test_the_grammar_of_label_budgets(value: int | str, budgets: tuple[int | None, ...]) -> None:
+    assert DataConfig(labels_per_class=value).label_budgets == budgets
+    assert resolve(labels_per_class=value).data.label_budgets == budgets
+
+
+@pytest.mark.parametrize("value", ["0", "few", "5,", "-1", "1.5", ""])
+def test_what_is_no_label_budget_is_refused(value: str) -> None:
+    with pytest.raises(UserError, match=r"--labels-per-class: .* is neither a count"):
+        DataConfig(labels_per_class=value).label_budgets  # noqa: B018
+
+
+@pytest.mark.parametrize("value", [5, "5,all", "all,all"])
+def test_counts_and_a_fraction_of_labels_exclude_each_other(value: int | str) -> None:
+    with pytest.raises(UserError, match="exclude each other"):
+        DataConfig(labels_per_class=value, label_fraction=0.5).label_budgets  # noqa: B018
+
+
+@pytest.mark.parametrize("fraction", [0.0, 1.1, -0.5])
+def test_a_label_fraction_out_of_range_is_refused(fraction: float) -> None:
+    with pytest.raises(UserError, match="--label-fraction"):
+        DataConfig(label_fraction=fraction).label_budgets  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ({"width": 10, "heads": 3}, "--model.heads 3 does not divide --model.width 10"),
+        ({"decoder_width": 10, "decoder_heads": 3}, "--model.decoder_heads 3 does not divide"),
+        ({"depth": 0}, "--model.depth: 0 "),
+        ({"patch": -1}, "--model.patch: -1 "),
+        ({"decoder_depth": -1}, "--model.decoder_depth: -1 "),
+        ({"mlp_ratio": 0.0}, "--model.mlp_ratio: 0.0 "),
+        ({"mlp_ratio": -2.0}, "--model.mlp_ratio: -2.0 "),
+        ({"mlp_ratio": 0.001}, "--model.mlp_ratio: 0.001 "),
+    ],
+)
+def test_networks_that_cannot_be_are_refused(sizes: dict[str, float], message: str) -> None:
+    with pytest.raises(UserError) as error:
+        ModelConfig(**sizes).resolved()
+    assert str(error.value).startswith(message)
+
+
+def test_a_decoder_without_layers_can_be() -> None:
+    assert ModelConfig(decoder_depth=0).resolved().decoder_depth == 0
+
+
+def test_a_size_beside_a_preset_wins_over_it() -> None:
+    model = ModelConfig(preset="tiny", depth=3).resolved()
+    assert (model.depth, model.width) == (3, 128)
+
+
+def test_yaml_of_settings_reads_back(tmp_path: Path, recipe: Path) -> None:
+    settings = resolve(str(recipe), labels_per_class="5,all", size="8x16", **{"finetune.augment.policy": "randaugment"})
+    path = tmp_path / "all.yaml"
+    path.write_text(as_yaml(settings))
+    assert resolve(str(recipe), path) == settings
+
+
+def test_print_config_reads_back_as_config(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = printed(["fit", "digits", "--mask-ratio", "0.6", "--seeds", "7", "--size", "8x12"], capsys)
+    path = tmp_path / "printed.yaml"
+    path.write_text(yaml.safe_dump(first))
+    again = printed(["fit", "digits", "--config", str(path)], capsys)
+    settings = {f.name for f in dataclasses.fields(Settings)}
+    assert settings <= first.keys()
+    assert {k: first[k] for k in settings} == {k: again[k] for k in settings}
+    assert first["pretrain"]["mask_ratio"] == 0.6  # type: ignore[index]
+
+
+@pytest.mark.parametrize("flag", ["--batch-size 7", "--batch_size 7", "--batch-size=7", "--pretrain.batch-size 7"])
+def test_hyphens_and_underscores_are_alike(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    values = printed(["pretrain", "digits", *flag.split()], capsys)["pretrain"]
+    assert isinstance(values, dict)
+    assert values["batch_size"] == 7
+
+
+@pytest.mark.parametrize(("verb", "stage"), [("fit", "pretrain"), ("pretrain", "pretrain"), ("finetune", "finetune")])
+def test_flat_names_mean_the_stage_of_the_verb(verb: str, stage: str, capsys: pytest.CaptureFixture[str]) -> None:
+    values = printed([verb, "digits", "--epochs", "77"], capsys)
+    epochs = {name: values[name]["epochs"] == 77 for name in ("pretrain", "finetune")}  # type: ignore[index]
+    assert epochs == {name: name == stage for name in ("pretrain", "finetune")}
+
+
+@pytest.mark.parametrize(("data", "recipe"), [([], "digits"), (["digits"], "digits"), (["photos"], "lite")])
+def test_the_data_choose_the_recipe_that_is_not_named(
+    data: list[str], recipe: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert printed(["fit", *data, "--epochs", "3"], capsys)["recipe"] == recipe

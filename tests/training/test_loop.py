@@ -1,0 +1,325 @@
+"""The loop: an interrupted run ends where the uninterrupted one does, and a failing one can be replayed."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from pocketvit.cli import main
+from pocketvit.config import ModelConfig, OptimConfig
+from pocketvit.data.batches import Batches
+from pocketvit.errors import UserError
+from pocketvit.model.mae import MaskedAutoencoder
+from pocketvit.model.vit import ViT, ViTShape
+from pocketvit.training import loop
+from pocketvit.training.device import make_accelerator
+from pocketvit.training.log import RunLog
+from pocketvit.training.loop import Interrupted, NonFiniteLoss, TrainResult, train
+from pocketvit.training.optimizer import learning_rate, make_average, make_optimizer
+from pocketvit.training.pretrain import verdict
+
+CONFIG = OptimConfig(epochs=3, batch_size=8, lr=1e-2, clip=1.0, ema=0.9, layer_decay=0.8)
+STEPS = 15  # of CONFIG on 40 images
+
+
+class Killed(BaseException):
+    """Stands for a death that nothing in the loop may catch."""
+
+
+@pytest.fixture(autouse=True)
+def checkpoint_after_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", -1.0)
+
+
+def classifier(seed: int = 0, depth: int = 2, drop_path: float = 0.1) -> ViT:
+    torch.manual_seed(seed)
+    return ViT(ViTShape(4, 4, 1, patch=2, dim=8, depth=depth, heads=2, mlp_ratio=2.0), 3, drop_path)
+
+
+def ordinary_loss(model: nn.Module, images: Tensor, labels: Tensor | None) -> Tensor:
+    """Draws from the global generator, as augmentation does."""
+    return nn.functional.cross_entropy(model(images + 0.1 * torch.randn_like(images)), labels)
+
+
+def fails_at(step: int, action: Callable[[], None]) -> Callable[[nn.Module, Tensor, Tensor | None], Tensor]:
+    """An ordinary loss that does `action` when it is called for the `step`-th time (counted from 0)."""
+    calls = iter(range(1000))
+
+    def loss(model: nn.Module, images: Tensor, labels: Tensor | None) -> Tensor:
+        if next(calls) == step:
+            action()
+        return ordinary_loss(model, images, labels)
+
+    return loss
+
+
+def run(
+    folder: Path | None,
+    loss: Callable[[nn.Module, Tensor, Tensor | None], Tensor] = ordinary_loss,
+    config: OptimConfig = CONFIG,
+    model_seed: int = 0,
+    images: np.ndarray | None = None,
+) -> TrainResult:
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (40, 4, 4, 1), dtype=np.uint8) if images is None else images
+    labels = rng.integers(0, 3, 40)
+    batches = Batches(images, labels, [0.5], [0.3], batch_size=config.batch_size, seed=5, device="cpu")
+    return train(
+        classifier(model_seed), loss, batches, config, make_accelerator("cpu", "float32"),
+        seed=5, log=RunLog(folder), tags={"stage": "test"}, folder=folder,
+        evaluate=lambda model, epoch, last: {"weight": next(model.parameters()).sum().item()},
+    )  # fmt: skip
+
+
+def same_weights(a: nn.Module, b: nn.Module) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+
+
+def kill() -> None:
+    raise Killed
+
+
+@pytest.mark.parametrize("step", [1, 7, STEPS - 1])
+def test_a_killed_run_resumes_to_the_same_bits(tmp_path: Path, step: int) -> None:
+    whole = run(None)
+    with pytest.raises(Killed):
+        run(tmp_path, fails_at(step, kill))
+    # Another initial seed, so that nothing but the checkpoint can bring the weights back.
+    resumed = run(tmp_path, model_seed=99)
+    assert same_weights(resumed.model, whole.model)
+    assert resumed.steps == whole.steps == STEPS
+
+
+def test_without_the_checkpoint_the_same_start_would_differ(tmp_path: Path) -> None:
+    assert not same_weights(run(None).model, run(None, model_seed=99).model)
+
+
+def test_a_resumed_run_keeps_the_readings_and_the_time_of_the_first_part(tmp_path: Path) -> None:
+    whole = run(None)
+    with pytest.raises(Killed):
+        run(tmp_path, fails_at(11, kill))
+    with safe_open(tmp_path / "checkpoint.safetensors", "pt") as file:
+        before = json.loads(file.metadata()["notes"])["seconds"]
+    resumed = run(tmp_path)
+    assert [r["step"] for r in resumed.history] == [5, 10, 15]
+    assert [r["weight"] for r in resumed.history] == [r["weight"] for r in whole.history]
+    assert resumed.seconds > before > 0
+
+
+def test_resuming_after_the_last_step_trains_no_more_and_still_has_readings(tmp_path: Path) -> None:
+    first = run(tmp_path)
+    again = run(tmp_path, fails_at(0, kill), model_seed=99)
+    assert same_weights(first.model, again.model)
+    assert again.history == first.history
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_finishes_the_step_saves_and_says_which(tmp_path: Path, number: signal.Signals) -> None:
+    handler = signal.getsignal(number)
+    with pytest.raises(Interrupted, match=f"{number.name}.*--resume") as stopped:
+        run(tmp_path, fails_at(6, lambda: os.kill(os.getpid(), number)))
+    assert stopped.value.signum == number
+    assert signal.getsignal(number) is handler
+    with safe_open(tmp_path / "checkpoint.safetensors", "pt") as file:
+        assert file.metadata()["step"] == "7"
+    assert same_weights(run(tmp_path, model_seed=99).model, run(None).model)
+
+
+def test_a_loss_that_is_not_finite_names_the_step_and_can_be_replayed(tmp_path: Path) -> None:
+    images = np.full((40, 4, 4, 1), 100, dtype=np.uint8)
+    images[17] = 255  # one image breaks the loss: the step at which its batch comes, and no other
+
+    def loss(model: nn.Module, images: Tensor, labels: Tensor | None) -> Tensor:
+        return ordinary_loss(model, images, labels) * (math.nan if images.max() == 1 else 1.0)
+
+    order = Batches(images, None, [0.5], [0.3], batch_size=8, seed=5, device="cpu")
+    step = next(s for s in range(5) if 17 in order.at(s)[2])
+    first, second = tmp_path / "first", tmp_path / "second"
+    with pytest.raises(NonFiniteLoss, match=f"not finite at step {step}:") as failed:
+        run(first, loss, images=images)
+    assert str(first / "replay.safetensors") in str(failed.value)
+    second.mkdir()
+    shutil.copyfile(first / "replay.safetensors", second / "checkpoint.safetensors")
+    with pytest.raises(NonFiniteLoss, match=f"not finite at step {step}:"):
+        run(second, loss, images=images, model_seed=99)
+    replays = [load_file(folder / "replay.safetensors") for folder in (first, second)]
+    assert replays[0].keys() == replays[1].keys()
+    assert all(torch.equal(replays[0][key], replays[1][key]) for key in replays[0])
+
+
+def test_an_infinite_loss_without_a_folder_still_names_the_step() -> None:
+    with pytest.raises(NonFiniteLoss, match="not finite at step 0: lower --lr"):
+        run(None, lambda model, images, labels: ordinary_loss(model, images, labels) * math.inf)
+
+
+@pytest.mark.parametrize("content", [b"", b"not safetensors at all", None])
+def test_a_damaged_checkpoint_is_the_users_to_mend(tmp_path: Path, content: bytes | None) -> None:
+    run(tmp_path)
+    file = tmp_path / "checkpoint.safetensors"
+    file.write_bytes(file.read_bytes()[:-40] if content is None else content)
+    with pytest.raises(UserError, match=r"checkpoint\.safetensors: not a checkpoint of this run .*start afresh"):
+        run(tmp_path)
+
+
+def test_the_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
+    model = classifier(depth=1)
+    loop.save_state(tmp_path / "checkpoint.safetensors", 3, make_optimizer(model, CONFIG), {"model": model}, {})
+    with pytest.raises(UserError, match="not a checkpoint of this run"):
+        run(tmp_path)
+
+
+def test_the_moving_average_is_what_a_stage_gives_back() -> None:
+    averaged, plain = run(None), run(None, config=OptimConfig(**{**vars(CONFIG), "ema": 0.0}))
+    assert not same_weights(averaged.model, plain.model)
+    assert isinstance(averaged.model, ViT)
+    assert not averaged.model.training
+
+
+def test_the_moving_average_follows_its_formula() -> None:
+    model = nn.Linear(1, 1, bias=False)
+    values = [1.0, 3.0, -2.0, 5.0]
+    with torch.no_grad():
+        model.weight.fill_(values[0])
+        average = make_average(model, decay=0.15)
+        average.update_parameters(model)  # the first is a copy
+        expected = values[0]
+        for count, value in enumerate(values[1:], start=1):
+            model.weight.fill_(value)
+            average.update_parameters(model)
+            decay = min(0.15, (1 + count) / (10 + count))
+            expected = decay * expected + (1 - decay) * value
+    assert average.module.weight.item() == pytest.approx(expected, rel=1e-6)
+
+
+SPARED = ("bias", "norm.weight", "norm1.weight", "norm2.weight", "pos_embed", "mask_token")
+
+
+@pytest.mark.parametrize("kind", ["classifier", "mae"])
+def test_every_parameter_is_in_one_group_with_its_layers_rate_and_decay(kind: str) -> None:
+    config = ModelConfig(patch=2, width=8, depth=3, heads=2, decoder_width=8, decoder_depth=1, decoder_heads=2)
+    model = classifier(depth=3) if kind == "classifier" else MaskedAutoencoder(config, (4, 4, 1))
+    optimizer = make_optimizer(model, OptimConfig(layer_decay=0.5, weight_decay=0.3))
+    groups = [(id(p), group) for group in optimizer.param_groups for p in group["params"]]
+    assert sorted(i for i, _ in groups) == sorted(id(p) for p in model.parameters())
+    of = dict(groups)
+    # Embedding, three layers, then the head (or the decoder) with the last norm.
+    scales = {"patch_embed": 0.5**4, "pos_embed": 0.5**4, "blocks.0": 0.5**3, "blocks.1": 0.25, "blocks.2": 0.5}
+    for name, parameter in model.named_parameters():
+        group = of[id(parameter)]
+        scale = next((v for k, v in scales.items() if name.removeprefix("encoder.").startswith(k)), 1.0)
+        assert (name, group["lr_scale"]) == (name, scale)
+        assert (name, group["weight_decay"]) == (name, 0.0 if name.endswith(SPARED) else 0.3)
+
+
+def test_frozen_parameters_are_in_no_group() -> None:
+    model = classifier()
+    model.requires_grad_(False)
+    model.head.requires_grad_(True)
+    groups = make_optimizer(model, OptimConfig()).param_groups
+    assert {id(p) for group in groups for p in group["params"]} == {id(p) for p in model.head.parameters()}
+
+
+def test_the_rate_rises_linearly_to_its_peak_and_falls_as_a_cosine() -> None:
+    config = OptimConfig(lr=1.0, min_lr=0.2, warmup=0.1)
+    rates = [learning_rate(step, 100, config) for step in range(100)]
+    assert rates[:10] == pytest.approx([(i + 1) / 11 for i in range(10)])
+    assert rates[10] == 1.0
+    assert rates[55] == pytest.approx(0.6)
+    assert all(a > b for a, b in itertools.pairwise(rates[10:]))
+    assert 0.2 < rates[-1] < 0.202
+
+
+def test_a_single_step_has_a_rate_above_0() -> None:
+    assert learning_rate(0, 1, OptimConfig(lr=1.0)) > 0.5
+
+
+@pytest.mark.parametrize(
+    ("losses", "word"),
+    [
+        ([1.0, 0.8, 0.6, 0.4, 0.2], "still falling"),
+        ([1.0, 0.5, 0.4, 0.4, 0.4, 0.4, 0.399], "flat"),
+        ([1.0], "flat"),
+        ([1.0, 0.4, 0.5, 0.6], "overfitting"),
+        ([1.0, 0.5, 1.2], "diverged"),
+        ([1.0, 0.5, math.nan], "diverged"),
+        ([1.0, math.inf], "diverged"),
+    ],
+)
+def test_the_verdict_has_four_words(losses: list[float], word: str) -> None:
+    assert verdict(losses) == word
+
+
+# The rest trains through the command line, in processes of its own that are really killed.
+
+SIZES = {"width": 16, "depth": 1, "heads": 2, "decoder_width": 16, "decoder_heads": 2}
+TINY = [f"--model.{name}={value}" for name, value in SIZES.items()]
+PRETRAIN = ["pretrain", "digits", *TINY, "--device", "cpu", "--precision", "float32", "--epochs", "2"]
+# A checkpoint after every step, and then time for somebody to shoot.
+CHILD = """
+import sys, time
+from pocketvit.cli import main
+from pocketvit.training import loop
+
+save = loop.save_state
+loop.CHECKPOINT_SECONDS = 0
+loop.save_state = lambda *args: (save(*args), time.sleep(0.2))
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An uninterrupted run."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("POCKETVIT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        assert main([*PRETRAIN, "--out", str(folder)]) == 0
+    return folder
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGKILL, -9), (signal.SIGTERM, 143)])
+def test_a_process_ended_by_a_signal_resumes_to_the_same_bits(
+    tmp_path: Path, whole_run: Path, number: signal.Signals, status: int
+) -> None:
+    out = tmp_path / "run"
+    checkpoint = out / "checkpoints" / "pretrain" / "checkpoint.safetensors"
+    # The number of threads decides the order of sums, and so the last bits.
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    child = subprocess.Popen(
+        [sys.executable, "-c", CHILD, *PRETRAIN, "--out", str(out)],
+        env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        deadline = time.monotonic() + 120
+        while not checkpoint.exists() and child.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(np.random.default_rng().uniform(0, 0.5))
+        child.send_signal(number)
+        _, stderr = child.communicate(timeout=60)
+    finally:
+        child.kill()
+    assert child.returncode == status
+    assert "Traceback" not in stderr
+    with safe_open(checkpoint, "pt") as file:
+        assert 0 < int(file.metadata()["step"]) < 20
+    assert main([*PRETRAIN, "--out", str(out), "--resume"]) == 0
+    assert (out / "model.safetensors").read_bytes() == (whole_run / "model.safetensors").read_bytes()
+    summaries = [json.loads((folder / "summary.json").read_text())["pretrain"] for folder in (out, whole_run)]
+    assert summaries[0]["heldout_loss"] == summaries[1]["heldout_loss"]
+    assert summaries[0]["verdict"] == summaries[1]["verdict"]

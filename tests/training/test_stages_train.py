@@ -1,0 +1,156 @@
+"""Pre-training and fine-tuning on real digits, at sizes that take seconds."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pocketvit.config import DataConfig, ModelConfig, Settings, resolve
+from pocketvit.data import Dataset, label_subset, load
+from pocketvit.data.batches import Batches
+from pocketvit.data.structures import Split
+from pocketvit.errors import UserError
+from pocketvit.model import weights
+from pocketvit.model.mae import MaskedAutoencoder
+from pocketvit.model.weights import WeightsMeta
+from pocketvit.training.device import make_accelerator
+from pocketvit.training.finetune import finetune_classifier, make_classifier
+from pocketvit.training.log import RunLog
+from pocketvit.training.loop import TrainResult
+from pocketvit.training.pretrain import heldout_loss, pretrain_mae
+
+MODEL = ModelConfig(
+    patch=2, width=16, depth=2, heads=2, mlp_ratio=2.0, decoder_width=16, decoder_depth=1, decoder_heads=2
+)
+
+
+def settings(**overrides: object) -> Settings:
+    base = resolve(**{"pretrain.epochs": 6, "pretrain.batch_size": 64, "pretrain.lr": 5e-3, **overrides})
+    return dataclasses.replace(base, model=MODEL)
+
+
+@pytest.fixture
+def digits() -> Dataset:
+    whole = load("digits", DataConfig())
+    train = Split(whole.train.images[:400], whole.train.labels[:400])
+    return dataclasses.replace(whole, train=train)
+
+
+def pretrained(digits: Dataset, precision: str = "float32", **overrides: object) -> TrainResult:
+    return pretrain_mae(digits, settings(**overrides), make_accelerator("cpu", precision), log=RunLog())
+
+
+def finetuned(digits: Dataset, labelled: np.ndarray, init: Path | None = None, **overrides: object) -> TrainResult:
+    s = settings(**{"finetune.epochs": 1, "finetune.min_steps": 8, "finetune.batch_size": 16, **overrides})
+    accelerator = make_accelerator("cpu", "float32")
+    return finetune_classifier(digits, labelled, s, accelerator, seed=0, init=init, log=RunLog(), tags={"stage": "f"})
+
+
+def test_pretraining_lowers_the_loss_on_held_out_images(digits: Dataset) -> None:
+    losses = [reading["heldout_loss"] for reading in pretrained(digits).history]
+    assert len(losses) == 6
+    assert losses[-1] < 0.9 * losses[0]
+
+
+def test_pretraining_reads_no_labels(digits: Dataset) -> None:
+    bare = dataclasses.replace(
+        digits, classes=(), test=None, train=Split(digits.train.images, None), val=Split(digits.val.images, None)
+    )
+    with_labels, without = pretrained(digits), pretrained(bare)
+    for a, b in zip(with_labels.model.state_dict().values(), without.model.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_the_held_out_loss_is_the_same_twice_and_draws_nothing(digits: Dataset) -> None:
+    torch.manual_seed(0)
+    mae = MaskedAutoencoder(MODEL, digits.shape)
+    norm = {"mean": digits.mean, "std": digits.std, "device": "cpu", "seed": 0}
+    heldout = Batches(digits.val.images, None, batch_size=64, **norm)
+    noise = torch.rand(len(digits.val), 16, generator=torch.Generator().manual_seed(0))
+    before = torch.get_rng_state()
+    first = heldout_loss(mae, heldout, noise, 0.75)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert heldout_loss(mae, heldout, noise, 0.75) == first
+    assert heldout_loss(mae, heldout, noise.flip(1), 0.75) != first
+
+
+def test_how_often_a_run_is_evaluated_changes_nothing(digits: Dataset) -> None:
+    """The kNN reading and the held-out loss come between two steps, and must not move the random stream."""
+    calls = []
+    accelerator, every = make_accelerator("cpu", "float32"), settings(**{"pretrain.knn_every": 1})
+    read = pretrain_mae(digits, every, accelerator, log=RunLog(), knn=lambda vit: float(len(calls.append(1) or calls)))
+    assert len(calls) == 6
+    for a, b in zip(read.model.state_dict().values(), pretrained(digits).model.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_bf16_trains_float32_weights_to_nearly_the_same_loss(digits: Dataset) -> None:
+    half, full = pretrained(digits, "bf16"), pretrained(digits)
+    assert {p.dtype for p in half.model.parameters()} == {torch.float32}
+    assert half.history[-1]["heldout_loss"] == pytest.approx(full.history[-1]["heldout_loss"], rel=0.05)
+    assert half.history[-1]["heldout_loss"] != full.history[-1]["heldout_loss"]
+
+
+def test_labels_outside_the_budget_are_never_read(digits: Dataset) -> None:
+    labels = digits.train.labels
+    assert labels is not None
+    labelled = label_subset(labels, per_class=5, seed=0, classes=digits.classes)
+    assert len(labelled) == 50
+    poisoned = np.full_like(labels, 7)
+    poisoned[labelled] = labels[labelled]
+    other = dataclasses.replace(digits, train=Split(digits.train.images, poisoned))
+    honest, blind = finetuned(digits, labelled), finetuned(other, labelled)
+    for a, b in zip(honest.model.state_dict().values(), blind.model.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_label_inside_the_budget_is_read(digits: Dataset) -> None:
+    labels = digits.train.labels
+    assert labels is not None
+    labelled = np.arange(50)
+    changed = labels.copy()
+    changed[:50] = (labels[:50] + 1) % 10
+    other = dataclasses.replace(digits, train=Split(digits.train.images, changed))
+    a, b = finetuned(digits, labelled).model, finetuned(other, labelled).model
+    assert not torch.equal(a.head.weight, b.head.weight)
+
+
+def test_a_frozen_encoder_keeps_its_bits_and_the_head_learns(digits: Dataset) -> None:
+    s = settings()
+    start = make_classifier(digits, s, 0, None).state_dict()
+    model = finetuned(digits, np.arange(200), **{"finetune.freeze_encoder": True}).model
+    for name, value in model.state_dict().items():
+        assert (name, torch.equal(value, start[name])) == (name, not name.startswith("head."))
+
+
+def test_fine_tuning_starts_from_the_weights_it_is_given(digits: Dataset, tmp_path: Path) -> None:
+    mae = pretrained(digits).model
+    assert isinstance(mae, MaskedAutoencoder)
+    file = tmp_path / "model.safetensors"
+    weights.save(file, mae, WeightsMeta("mae", MODEL, digits.shape, digits.mean, digits.std, digits.classes))
+    started = make_classifier(digits, settings(), 0, file)
+    for name, value in mae.encoder.state_dict().items():
+        assert torch.equal(started.state_dict()[name], value)
+    frozen = finetuned(digits, np.arange(200), file, **{"finetune.freeze_encoder": True}).model
+    assert torch.equal(frozen.pos_embed, mae.encoder.pos_embed)
+
+
+def test_fine_tuning_learns_from_few_labels(digits: Dataset) -> None:
+    longer = {
+        "finetune.min_steps": 400,
+        "finetune.lr": 5e-3,
+        "finetune.augment.flip": False,
+        "finetune.augment.crop_scale": 1.0,
+    }
+    history = finetuned(digits, np.arange(400), **longer).history
+    assert history[-1]["val_accuracy"] > 0.5
+
+
+def test_normalised_targets_of_one_value_are_refused(digits: Dataset) -> None:
+    one = dataclasses.replace(MODEL, patch=1)
+    with pytest.raises(UserError, match=r"normalise_targets.*larger --patch"):
+        MaskedAutoencoder(one, digits.shape, normalise_targets=True)
