@@ -136,7 +136,7 @@ def test_a_value_of_the_wrong_type_is_refused(key: str, value: object) -> None:
     assert key in refused(**{key: value})
 
 
-@pytest.mark.parametrize("text", ["pretrain: [1", "- a\n- list\n", "pretrain: 5\n", "\x00"])
+@pytest.mark.parametrize("text", ["pretrain: [1", "- a\n- list\n", "pretrain: 5\n", "pretrain: null\n", "\x00"])
 def test_a_file_that_is_no_settings_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "bad.yaml"
     path.write_text(text)

@@ -124,7 +124,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "lite": {"patch": 4, **_VIT, **_DECODER},
     "tiny": {"patch": 4, "width": 128, "depth": 8, "heads": 4, "mlp_ratio": 2.0} | _DECODER,
     "digits": {
-        **{"patch": 1, "width": 64, "depth": 6, "heads": 4, "mlp_ratio": 2.0},
+        **{"patch": 2, "width": 96, "depth": 4, "heads": 4, "mlp_ratio": 2.0},
         **{"decoder_width": 64, "decoder_depth": 1, "decoder_heads": 4},
     },
 }
@@ -240,7 +240,7 @@ _LIMITS: dict[str, tuple[Callable[[float], bool], str]] = {
 
 
 def _check_limits(settings: Any, prefix: str = "") -> None:
-    """Raise UserError, naming the flag, for a number that no stage could work with."""
+    """Raise UserError, naming the flag, for what no stage could work with."""
     for f in dataclasses.fields(settings):
         value = getattr(settings, f.name)
         if dataclasses.is_dataclass(value):
@@ -355,6 +355,15 @@ def parse(parser: Any, args: list[str]) -> Any:
 
 def settings_of(parser: Any, parsed: Any) -> Settings:
     """The frozen `Settings` in a parsed namespace."""
+    for f in dataclasses.fields(Settings):
+        # jsonargparse takes `pretrain: 5` in a file for no settings at all, and would go on with the defaults.
+        group, default = parsed.get(f.name), f.default_factory
+        if default is not dataclasses.MISSING and len(getattr(group, "__dict__", ())) < len(
+            dataclasses.fields(default())
+        ):
+            raise UserError(
+                f"--{f.name}: one value was given for a group of settings: expected {f.name}: {{key: value}}"
+            )
     ready = parser.instantiate(parsed)
     return Settings(**{f.name: ready[f.name] for f in dataclasses.fields(Settings)})
 

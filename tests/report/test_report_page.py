@@ -136,7 +136,8 @@ def test_the_page_is_a_function_of_the_directory(full_run: Path) -> None:
 
 def test_nothing_is_loaded_from_elsewhere(full_run: Path) -> None:
     page = write_report(full_run).read_text(encoding="utf-8")
-    assert "http://" not in page and "https://" not in page
+    assert "http://" not in page
+    assert "https://" not in page
     assert "<script" not in page
     for reference in re.findall(r'(?:src|href)="([^"]*)"', page):
         assert reference.startswith(("data:", "#")), reference
@@ -147,7 +148,8 @@ def test_nothing_is_loaded_from_elsewhere(full_run: Path) -> None:
 
 def test_user_text_is_escaped(full_run: Path) -> None:
     page = write_report(full_run).read_text(encoding="utf-8")
-    assert "<script>alert" not in page and "&lt;script&gt;alert(1)" in page
+    assert "<script>alert" not in page
+    assert "&lt;script&gt;alert(1)" in page
     assert "&lt;b&gt;verbatim&lt;/b&gt; &amp; whole" in page
 
 
@@ -226,7 +228,8 @@ def test_damaged_summary_is_one_line_that_names_the_file(tmp_path: Path, text: s
         (tmp_path / "summary.json").write_text(text, encoding="latin-1")
     with pytest.raises(UserError) as caught:
         write_report(tmp_path)
-    assert str(tmp_path / "summary.json") in str(caught.value) and "\n" not in str(caught.value)
+    assert str(tmp_path / "summary.json") in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_damaged_figures_name_the_file(full_run: Path) -> None:

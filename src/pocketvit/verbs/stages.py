@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from accelerate import Accelerator
 
 from pocketvit.config import Settings, resolve
@@ -27,7 +28,7 @@ from pocketvit.model.vit import ViT
 from pocketvit.model.weights import WeightsMeta
 from pocketvit.report import write_report
 from pocketvit.training.device import describe, make_accelerator
-from pocketvit.training.finetune import finetune_classifier
+from pocketvit.training.finetune import finetune_classifier, make_classifier
 from pocketvit.training.log import RunLog
 from pocketvit.training.pretrain import pretrain_mae, verdict
 from pocketvit.verbs.run import (
@@ -69,6 +70,7 @@ class Context:
         overwrite: bool,
         resume: bool,
         need_labels: bool,
+        init: Path | None = None,
     ) -> Context:
         """Load the data and check everything that can be wrong before the first file of the run is written."""
         started, patch = time.perf_counter(), settings.model.resolved().patch
@@ -77,6 +79,10 @@ class Context:
         accelerator = make_accelerator(settings.device, settings.precision)
         dataset = load(data, settings.data, multiple_of=patch, need_labels=need_labels)
         check_patch(*dataset.shape[:2], patch)
+        with torch.device("meta"):
+            MaskedAutoencoder(settings.model, dataset.shape, normalise_targets=settings.pretrain.normalise_targets)
+        if init is not None:
+            make_classifier(dataset, settings, settings.seed, init)
         if need_labels:
             for per_class in settings.data.label_budgets:
                 labelled_indices(dataset, settings, per_class, settings.seed)
@@ -155,8 +161,8 @@ def finetune(
         raise UserError("--labels-per-class: finetune takes one count; fit takes several")
     source = init.path if isinstance(init, Run) else Path(init) if init else None
     if source is not None:
-        weights.encoder_state(source)  # raises now, before a directory is made
-    context = Context.open("finetune", data, settings, out, overwrite, resume, need_labels=True)
+        weights.encoder_state(source)  # before the data are decoded
+    context = Context.open("finetune", data, settings, out, overwrite, resume, need_labels=True, init=source)
     name, per_class = ("mae" if source else "random"), settings.data.label_budgets[0]
     runs = [
         finetune_stage(context, name, source, per_class, seed, keep=seed == settings.seed) for seed in seeds(context)
