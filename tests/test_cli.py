@@ -129,7 +129,7 @@ def test_fit_prints_one_object_of_the_promised_keys(single: Fitted) -> None:
         "model": {"preset", "params", "macs", "macs_without_attention"},
         "pretrain": {"epochs", "seconds", "images_per_second", "train_loss", "heldout_loss", "verdict"},
         "probe": {"mae", "random"},
-        "finetune": {"mae", "random", "pixels", "gain"},
+        "finetune": {"labels_per_class", "mae", "random", "pixels", "gain"},
         "files": {"weights", "report", "config"},
     }
     assert {key: set(v) for key, v in result["probe"].items()} == {

@@ -69,6 +69,11 @@ class DataConfig:
                 raise UserError(f"--label-fraction: {self.label_fraction} is not above 0 and at most 1")
         return tuple(budgets)
 
+    @property
+    def largest_budget(self) -> int | None:
+        """The one of `label_budgets` that keeps most labels; None, all of them, is the largest."""
+        return max(self.label_budgets, key=lambda n: float("inf") if n is None else n)
+
 
 @dataclass(frozen=True)
 class ModelConfig:

@@ -97,13 +97,15 @@ def load(
     if len(train) < 1 + (val is None):
         raise UserError(f"{spec}: holds {len(train)} train image: at least 2 are needed, one of them to validate")
     if test is None and train.labels is not None and len(train) > 2:
-        train, test = _hold_out(train, config.test_fraction, "--test-fraction", config.split_seed, source, stratified)
+        train, test = _hold_out(
+            train, config.test_fraction, "--data.test_fraction", config.split_seed, source, stratified
+        )
         notes.append(
             f"the source has no test split: {len(test)} of {len(train) + len(test)} images held out for testing "
             f"(seed {config.split_seed})"
         )
     if val is None:
-        train, val = _hold_out(train, config.val_fraction, "--val-fraction", config.split_seed, source, stratified)
+        train, val = _hold_out(train, config.val_fraction, "--data.val_fraction", config.split_seed, source, stratified)
     mean, std = _statistics(train.images)
     return Dataset(source.name, source.classes, train, val, test, mean, std, tuple(notes))
 

@@ -55,9 +55,7 @@ def fit(
     folder, stages = context.folder, context.folder / "stages"
     pretrained = pretrain_stage(context)
     mae = folder / MAE_WEIGHTS
-    # None, all labels, counts as the largest.
-    budgets = settings.data.label_budgets
-    largest = max(budgets, key=lambda n: float("inf") if n is None else n)
+    budgets, largest = settings.data.label_budgets, settings.data.largest_budget
     probed = once(stages / "probe.json", lambda: _probe(context, mae, largest))
     for name, values in probed.items():
         context.log.say(f"probe of {name}: kNN {100 * values['knn']:.2f} %, linear {100 * values['linear']:.2f} %")
@@ -66,9 +64,8 @@ def fit(
         found: dict[str, list[dict[str, Any]]] = {name: [] for name in INITS}
         for seed in seeds(context):
             for name in INITS:
-                keep = per_class == largest and seed == settings.seed
                 init = mae if name == "mae" else None
-                found[name].append(finetune_stage(context, name, init, per_class, seed, keep))
+                found[name].append(finetune_stage(context, name, init, per_class, seed))
         key = f"pixels-{per_class or 'all'}.json"
         baselines = once(stages / key, partial(_pixels, context, per_class))
         tables.append(_table(per_class, found, baselines))
@@ -79,8 +76,6 @@ def fit(
             shipped = max(INITS, key=lambda name: float(np.mean([run["val_accuracy"] for run in found[name]])))
             shutil.copyfile(classifier_file(context, shipped), folder / WEIGHTS)
     results = {"pretrain": pretrained, "probe": probed, "finetune": tables if len(tables) > 1 else tables[0]}
-    if len(tables) == 1:
-        tables[0].pop("labels_per_class")
     return finish(context, results, {"shipped": shipped, "runs": runs, "pixels": pixels}, mae)
 
 

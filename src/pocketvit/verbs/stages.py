@@ -15,7 +15,6 @@ from accelerate import Accelerator
 
 from pocketvit.config import Settings, resolve
 from pocketvit.data import Dataset, label_subset, load
-from pocketvit.errors import UserError
 from pocketvit.evaluation.features import features, predict_probabilities
 from pocketvit.evaluation.metrics import Metrics, most_confident_mistakes
 from pocketvit.evaluation.probe import knn_accuracy
@@ -153,24 +152,24 @@ def finetune(
 ) -> Run:
     """Train a classifier from the weights `init` (a run or a weights file), or from random where it is None.
 
-    With several seeds the test accuracy is their mean, and the first seed's weights are saved. Arguments and errors
-    as for `pretrain`; `epochs`, `batch_size` and `lr` mean fine-tuning here.
+    With several seeds the test accuracy is their mean. The weights that are saved are the first seed's at the largest
+    label budget. Arguments and errors as for `pretrain`; `epochs`, `batch_size` and `lr` mean fine-tuning here.
     """
     settings = settings or resolve(recipe or default_recipe(data), config, stage="finetune", **overrides)
-    if len(settings.data.label_budgets) > 1:
-        raise UserError("--labels-per-class: finetune takes one count; fit takes several")
     source = init.path if isinstance(init, Run) else Path(init) if init else None
     if source is not None:
         weights.encoder_state(source)  # before the data are decoded
     context = Context.open("finetune", data, settings, out, overwrite, resume, need_labels=True, init=source)
-    name, per_class = ("mae" if source else "random"), settings.data.label_budgets[0]
-    runs = [
-        finetune_stage(context, name, source, per_class, seed, keep=seed == settings.seed) for seed in seeds(context)
-    ]
+    name, tables, runs = "mae" if source else "random", [], []
+    for per_class in settings.data.label_budgets:
+        found = [finetune_stage(context, name, source, per_class, seed) for seed in seeds(context)]
+        tables.append(
+            dict.fromkeys(("mae", "random", "pixels", "gain")) | {name: spread(found), "labels_per_class": per_class}
+        )
+        runs += found
     shutil.copyfile(classifier_file(context, name), context.folder / WEIGHTS)
-    table = dict.fromkeys(("mae", "random", "pixels", "gain")) | {name: spread(runs), "labels_per_class": per_class}
-    details = {"finetune": runs}
-    return finish(context, {"pretrain": None, "probe": None, "finetune": table}, details, source)
+    results = {"pretrain": None, "probe": None, "finetune": tables if len(tables) > 1 else tables[0]}
+    return finish(context, results, {"runs": runs}, source)
 
 
 def pretrain_stage(context: Context, file: str = MAE_WEIGHTS) -> dict[str, Any]:
@@ -208,11 +207,13 @@ def pretrain_stage(context: Context, file: str = MAE_WEIGHTS) -> dict[str, Any]:
     return stage
 
 
-def finetune_stage(
-    context: Context, name: str, init: Path | None, per_class: int | None, seed: int, keep: bool
-) -> dict[str, Any]:
-    """Fine-tune once and test; `keep` saves the weights in stages/. The labels that are kept depend on the seed."""
-    dataset = context.dataset
+def finetune_stage(context: Context, name: str, init: Path | None, per_class: int | None, seed: int) -> dict[str, Any]:
+    """Fine-tune once and test; which labels are read depends on the seed.
+
+    The first seed's weights at the largest label budget are kept in stages/: they are what may be shipped.
+    """
+    dataset, settings = context.dataset, context.settings
+    keep = per_class == settings.data.largest_budget and seed == settings.seed
     tags = {"stage": "finetune", "init": name, "labels_per_class": per_class, "seed": seed}
     key = f"finetune-{name}-{per_class or 'all'}-{seed}"
 

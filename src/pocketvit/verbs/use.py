@@ -39,7 +39,7 @@ def probe(data: str = "digits", *, model: Model, settings: Settings | None = Non
     module, meta = weights.load(_path(model))
     dataset = _dataset_like(data, meta, settings.data)
     device = make_accelerator(settings.device, "float32").device
-    per_class = settings.data.label_budgets[0]
+    per_class = settings.data.largest_budget
     labelled = labelled_indices(dataset, settings, per_class, settings.seed)
     images, labels = dataset.labelled("train")
     test_images, test_y = dataset.labelled("test")
