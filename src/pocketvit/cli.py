@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from pocketvit.config import flat_names, parse, recipe_path, settings_of, settings_parser
+from pocketvit.config import flat_names, parse, recipe_path, run_config, settings_of, settings_parser
 from pocketvit.errors import UserError
 
 DATA_HELP = "digits; a folder of images or class folders, with train/ and test/ or without; Parquet file or folder"
@@ -180,7 +180,9 @@ def _settings(verb: str, args: list[str], **arguments: Any) -> tuple[Any, Any]:
         from_data = [w for w in words if not w.startswith("-")]
         named = "digits" if from_data[:1] in ([], ["digits"]) else "lite"
         words.append(f"--recipe={named}")
-    given = parse(parser, [f"--config={recipe_path(named)}", *words] if named else words)
+    used = next((w.split("=", 1)[1] for w in reversed(words) if w.startswith("--weights=")), None)
+    base = recipe_path(named) if named else run_config(used) if used else None
+    given = parse(parser, [f"--config={base}", *words] if base else words)
     if "weights" in arguments and not given["weights"]:
         raise UserError(f"--model: {verb} needs a {MODEL[2]}")
     return given, settings_of(parser, given)

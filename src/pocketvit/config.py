@@ -314,6 +314,15 @@ def recipe_path(name: str) -> Path:
     raise UserError(f"--recipe: no recipe '{name}': use one of {', '.join(sorted(shipped))}, or a YAML file")
 
 
+def run_config(model: str | Path) -> Path | None:
+    """config.yaml of a run directory, or beside a weights file in one; None elsewhere.
+
+    Whoever tests a run's model must split the data as the run did, or would test on images it was trained on.
+    """
+    folder = Path(model) if Path(model).is_dir() else Path(model).parent
+    return folder / "config.yaml" if (folder / "config.yaml").is_file() else None
+
+
 def settings_parser(**kwargs: Any) -> Any:
     """A jsonargparse parser whose arguments are the fields of `Settings`, with --config and --print_config."""
     from jsonargparse import ActionConfigFile, ArgumentParser

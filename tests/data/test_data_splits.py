@@ -121,7 +121,7 @@ def test_one_image(tmp_path, save):
 @pytest.mark.parametrize("config", [DataConfig(val_fraction=0.0), DataConfig(test_fraction=1.0)])
 def test_fractions_out_of_range(tmp_path, class_folders, config):
     class_folders(tmp_path)
-    with pytest.raises(UserError, match=r"--(val|test)-fraction: .* is not above 0 and below 1"):
+    with pytest.raises(UserError, match=r"--data\.(val|test)_fraction: .* is not above 0 and below 1"):
         load(str(tmp_path), config)
 
 

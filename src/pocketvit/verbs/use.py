@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from pocketvit.config import DataConfig, Settings, resolve
+from pocketvit.config import DataConfig, Settings, resolve, run_config
 from pocketvit.data import Dataset, list_images, load, read_images
 from pocketvit.errors import UserError
 from pocketvit.evaluation import probe as probing
@@ -35,7 +35,7 @@ def probe(data: str = "digits", *, model: Model, settings: Settings | None = Non
     The probes read the labels that `labels_per_class` or `label_fraction` keep. Raises UserError for bad data,
     settings or weights, and where the images' shape is not the encoder's.
     """
-    settings = settings or resolve(**overrides)
+    settings = settings or resolve(config=run_config(_path(model)), **overrides)
     module, meta = weights.load(_path(model))
     dataset = _dataset_like(data, meta, settings.data)
     device = make_accelerator(settings.device, "float32").device
@@ -58,7 +58,7 @@ def evaluate(
     data: str = "digits", *, model: Model, settings: Settings | None = None, **overrides: Any
 ) -> dict[str, Any]:
     """Accuracy, per-class accuracy, confusion matrix and calibration error of a classifier on the test images."""
-    settings = settings or resolve(**overrides)
+    settings = settings or resolve(config=run_config(_path(model)), **overrides)
     vit, meta = _classifier(model)
     dataset = _dataset_like(data, meta, settings.data)
     if dataset.classes != meta.classes:
@@ -113,7 +113,7 @@ def reconstruct(
     import numpy as np
     from PIL import Image
 
-    settings = settings or resolve(**overrides)
+    settings = settings or resolve(config=run_config(_path(model)), **overrides)
     mae, meta = weights.load(_mae_path(model))
     if not isinstance(mae, MaskedAutoencoder):
         raise UserError(f"{_path(model)}: a classifier has no decoder: give pre-trained weights")
