@@ -79,5 +79,5 @@ def finetune_classifier(
 
     return train(
         vit, loss_function, batches, config, accelerator,
-        seed=seed, log=log, tags=tags, evaluate=evaluate, folder=folder,
+        seed=seed, log=log, tags=tags, evaluate=evaluate, reading_images=len(heldout), folder=folder,
     )  # fmt: skip

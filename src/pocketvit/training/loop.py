@@ -71,6 +71,7 @@ def train(
     log: RunLog,
     tags: dict[str, Any],
     evaluate: Evaluate | None = None,
+    reading_images: int = 0,
     folder: Path | None = None,
 ) -> TrainResult:
     """Train `model` in place.
@@ -83,6 +84,7 @@ def train(
         seed: with the step, decides every random draw of the training.
         tags: what identifies the stage in metrics.jsonl, such as {"stage": "pretrain"}.
         evaluate: (model, epoch, whether it is the last) to readings, called at most READINGS times.
+        reading_images: images that one such call goes through; training goes through twice as many between two.
         folder: where checkpoints go; one that is there is resumed from.
 
     Raises:
@@ -94,7 +96,8 @@ def train(
     modules = {"model": model} | ({"average": average} if average else {})
     per_epoch = batches.steps_per_epoch
     steps = total_steps(config, per_epoch)
-    every = max(1, round(steps / per_epoch / READINGS)) * per_epoch
+    between = max(steps / READINGS, 2 * reading_images / batches.batch_size)
+    every = max(1, round(between / per_epoch)) * per_epoch
     checkpoint = folder / "checkpoint.safetensors" if folder else None
     start, notes = load_state(checkpoint, optimizer, modules) if checkpoint and checkpoint.exists() else (0, {})
     progress = StageProgress(log, " ".join(str(v) for v in tags.values()), steps, start)

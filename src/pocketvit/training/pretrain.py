@@ -53,7 +53,7 @@ def pretrain_mae(
     tags = {"stage": "pretrain"}
     return train(
         mae, loss_function, batches, config, accelerator,
-        seed=settings.seed, log=log, tags=tags, evaluate=evaluate, folder=folder,
+        seed=settings.seed, log=log, tags=tags, evaluate=evaluate, reading_images=len(heldout), folder=folder,
     )  # fmt: skip
 
 
