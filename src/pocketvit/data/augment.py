@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pocketvit.config import AugmentConfig
+from pocketvit.data import draws
 from pocketvit.errors import UserError
 
 CROP_RATIO = 4 / 3  # of a crop, to the image's own; as torchvision's RandomResizedCrop
@@ -59,8 +60,20 @@ class Augment:
         elif config.flip:
             images = torch.where(_uniform(images, 1) < 0.5, images.flip(-1), images)
         if self.policy is not None:
-            images = torch.cat([self.policy(part) for part in images.chunk(POLICY_PARTS)])
+            images = self._in_parts(self.policy, images)
         return self._erase(images) if config.erase else images
+
+    @staticmethod
+    def _in_parts(policy: nn.Module, images: Tensor) -> Tensor:
+        """`policy` on each part of the batch; a part's seed depends on its place in the whole batch."""
+        share = draws.share()
+        seeds = torch.randint(2**31, (max(POLICY_PARTS, share.world) + 1,)).tolist()
+        parts, changed = images.chunk(max(1, POLICY_PARTS // share.world)), []
+        for number, part in enumerate(parts, start=share.rank * len(parts)):
+            torch.manual_seed(seeds[number])
+            changed.append(policy(part))
+        torch.manual_seed(seeds[-1])
+        return torch.cat(changed)
 
     def _affine(self, images: Tensor) -> Tensor:
         """(B, 2, 3): where each output pixel is read, in coordinates from -1 to 1.
@@ -124,16 +137,16 @@ def mix(
         (B, C, H, W) images and (B, classes) float32 targets, each summing to 1.
     """
     targets = F.one_hot(labels, classes).float() * (1 - smoothing) + smoothing / classes
-    if not (mixup or cutmix) or _draw() >= share:
+    if not (mixup or cutmix) or draws.draw() >= share:
         return images, targets
-    cut = _draw() < 0.5 if mixup and cutmix else bool(cutmix)
+    cut = draws.draw() < 0.5 if mixup and cutmix else bool(cutmix)
     alpha = cutmix if cut else mixup
     keep = float(torch.distributions.Beta(alpha, alpha).sample())
     if cut:
         images, keep = _paste(images, keep)
     else:
-        images = keep * images + (1 - keep) * images.roll(1, 0)
-    return images, keep * targets + (1 - keep) * targets.roll(1, 0)
+        images = keep * images + (1 - keep) * _neighbours(images)
+    return images, keep * targets + (1 - keep) * _neighbours(targets)
 
 
 def _paste(images: Tensor, keep: float) -> tuple[Tensor, float]:
@@ -142,22 +155,24 @@ def _paste(images: Tensor, keep: float) -> tuple[Tensor, float]:
     box = []
     for side in (height, width):
         # As in Yun et al. 2019, the centre is anywhere, and what falls outside is cut off.
-        centre, half = _draw() * side, side * math.sqrt(1 - keep) / 2
+        centre, half = draws.draw() * side, side * math.sqrt(1 - keep) / 2
         box.append((max(0, round(centre - half)), min(side, round(centre + half))))
     (top, bottom), (left, right) = box
     mixed = images.clone()
-    mixed[..., top:bottom, left:right] = images.roll(1, 0)[..., top:bottom, left:right]
+    mixed[..., top:bottom, left:right] = _neighbours(images)[..., top:bottom, left:right]
     return mixed, 1 - (bottom - top) * (right - left) / (height * width)
 
 
 def _uniform(images: Tensor, count: int) -> Tensor:
     """(count, B, 1, 1, 1) uniform numbers in [0, 1), or (B, 1, 1, 1) where `count` is 1."""
-    numbers = torch.rand(count, len(images), 1, 1, 1, device=images.device)
+    numbers = draws.uniform((count, len(images), 1, 1, 1), images.device, images=1)
     return numbers[0] if count == 1 else numbers
 
 
-def _draw() -> float:
-    return float(torch.rand(()))
+def _neighbours(tensor: Tensor) -> Tensor:
+    """Rows swapped in pairs, 0 with 1, 2 with 3: a pair is never split between processes. An odd last row stays."""
+    rows = torch.arange(len(tensor), device=tensor.device)
+    return tensor[(rows ^ 1).clamp(max=len(tensor) - 1)]
 
 
 def _policy(name: str, channels: int) -> nn.Module | None:

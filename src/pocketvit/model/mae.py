@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pocketvit.config import ModelConfig
+from pocketvit.data import draws
 from pocketvit.errors import UserError
 from pocketvit.model.patches import patchify, random_mask
 from pocketvit.model.vit import NORM_EPS, Block, ViT, ViTShape, init_weights
@@ -74,7 +75,7 @@ class MaskedAutoencoder(nn.Module):
             noise: (B, N) float that decides the mask (see `random_mask`); None draws it.
         """
         if noise is None:
-            noise = torch.rand(len(images), self.encoder.shape.patches, device=images.device)
+            noise = draws.uniform((len(images), self.encoder.shape.patches), images.device)
         visible, mask = random_mask(noise, mask_ratio)
         prediction = self.decode(self.encoder.encode(images, visible), visible)
         return MAEOutput(*self._losses(images, prediction, mask), prediction, mask)

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pocketvit.config import ModelConfig
+from pocketvit.data import draws
 from pocketvit.model.patches import check_patch, patchify
 
 # ViTMAE's value, and timm's; torch's default of 1e-5 would break parity with both.
@@ -104,7 +105,7 @@ class Block(nn.Module):
     def _drop(self, branch: Tensor) -> Tensor:
         if not self.training or self.drop_path == 0:
             return branch
-        keep = branch.new_empty(branch.shape[0], 1, 1).bernoulli_(1 - self.drop_path)
+        keep = draws.uniform((branch.shape[0], 1, 1), branch.device) >= self.drop_path
         return branch * keep / (1 - self.drop_path)
 
 
