@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
 import sys
 from collections.abc import Callable
 from typing import Any
 
-from pocketvit.config import flat_names, parse, recipe_path, run_config, settings_of, settings_parser
+from pocketvit.config import default_recipe, flat_names, parse, recipe_path, run_config, settings_of, settings_parser
 from pocketvit.errors import UserError
 
 DATA_HELP = "digits; a folder of images or class folders, with train/ and test/ or without; Parquet file or folder"
@@ -33,6 +34,11 @@ def main(argv: list[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         return 0
+    except OSError as error:
+        # A full disk or a directory that became read-only: whole files are kept, and the run can go on from them.
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG):
+            raise
+        return _fail(UserError(f"{error.filename or 'output'}: cannot be written ({error.strerror}); then --resume"), 2)
 
 
 def fit(args: list[str]) -> int:
@@ -145,13 +151,16 @@ OUT = {
     "out": (str, None, "run directory; default: a new one in runs/"),
     "overwrite": (bool, False, "replace the run that is in --out"),
     "resume": (bool, False, "go on with the run that is in --out"),
+    "time_limit": (str, None, "save and stop after 90s, 50m or 1.5h; --resume goes on"),
 }
 
 
 def _train(verb: str, args: list[str], **more: Any) -> int:
     given, settings = _settings(verb, args, source=DATA, **more, **OUT)
+    from accelerate import PartialState
+
     import pocketvit
-    from pocketvit.training.loop import Interrupted, NonFiniteLoss
+    from pocketvit.training.loop import Interrupted, NonFiniteLoss, TimeIsUp
 
     options = {name: given[name] for name in (*more, *OUT)}
     try:
@@ -160,6 +169,10 @@ def _train(verb: str, args: list[str], **more: Any) -> int:
         return _fail(stop, 128 + stop.signum)
     except NonFiniteLoss as error:
         return _fail(error, 1)
+    except TimeIsUp as stop:
+        return _show(given, {"unfinished": str(stop)}, str(stop))
+    if not PartialState().is_main_process:  # of several processes one speaks
+        return 0
     return _show(given, run.summary, f"report: {run.summary['files']['report']}")
 
 
@@ -178,7 +191,7 @@ def _settings(verb: str, args: list[str], **arguments: Any) -> tuple[Any, Any]:
     named = next((w.split("=", 1)[1] for w in reversed(words) if w.startswith("--recipe=")), None)
     if named is None and "source" in arguments and verb in ("fit", "pretrain", "finetune"):
         from_data = [w for w in words if not w.startswith("-")]
-        named = "digits" if from_data[:1] in ([], ["digits"]) else "lite"
+        named = default_recipe(*from_data[:1] or ["digits"])
         words.append(f"--recipe={named}")
     used = next((w.split("=", 1)[1] for w in reversed(words) if w.startswith("--weights=")), None)
     base = recipe_path(named) if named else run_config(used) if used else None

@@ -163,7 +163,8 @@ class OptimConfig:
     Args:
         epochs: passes over the training images
         min_steps: train at least this many steps, however few images there are
-        batch_size: images a step
+        batch_size: images a step, over all processes
+        accumulate: parts that a batch goes through the device in, one after the other, where memory is short
         lr: peak learning rate
         min_lr: learning rate at the end of the cosine
         warmup: share of the steps in which the rate rises to its peak
@@ -177,6 +178,7 @@ class OptimConfig:
     epochs: int = 100
     min_steps: int = 0
     batch_size: int = 256
+    accumulate: int = 1
     lr: float = 1e-3
     min_lr: float = 0.0
     warmup: float = 0.1
@@ -233,7 +235,7 @@ class FinetuneConfig(OptimConfig):
 
 # What values may be; names are those of fields, in whichever stage they are.
 _LIMITS: dict[str, tuple[Callable[[float], bool], str]] = {
-    "at least 1": (lambda v: v >= 1, "seeds epochs batch_size"),
+    "at least 1": (lambda v: v >= 1, "seeds epochs batch_size accumulate"),
     "at least 0": (
         lambda v: v >= 0,
         "seed split_seed min_steps lr min_lr weight_decay clip visible_discount knn_every mixup cutmix rotate",
@@ -300,6 +302,19 @@ FLAT_BY_STAGE = ("epochs", "batch_size", "lr")
 def flat_names(stage: str) -> dict[str, str]:
     """Flat names and the dotted names they stand for; `stage` is "pretrain" or "finetune"."""
     return FLAT | {name: f"{stage}.{name}" for name in FLAT_BY_STAGE}
+
+
+def default_recipe(data: str) -> str:
+    """The recipe of a source when none is named."""
+    return "digits" if data == "digits" else "lite"
+
+
+def seconds_of(duration: str | float) -> float:
+    """Seconds in "90s", "50m", "1.5h" or a number of seconds; UserError for anything else."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smh]?)\s*", str(duration))
+    if not found or float(found[1]) <= 0:
+        raise UserError(f"--time-limit: '{duration}' is not a duration: expected one like 90s, 50m or 1.5h")
+    return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[found[2]]
 
 
 def recipe_path(name: str) -> Path:

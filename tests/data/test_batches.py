@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pocketvit.data import batches as module
 from pocketvit.data.batches import Batches
 
 
@@ -78,8 +79,34 @@ def test_chunks_walk_through_all_images_in_order_and_normalise_each_channel() ->
 def test_a_read_only_greyscale_set_is_copied_not_shared() -> None:
     images = np.zeros((3, 2, 2, 1), dtype=np.uint8)
     images.flags.writeable = False
-    Batches(images, None, [0.0], [1.0], batch_size=2, seed=0, device="cpu").images.fill_(1)
+    data = Batches(images, None, [0.0], [1.0], batch_size=2, seed=0, device="cpu")
+    data.at(0)[0].fill_(1)
+    next(data.chunks(3)).fill_(1)
     assert not images.any()
+    assert not data.at(0)[0].any()
+
+
+@given(n=st.integers(1, 40), batch_size=st.integers(1, 50), parts=st.sampled_from([1, 2]), jump=st.integers(0, 30))
+def test_images_that_stay_on_the_disk_come_in_the_same_batches(n: int, batch_size: int, parts: int, jump: int) -> None:
+    images = np.random.default_rng(n).integers(0, 256, (n, 3, 2, 2), dtype=np.uint8)
+    images.flags.writeable = False
+    size = max(parts, min(n, batch_size) // parts * parts)
+    if size > n:
+        return
+    common = {"mean": [0.1, 0.2], "std": [1.0, 2.0], "batch_size": size, "seed": 1, "device": "cpu"}
+    kept, streamed = (Batches(images, np.arange(n), resident=resident, **common) for resident in (True, False))
+    for step in [*range(2 * kept.steps_per_epoch), jump]:
+        for part in range(parts):
+            for a, b in zip(kept.at(step, part, parts), streamed.at(step, part, parts), strict=True):
+                assert torch.equal(a, b)
+    assert all(torch.equal(a, b) for a, b in zip(kept.chunks(7), streamed.chunks(7), strict=True))
+
+
+def test_a_set_larger_than_the_memory_left_is_streamed(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = np.zeros((10, 4, 4, 1), np.uint8)
+    for free, resident in ((320, True), (319, False)):
+        monkeypatch.setattr(module, "_free", lambda device, free=free: free)
+        assert Batches(images, None, [0.0], [1.0], batch_size=2, seed=0, device="cpu").resident is resident
 
 
 def test_no_images_are_refused() -> None:

@@ -17,7 +17,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -28,10 +27,11 @@ from pocketvit.errors import UserError
 from pocketvit.model.mae import MaskedAutoencoder
 from pocketvit.model.vit import ViT, ViTShape
 from pocketvit.training import loop
+from pocketvit.training.checkpoint import BEFORE, NEWEST, REPLAY, capture, read, save_state
 from pocketvit.training.device import make_accelerator
 from pocketvit.training.log import RunLog
-from pocketvit.training.loop import Interrupted, NonFiniteLoss, TrainResult, train
-from pocketvit.training.optimizer import learning_rate, make_average, make_optimizer
+from pocketvit.training.loop import Interrupted, NonFiniteLoss, TimeIsUp, TrainResult, train
+from pocketvit.training.optimizer import Average, learning_rate, make_optimizer
 from pocketvit.training.pretrain import verdict
 
 CONFIG = OptimConfig(epochs=3, batch_size=8, lr=1e-2, clip=1.0, ema=0.9, layer_decay=0.8)
@@ -45,6 +45,7 @@ class Killed(BaseException):
 @pytest.fixture(autouse=True)
 def checkpoint_after_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", -1.0)
+    monkeypatch.setattr(loop, "SETTLE_SECONDS", 0.0)
 
 
 def classifier(seed: int = 0, depth: int = 2, drop_path: float = 0.1) -> ViT:
@@ -75,6 +76,7 @@ def run(
     config: OptimConfig = CONFIG,
     model_seed: int = 0,
     images: np.ndarray | None = None,
+    deadline: float = math.inf,
 ) -> TrainResult:
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (40, 4, 4, 1), dtype=np.uint8) if images is None else images
@@ -82,7 +84,7 @@ def run(
     batches = Batches(images, labels, [0.5], [0.3], batch_size=config.batch_size, seed=5, device="cpu")
     return train(
         classifier(model_seed), loss, batches, config, make_accelerator("cpu", "float32"),
-        seed=5, log=RunLog(folder), tags={"stage": "test"}, folder=folder,
+        seed=5, log=RunLog(folder), tags={"stage": "test"}, folder=folder, deadline=deadline,
         evaluate=lambda model, epoch, last: {"weight": next(model.parameters()).sum().item()},
     )  # fmt: skip
 
@@ -114,8 +116,7 @@ def test_a_resumed_run_keeps_the_readings_and_the_time_of_the_first_part(tmp_pat
     whole = run(None)
     with pytest.raises(Killed):
         run(tmp_path, fails_at(11, kill))
-    with safe_open(tmp_path / "checkpoint.safetensors", "pt") as file:
-        before = json.loads(file.metadata()["notes"])["seconds"]
+    before = read(tmp_path / NEWEST).notes["seconds"]
     resumed = run(tmp_path)
     assert [r["step"] for r in resumed.history] == [5, 10, 15]
     assert [r["weight"] for r in resumed.history] == [r["weight"] for r in whole.history]
@@ -136,8 +137,7 @@ def test_a_signal_finishes_the_step_saves_and_says_which(tmp_path: Path, number:
         run(tmp_path, fails_at(6, lambda: os.kill(os.getpid(), number)))
     assert stopped.value.signum == number
     assert signal.getsignal(number) is handler
-    with safe_open(tmp_path / "checkpoint.safetensors", "pt") as file:
-        assert file.metadata()["step"] == "7"
+    assert read(tmp_path / NEWEST).step == 7
     assert same_weights(run(tmp_path, model_seed=99).model, run(None).model)
 
 
@@ -168,18 +168,81 @@ def test_an_infinite_loss_without_a_folder_still_names_the_step() -> None:
         run(None, lambda model, images, labels: ordinary_loss(model, images, labels) * math.inf)
 
 
-@pytest.mark.parametrize("content", [b"", b"not safetensors at all", None])
-def test_a_damaged_checkpoint_is_the_users_to_mend(tmp_path: Path, content: bytes | None) -> None:
+def flipped(content: bytes) -> bytes:
+    """One bit of the last number is another: nothing but a checksum can tell."""
+    return content[:-1] + bytes([content[-1] ^ 1])
+
+
+DAMAGES = [lambda content: b"", lambda content: b"not safetensors at all", lambda content: content[:-40], flipped]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_checkpoint_falls_back_to_the_one_before_and_says_so(
+    tmp_path: Path, damage: Callable[[bytes], bytes], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(Killed):
+        run(tmp_path, fails_at(11, kill))
+    file = tmp_path / NEWEST
+    assert (read(file).step, read(tmp_path / BEFORE).step) == (11, 10)
+    file.write_bytes(damage(file.read_bytes()))
+    assert same_weights(run(tmp_path, model_seed=99).model, run(None).model)
+    assert "going on from the one before it, of step 10" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_two_damaged_checkpoints_are_the_users_to_mend(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
     run(tmp_path)
-    file = tmp_path / "checkpoint.safetensors"
-    file.write_bytes(file.read_bytes()[:-40] if content is None else content)
+    for file in (tmp_path / NEWEST, tmp_path / BEFORE):
+        file.write_bytes(damage(file.read_bytes()))
     with pytest.raises(UserError, match=r"checkpoint\.safetensors: not a checkpoint of this run .*start afresh"):
         run(tmp_path)
 
 
+def test_killed_between_two_files_the_one_before_is_there(tmp_path: Path) -> None:
+    with pytest.raises(Killed):
+        run(tmp_path, fails_at(11, kill))
+    (tmp_path / NEWEST).unlink()
+    assert same_weights(run(tmp_path, model_seed=99).model, run(None).model)
+
+
+def test_a_deadline_saves_and_stops_and_resuming_ends_with_the_same_bits(tmp_path: Path) -> None:
+    for part in range(3):
+        with pytest.raises(TimeIsUp, match="--resume"):
+            run(tmp_path, model_seed=99 if part else 0, deadline=0)
+    assert read(tmp_path / NEWEST).step == 3  # at least a step each time, so that slices end
+    assert same_weights(run(tmp_path, model_seed=99).model, run(None).model)
+
+
+def test_losses_are_read_late_and_readings_and_weights_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    often = run(None)
+    monkeypatch.setattr(loop, "SETTLE_SECONDS", 60.0)
+    seldom = run(None)
+    assert same_weights(often.model, seldom.model)
+    assert [r["train_loss"] for r in often.history] == [r["train_loss"] for r in seldom.history]
+
+
+def test_a_failing_step_is_replayed_though_its_loss_was_read_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(Killed):
+        run(tmp_path / "killed", fails_at(8, kill))
+    monkeypatch.setattr(loop, "SETTLE_SECONDS", 60.0)
+    seed_of_step_8 = 5 * 1_000_003 + 8
+
+    def loss(model: nn.Module, images: Tensor, labels: Tensor | None) -> Tensor:
+        return ordinary_loss(model, images, labels) * (math.nan if torch.initial_seed() == seed_of_step_8 else 1.0)
+
+    # Steps 6 to 9 are read together; what is kept is the state before step 8.
+    with pytest.raises(NonFiniteLoss, match="not finite at step 8:"):
+        run(tmp_path, loss)
+    kept, expected = read(tmp_path / REPLAY), read(tmp_path / "killed" / NEWEST)
+    assert (kept.step, expected.step) == (8, 8)
+    assert all(torch.equal(kept.tensors[name], expected.tensors[name]) for name in expected.tensors)
+
+
 def test_the_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
     model = classifier(depth=1)
-    loop.save_state(tmp_path / "checkpoint.safetensors", 3, make_optimizer(model, CONFIG), {"model": model}, {})
+    save_state(tmp_path, capture(3, make_optimizer(model, CONFIG), {"model": model}))
     with pytest.raises(UserError, match="not a checkpoint of this run"):
         run(tmp_path)
 
@@ -196,15 +259,15 @@ def test_the_moving_average_follows_its_formula() -> None:
     values = [1.0, 3.0, -2.0, 5.0]
     with torch.no_grad():
         model.weight.fill_(values[0])
-        average = make_average(model, decay=0.15)
-        average.update_parameters(model)  # the first is a copy
+        average = Average(model, decay=0.15)
+        average.update(model, 0)  # the first is a copy
         expected = values[0]
         for count, value in enumerate(values[1:], start=1):
             model.weight.fill_(value)
-            average.update_parameters(model)
+            average.update(model, count)
             decay = min(0.15, (1 + count) / (10 + count))
             expected = decay * expected + (1 - decay) * value
-    assert average.module.weight.item() == pytest.approx(expected, rel=1e-6)
+    assert average.model.weight.item() == pytest.approx(expected, rel=1e-6)
 
 
 SPARED = ("bias", "norm.weight", "norm1.weight", "norm2.weight", "pos_embed", "mask_token")
@@ -275,9 +338,10 @@ CHILD = """
 import sys, time
 from pocketvit.cli import main
 from pocketvit.training import loop
+from pocketvit.training.checkpoint import BEFORE, NEWEST, REPLAY, capture, read, save_state
 
 save = loop.save_state
-loop.CHECKPOINT_SECONDS = 0
+loop.CHECKPOINT_SECONDS = loop.SETTLE_SECONDS = 0
 loop.save_state = lambda *args: (save(*args), time.sleep(0.2))
 sys.exit(main(sys.argv[1:]))
 """
@@ -316,10 +380,63 @@ def test_a_process_ended_by_a_signal_resumes_to_the_same_bits(
         child.kill()
     assert child.returncode == status
     assert "Traceback" not in stderr
-    with safe_open(checkpoint, "pt") as file:
-        assert 0 < int(file.metadata()["step"]) < 20
+    assert 0 < read(checkpoint).step < 20
     assert main([*PRETRAIN, "--out", str(out), "--resume"]) == 0
     assert (out / "model.safetensors").read_bytes() == (whole_run / "model.safetensors").read_bytes()
     summaries = [json.loads((folder / "summary.json").read_text())["pretrain"] for folder in (out, whole_run)]
     assert summaries[0]["heldout_loss"] == summaries[1]["heldout_loss"]
     assert summaries[0]["verdict"] == summaries[1]["verdict"]
+
+
+FULL_DISK = """
+import resource, signal, sys
+from pocketvit.cli import main
+from pocketvit.training import loop
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+loop.CHECKPOINT_SECONDS = loop.SETTLE_SECONDS = 0
+read = loop._read_losses
+count = iter(range(100))
+
+def reading(*args):
+    if next(count) == 5:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
+    return read(*args)
+
+loop._read_losses = reading
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_a_disk_that_fills_up_leaves_the_last_good_state(tmp_path: Path, whole_run: Path) -> None:
+    out = tmp_path / "run"
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    child = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, *PRETRAIN, "--out", str(out)], env=environment, capture_output=True, text=True
+    )
+    assert child.returncode == 2
+    assert "Traceback" not in child.stderr
+    assert "cannot be written (File too large); then --resume" in child.stderr.splitlines()[-1]
+    folder = out / "checkpoints" / "pretrain"
+    assert [file.name for file in folder.iterdir()] == [BEFORE]
+    assert read(folder / BEFORE).step == 5
+    assert main([*PRETRAIN, "--out", str(out), "--resume"]) == 0
+    assert (out / "model.safetensors").read_bytes() == (whole_run / "model.safetensors").read_bytes()
+
+
+def test_a_time_limit_ends_with_status_0_and_slices_end_with_the_same_bits(
+    tmp_path: Path, whole_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, calls = tmp_path / "run", 0
+    while not (out / "summary.json").exists():
+        resume = ["--resume"] if calls else []
+        assert main([*PRETRAIN, "--out", str(out), "--time-limit", "0.01s", "--json", *resume]) == 0
+        printed = json.loads(capsys.readouterr().out)
+        assert "unfinished" in printed or "pretrain" in printed
+        calls += 1
+        if calls == 5:  # the rest at once
+            assert main([*PRETRAIN, "--out", str(out), "--resume"]) == 0
+    assert calls == 5
+    assert (out / "model.safetensors").read_bytes() == (whole_run / "model.safetensors").read_bytes()
+    steps = [json.loads(line)["step"] for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert steps == sorted(set(steps))

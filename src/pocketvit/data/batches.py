@@ -1,26 +1,39 @@
-"""Images that live on the device, and a sampler whose state is the step and nothing else."""
+"""Images that live on the device, and a sampler whose state is the step and nothing else.
+
+A set that is too large for the device stays where it is, a memory map mostly, and the next batch is fetched from there
+while the device works on this one.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
+import psutil
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pocketvit.data.draws import share
+from pocketvit.errors import UserError
+
+RESIDENT_SHARE = 0.5  # of the device's free memory that the images may take
+
 
 class Batches:
-    """A set of images, moved to the device once, as uint8.
+    """A set of images as uint8, moved to the device once where they fit.
 
     Args:
         images: (N, H, W, C)
         labels: (N,) class numbers, or None
         mean: of each channel, in units of [0, 1]
         std: as mean
-        batch_size: images a batch; a smaller set is one batch
+        batch_size: images a batch, over all processes; a smaller set is one batch
         seed: of the order
         device: where images and labels are kept
+        resident: whether the images are moved to the device; None moves them where they take at most RESIDENT_SHARE of
+            its free memory
 
     Raises:
         ValueError: no images.
@@ -36,18 +49,20 @@ class Batches:
         batch_size: int,
         seed: int,
         device: torch.device | str,
+        resident: bool | None = None,
     ) -> None:
         if not len(images):
             raise ValueError("no images to take batches from")
-        # Channels first, so that an image is one contiguous run; a copy, because the cache's arrays are read-only.
-        self.images = torch.from_numpy(np.array(images.transpose(0, 3, 1, 2), order="C")).to(device)
+        self.device = torch.device(device)
+        self.resident = images.nbytes <= RESIDENT_SHARE * _free(self.device) if resident is None else resident
+        self._images: _Resident | _Streamed = (_Resident if self.resident else _Streamed)(images, self.device)
         self.labels = None if labels is None else torch.tensor(labels, dtype=torch.int64, device=device)
         self.mean, self.std = (torch.tensor(v, dtype=torch.float32, device=device).view(-1, 1, 1) for v in (mean, std))
         self.batch_size, self.seed = min(batch_size, len(images)), seed
         self._order: tuple[int, Tensor] | None = None
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self._images)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -55,23 +70,48 @@ class Batches:
         return len(self) // self.batch_size
 
     def order(self, epoch: int) -> Tensor:
-        """(N,) int64: the permutation of an epoch, a function of (seed, epoch) alone."""
+        """(N,) int64 on the host: the permutation of an epoch, a function of (seed, epoch) alone."""
         if self._order is None or self._order[0] != epoch:
             # Hashed, for neighbouring seeds not to share the orders of neighbouring epochs.
             seed = int(np.random.SeedSequence((self.seed, epoch)).generate_state(1)[0])
-            order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
-            self._order = epoch, order.to(self.images.device)
+            self._order = epoch, torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
         return self._order[1]
 
-    def at(self, step: int) -> tuple[Tensor, Tensor | None, Tensor]:
-        """The batch of a step, counted from 0 over all epochs.
+    def indices(self, step: int, part: int = 0, parts: int = 1) -> Tensor:
+        """(B,) int64 on the host: which images this process has in a part of the batch of a step.
+
+        Raises:
+            UserError: processes and parts that do not divide the batch.
+        """
+        epoch, batch = divmod(step, self.steps_per_epoch)
+        own = share()
+        size, rest = divmod(self.batch_size, parts * own.world)
+        if rest:
+            raise UserError(
+                f"--batch-size: {self.batch_size} images cannot be shared evenly by {own.world} processes in {parts} "
+                "parts (--accumulate): choose a multiple of both"
+            )
+        start = batch * self.batch_size + (part * own.world + own.rank) * size
+        return self.order(epoch)[start : start + size]
+
+    def at(self, step: int, part: int = 0, parts: int = 1) -> tuple[Tensor, Tensor | None, Tensor]:
+        """What this process has of the batch of a step, counted from 0 over all epochs; Raises as `indices`.
+
+        Args:
+            step: number of the batch
+            part: which of `parts` equal parts of it
+            parts: how many parts a batch is gone through in
 
         Returns:
             (B, C, H, W) float32 in [0, 1]; (B,) int64 labels or None; (B,) int64 positions in the set.
         """
-        epoch, batch = divmod(step, self.steps_per_epoch)
-        indices = self.order(epoch)[batch * self.batch_size : (batch + 1) * self.batch_size]
-        return self.images[indices] / 255, None if self.labels is None else self.labels[indices], indices
+        indices = self.indices(step, part, parts).to(self.device, non_blocking=True)
+        if isinstance(self._images, _Streamed):
+            following = (step, part + 1) if part + 1 < parts else (step + 1, 0)
+            images = self._images.take(self.indices(step, part, parts), self.indices(*following, parts))
+        else:
+            images = self._images.take(indices)
+        return images / 255, None if self.labels is None else self.labels[indices], indices
 
     def normalise(self, images: Tensor) -> Tensor:
         """(B, C, H, W) in [0, 1] to mean 0 and deviation 1 of every channel of the train images."""
@@ -79,5 +119,61 @@ class Batches:
 
     def chunks(self, batch_size: int) -> Iterator[Tensor]:
         """All images in their own order, as normalised (B, C, H, W) of at most `batch_size`."""
-        for images in self.images.split(batch_size):
-            yield self.normalise(images / 255)
+        for start in range(0, len(self), batch_size):
+            yield self.normalise(self._images.between(start, start + batch_size) / 255)
+
+
+class _Resident:
+    """Images on the device, channels first, so that an image is one contiguous run."""
+
+    def __init__(self, images: NDArray[np.uint8], device: torch.device) -> None:
+        # A copy, because the cache's arrays are read-only.
+        self.images = torch.from_numpy(np.array(images.transpose(0, 3, 1, 2), order="C")).to(device)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def take(self, indices: Tensor) -> Tensor:
+        return self.images[indices]
+
+    def between(self, start: int, end: int) -> Tensor:
+        return self.images[start:end]
+
+
+class _Streamed:
+    """Images left where they are; a thread fetches those of the next batch ahead of time, into pinned memory."""
+
+    def __init__(self, images: NDArray[np.uint8], device: torch.device) -> None:
+        self.images, self.device = images, device
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="batches")
+        self._ahead: tuple[Tensor, Future[Tensor]] | None = None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def take(self, indices: Tensor, following: Tensor) -> Tensor:
+        """The images at `indices`; those at `following` are fetched meanwhile."""
+        ahead, self._ahead = self._ahead, None
+        fetched = ahead[1].result() if ahead and torch.equal(ahead[0], indices) else self._fetch(indices)
+        self._ahead = following, self._thread.submit(self._fetch, following)
+        return self._to_device(fetched)
+
+    def between(self, start: int, end: int) -> Tensor:
+        return self._to_device(torch.from_numpy(np.array(self.images[start:end])))
+
+    def _fetch(self, indices: Tensor) -> Tensor:
+        # In the order on the disk, for neighbours to be read together.
+        ordered, places = indices.sort()
+        rows = torch.empty((len(indices), *self.images.shape[1:]), dtype=torch.uint8)
+        rows[places] = torch.from_numpy(self.images[ordered.numpy()])
+        return rows.pin_memory() if self.device.type == "cuda" else rows
+
+    def _to_device(self, rows: Tensor) -> Tensor:
+        return rows.to(self.device, non_blocking=True).permute(0, 3, 1, 2).contiguous()
+
+
+def _free(device: torch.device) -> int:
+    """Bytes of the device's memory that nobody uses."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return int(psutil.virtual_memory().available)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from pocketvit.config import PRESETS, ModelConfig
 from pocketvit.errors import UserError
+from pocketvit.files import write_whole
 from pocketvit.model.mae import MaskedAutoencoder
 from pocketvit.model.vit import ViT, ViTShape
 
@@ -85,15 +85,7 @@ def save(path: str | Path, module: ViT | MaskedAutoencoder, meta: WeightsMeta) -
     if {k: v.shape for k, v in state.items()} != {k: v.shape for k, v in described.items()}:
         raise ValueError(f"the metadata does not describe this {type(module).__name__}: {meta}")
     metadata = json.dumps({"format": FORMAT, **dataclasses.asdict(meta)})
-    partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as stream:
-            stream.write(to_bytes(state, {KEY: metadata}))
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(partial, file)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_whole(file, to_bytes(state, {KEY: metadata}))
 
 
 def load(path: str | Path) -> tuple[ViT | MaskedAutoencoder, WeightsMeta]:

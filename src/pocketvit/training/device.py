@@ -2,28 +2,50 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+from typing import TypeVar
+
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list
 
 from pocketvit.errors import UserError
+
+T = TypeVar("T")
+WAIT = timedelta(hours=12)  # for the main process, while it alone evaluates or decodes
 
 
 def make_accelerator(device: str = "auto", precision: str = "auto") -> Accelerator:
     """An Accelerator on `device` ("auto", "cpu", "cuda", "mps"); raises UserError where that device is not there.
 
-    Precision "auto" is bf16 where the hardware multiplies it: CUDA from Ampere on, and CPUs with AMX.
+    Precision "auto" is bf16 where the hardware multiplies it: CUDA from Ampere on, and CPUs with AMX or AVX512-BF16.
     """
     there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not there.get(device, True):
         raise UserError(f"--device {device}: none found here; use --device auto")
     kind = device if device != "auto" else next(name for name in ("cuda", "mps", "cpu") if there[name])
     if precision == "auto":
-        has_bf16 = {"cuda": torch.cuda.is_bf16_supported, "cpu": torch.cpu._is_amx_tile_supported}
+        has_bf16 = {"cuda": torch.cuda.is_bf16_supported, "cpu": _cpu_multiplies_bf16}
         precision = "bf16" if kind in has_bf16 and has_bf16[kind]() else "float32"
     # accelerate keeps one state a process, and refuses another precision until it is reset.
     AcceleratorState._reset_state(reset_partial_state=True)
-    return Accelerator(cpu=kind == "cpu", mixed_precision="no" if precision == "float32" else precision)
+    return Accelerator(
+        cpu=kind == "cpu",
+        mixed_precision="no" if precision == "float32" else precision,
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=WAIT)],
+    )
+
+
+def from_main(accelerator: Accelerator, value: T) -> T:
+    """The main process's `value`, in every process."""
+    if accelerator.num_processes > 1:
+        (value,) = broadcast_object_list([value])
+    return value
+
+
+def _cpu_multiplies_bf16() -> bool:
+    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
 
 
 def describe(accelerator: Accelerator) -> dict[str, str]:

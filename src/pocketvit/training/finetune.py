@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ def finetune_classifier(
     log: RunLog,
     tags: dict[str, Any],
     folder: Path | None = None,
+    deadline: float = math.inf,
 ) -> TrainResult:
     """Train a classifier on the train images at the indices `labelled`; its readings hold `val_accuracy`.
 
@@ -79,5 +81,6 @@ def finetune_classifier(
 
     return train(
         vit, loss_function, batches, config, accelerator,
-        seed=seed, log=log, tags=tags, evaluate=evaluate, reading_images=len(heldout), folder=folder,
+        seed=seed, log=log, tags=tags, evaluate=evaluate, reading_images=len(heldout),
+        folder=folder, deadline=deadline,
     )  # fmt: skip

@@ -11,6 +11,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from pocketvit.files import write_whole
+
 
 class RunLog:
     """Writes to `folder`/metrics.jsonl (nothing where it is None) and to stderr.
@@ -18,11 +20,12 @@ class RunLog:
     Args:
         folder: the run directory.
         tensorboard: also write TensorBoard events there; needs the extra `track`.
+        quiet: say nothing on stderr.
     """
 
-    def __init__(self, folder: Path | None = None, tensorboard: bool = False) -> None:
-        self.folder = folder
-        self.console = Console(stderr=True, highlight=False, soft_wrap=True)
+    def __init__(self, folder: Path | None = None, tensorboard: bool = False, quiet: bool = False) -> None:
+        self.folder, self.quiet = folder, quiet
+        self.console = Console(stderr=True, highlight=False, soft_wrap=True, quiet=quiet)
         self._writer: Any = None
         if tensorboard and folder is not None:
             from torch.utils.tensorboard import SummaryWriter
@@ -32,6 +35,16 @@ class RunLog:
     def say(self, text: str) -> None:
         """One line for the person who waits."""
         self.console.print(text, markup=False)
+
+    def rewind(self, tags: dict[str, Any], step: int) -> None:
+        """Take back the records of a stage after `step`: a resumed run writes them again."""
+        file = self.folder / "metrics.jsonl" if self.folder else None
+        if file is None or not file.exists():
+            return
+        lines = file.read_text().splitlines()
+        kept = [line for line in lines if not _is_after(line, tags, step)]
+        if kept != lines:
+            write_whole(file, "".join(f"{line}\n" for line in kept))
 
     def metrics(self, record: dict[str, Any]) -> None:
         """Append one record; numbers also go to TensorBoard, under the record's stage."""
@@ -46,6 +59,14 @@ class RunLog:
             self._writer.flush()
 
 
+def _is_after(line: str, tags: dict[str, Any], step: int) -> bool:
+    try:
+        record = json.loads(line)
+    except ValueError:  # the half of a line that a killed run left
+        return True
+    return record["step"] > step and all(record.get(name) == value for name, value in tags.items())
+
+
 class StageProgress:
     """Progress of one stage: a bar on a terminal, elsewhere a plain line every ten seconds."""
 
@@ -53,7 +74,7 @@ class StageProgress:
         self._log, self._title, self._steps, self._first = log, title, steps, done
         self._started = self._said = time.monotonic()
         self._bar: Progress | None = None
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and not log.quiet:
             columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[note]}"))
             self._bar = Progress(*columns, TimeRemainingColumn(), console=log.console, transient=True)
             self._bar.start()

@@ -1,29 +1,35 @@
 """THE loop: every stage trains here. It knows nothing of masks or labels; its client gives it a loss.
 
 All randomness of a step comes from (seed, step): a resumed run draws what the uninterrupted one would have drawn.
+Nothing here waits for the device within a step: losses stay there, and are read every SETTLE_SECONDS or so.
 """
 
 from __future__ import annotations
 
+import math
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from pocketvit.config import OptimConfig
 from pocketvit.data.batches import Batches
-from pocketvit.training.checkpoint import load_state, save_state
+from pocketvit.data.draws import sharing
+from pocketvit.training.checkpoint import REPLAY, Snapshot, capture, load_state, restore, save_state, write
+from pocketvit.training.device import from_main
 from pocketvit.training.log import RunLog, StageProgress
-from pocketvit.training.optimizer import learning_rate, make_average, make_optimizer
+from pocketvit.training.optimizer import Average, learning_rate, make_optimizer
 
 CHECKPOINT_SECONDS = 60.0
+SETTLE_SECONDS = 2.0
 READINGS = 50  # how often a stage is evaluated, at the most
 
 LossFunction = Callable[[nn.Module, Tensor, "Tensor | None"], Tensor]
@@ -40,6 +46,13 @@ class Interrupted(Exception):
     def __init__(self, signum: int) -> None:
         super().__init__(f"stopped by {signal.Signals(signum).name}; continue with --resume")
         self.signum = signum
+
+
+class TimeIsUp(Exception):
+    """The time limit is reached, and the state is saved."""
+
+    def __init__(self) -> None:
+        super().__init__("the time limit is reached; continue with --resume")
 
 
 @dataclass
@@ -73,65 +86,94 @@ def train(
     evaluate: Evaluate | None = None,
     reading_images: int = 0,
     folder: Path | None = None,
+    deadline: float = math.inf,
 ) -> TrainResult:
     """Train `model` in place.
 
     Args:
         model: on the accelerator's device; declares `no_weight_decay` and `layer_of`.
-        loss_function: (model, images (B, C, H, W) in [0, 1], labels (B,) or None) to a scalar loss.
+        loss_function: (model, images (B, C, H, W) in [0, 1], labels (B,) or None) to a scalar loss, a mean over images.
         batches: source of the batches.
         config: length and optimiser.
         seed: with the step, decides every random draw of the training.
         tags: what identifies the stage in metrics.jsonl, such as {"stage": "pretrain"}.
         evaluate: (model, epoch, whether it is the last) to readings, called at most READINGS times.
         reading_images: images that one such call goes through; training goes through twice as many between two.
-        folder: where checkpoints go; one that is there is resumed from.
+        folder: where checkpoints go; those that are there are resumed from.
+        deadline: when to save and stop, on time.monotonic's clock.
 
     Raises:
         NonFiniteLoss: after saving the state before that step to `folder`/replay.safetensors.
         Interrupted: on SIGINT or SIGTERM, after saving a checkpoint.
+        TimeIsUp: at the deadline, after saving a checkpoint.
+        OSError: a checkpoint cannot be written; the last good one is left as it was.
     """
     optimizer = make_optimizer(model, config)
-    average = make_average(model, config.ema) if config.ema else None
-    modules = {"model": model} | ({"average": average} if average else {})
+    average = Average(model, config.ema) if config.ema else None
+    trained = average.model if average else model
+    modules = {"model": model} | ({"average": average.model} if average else {})
     per_epoch = batches.steps_per_epoch
     steps = total_steps(config, per_epoch)
     between = max(steps / READINGS, 2 * reading_images / batches.batch_size)
     every = max(1, round(between / per_epoch)) * per_epoch
-    checkpoint = folder / "checkpoint.safetensors" if folder else None
-    start, notes = load_state(checkpoint, optimizer, modules) if checkpoint and checkpoint.exists() else (0, {})
+    resumed = load_state(folder, optimizer, modules, log.say) if folder else None
+    start, notes = (resumed.step, resumed.notes) if resumed else (0, {})
+    log.rewind(tags, start)
     progress = StageProgress(log, " ".join(str(v) for v in tags.values()), steps, start)
     history: list[dict[str, Any]] = notes.get("history", [])
-    losses: list[float] = []
+    losses: list[float] = notes.get("losses", [])
     seconds, began, saved = notes.get("seconds", 0.0), time.perf_counter(), time.monotonic()
+    parallel = DistributedDataParallel(model) if accelerator.num_processes > 1 else model
 
-    def progress_so_far() -> dict[str, Any]:
-        return {"seconds": seconds + time.perf_counter() - began, "history": history}
+    def run_step(step: int) -> Tensor:
+        """One step of training; returns the loss on this process's images, on the device."""
+        rate = learning_rate(step, steps, config)
+        for group in optimizer.param_groups:
+            group["lr"] = rate * group["lr_scale"]
+        total = torch.zeros((), device=accelerator.device)
+        for part in range(config.accumulate):
+            torch.manual_seed((seed * 1_000_003 + step) * config.accumulate + part)
+            images, labels, _ = batches.at(step, part, config.accumulate)
+            last = part == config.accumulate - 1
+            # Gradients are exchanged once a step, with the last part's.
+            with nullcontext() if last else accelerator.no_sync(parallel), accelerator.autocast():
+                loss = loss_function(parallel, images, labels) / config.accumulate
+            accelerator.backward(loss)
+            total += loss.detach()
+        if config.clip:
+            accelerator.clip_grad_norm_(model.parameters(), config.clip)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        if average:
+            average.update(model, step)
+        return total
+
+    def snapshot(step: int) -> Snapshot:
+        notes = {
+            "seconds": seconds + time.perf_counter() - began,
+            "history": history.copy(),
+            "losses": losses.copy(),
+        }
+        return replace(capture(step, optimizer, modules), notes=notes)
 
     model.train()
-    with _signals() as stop:
+    with _signals() as stop, sharing(accelerator.process_index, accelerator.num_processes):
         try:
+            settled, unread, pace, good = start, [], 1, snapshot(start)
             for step in range(start, steps):
-                torch.manual_seed(seed * 1_000_003 + step)
-                images, labels, _ = batches.at(step)
-                with accelerator.autocast():
-                    loss = loss_function(model, images, labels)
-                value = loss.item()
-                if value != value or abs(value) == float("inf"):
-                    raise NonFiniteLoss(_keep_for_replay(folder, step, tags, optimizer, modules, progress_so_far()))
-                rate = learning_rate(step, steps, config)
-                for group in optimizer.param_groups:
-                    group["lr"] = rate * group["lr_scale"]
-                accelerator.backward(loss)
-                if config.clip:
-                    accelerator.clip_grad_norm_(model.parameters(), config.clip)
-                optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
-                if average:
-                    average.update_parameters(model)
-                losses.append(value)
-                done, last = step + 1, step + 1 == steps
-                if done % every == 0 or last:
+                unread.append(run_step(step))
+                done = step + 1
+                read = done % every == 0 or done == steps
+                if done - settled < pace and not read:
+                    continue
+                values = _read_losses(unread, accelerator)
+                bad = next((i for i, value in enumerate(values) if not math.isfinite(value)), None)
+                if bad is not None:
+                    raise NonFiniteLoss(
+                        _keep_for_replay(folder, settled + bad, good, optimizer, modules, run_step, tags)
+                    )
+                losses += values
+                if read:
                     seconds += time.perf_counter() - began
                     speed = done * batches.batch_size / seconds
                     reading: dict[str, Any] = {
@@ -139,47 +181,75 @@ def train(
                         "epoch": -(-done // per_epoch),
                         "step": done,
                         "train_loss": sum(losses) / len(losses),
-                        "lr": rate,
+                        "lr": learning_rate(step, steps, config),
                         "images_per_second": round(speed, 1),
                     }
                     if evaluate:
-                        reading |= evaluate(average.module if average else model, reading["epoch"], last)
+                        reading |= evaluate(trained, reading["epoch"], done == steps)
                         model.train()
                     log.metrics(reading)
                     history.append(reading)
                     losses.clear()
                     began = time.perf_counter()
-                    progress.update(done, f"loss {reading['train_loss']:.4f}  {speed:,.0f} img/s")
-                if checkpoint and (stop or time.monotonic() - saved > CHECKPOINT_SECONDS):
-                    save_state(checkpoint, done, optimizer, modules, progress_so_far())
-                    saved = time.monotonic()
-                if stop:
-                    raise Interrupted(stop[0])
+                now = time.monotonic()
+                elapsed = seconds + time.perf_counter() - began
+                progress.update(done, f"loss {values[-1]:.4f}  {done * batches.batch_size / elapsed:,.0f} img/s")
+                # The main process decides for all of them, or they would stop at different steps.
+                pace, late, signum = from_main(
+                    accelerator,
+                    (
+                        max(1, min(4 * pace, int(SETTLE_SECONDS * done / elapsed))),
+                        now > deadline,
+                        stop[0] if stop else 0,
+                    ),
+                )
+                settled, unread = done, []
+                if folder:
+                    good = snapshot(done)
+                    due = now - saved > CHECKPOINT_SECONDS or late or signum or done == steps
+                    if due and accelerator.is_main_process:
+                        save_state(folder, good)
+                    saved = now if due else saved
+                if signum:
+                    raise Interrupted(signum)
+                if late and done < steps:
+                    raise TimeIsUp
         finally:
             progress.close()
-    if checkpoint:
-        save_state(checkpoint, steps, optimizer, modules, {"seconds": seconds, "history": history})
-    trained = average.module if average else model
     speed = steps * batches.batch_size / seconds if seconds else 0.0
     loss_at_end = history[-1]["train_loss"] if history else float("nan")
     return TrainResult(trained.eval(), steps, -(-steps // per_epoch), seconds, speed, loss_at_end, history)
 
 
+def _read_losses(losses: list[Tensor], accelerator: Accelerator) -> list[float]:
+    """The steps' losses over all processes; the one place where the host waits for the device."""
+    values = torch.stack(losses)
+    if accelerator.num_processes > 1:
+        torch.distributed.all_reduce(values)
+        values /= accelerator.num_processes
+    return values.tolist()
+
+
 def _keep_for_replay(
     folder: Path | None,
     step: int,
-    tags: dict[str, Any],
-    optimizer: Any,
+    good: Snapshot,
+    optimizer: torch.optim.Optimizer,
     modules: dict[str, nn.Module],
-    notes: dict[str, Any],
+    run_step: Callable[[int], Tensor],
+    tags: dict[str, Any],
 ) -> str:
+    """Save the state before a failing step, by repeating the steps from the last good state to it."""
     where = " ".join(str(v) for v in tags.values())
     message = f"{where}: the loss is not finite at step {step}: lower --lr, or clip the gradient"
     if folder is None:
         return message
+    restore(good, optimizer, modules)
+    for before in range(good.step, step):
+        run_step(before)
     # Named like a checkpoint of its own: copied to checkpoint.safetensors, --resume repeats the failing step.
-    save_state(folder / "replay.safetensors", step, optimizer, modules, notes)
-    return f"{message}; the state before that step is in {folder / 'replay.safetensors'}"
+    write(folder / REPLAY, replace(capture(step, optimizer, modules), notes=good.notes))
+    return f"{message}; the state before that step is in {folder / REPLAY}"
 
 
 @contextmanager

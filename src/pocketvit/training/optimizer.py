@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
 from pocketvit.config import OptimConfig
 
@@ -47,12 +47,17 @@ def learning_rate(step: int, steps: int, config: OptimConfig) -> float:
     return config.min_lr + (config.lr - config.min_lr) * (1 + math.cos(math.pi * progress)) / 2
 
 
-def make_average(model: nn.Module, decay: float) -> AveragedModel:
-    """Exponential moving average of the weights, whose decay rises to `decay` so that the start is soon forgotten."""
+class Average:
+    """Exponential moving average of the weights, whose decay rises to `decay` so that the start is soon forgotten.
+
+    torch's AveragedModel counts on the device, and so waits for it in every step; here the loop counts.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.model, self.decay = copy.deepcopy(model), decay
 
     @torch.no_grad()
-    def update(averaged: Any, current: Any, count: Any) -> None:
-        n = float(count)
-        torch._foreach_lerp_(averaged, current, 1 - min(decay, (1 + n) / (10 + n)))
-
-    return AveragedModel(model, multi_avg_fn=update)
+    def update(self, model: nn.Module, step: int) -> None:
+        """Take in the weights after `step`, counted from 0; the first are copied."""
+        decay = min(self.decay, (1 + step) / (10 + step)) if step else 0.0
+        torch._foreach_lerp_(list(self.model.parameters()), list(model.parameters()), 1 - decay)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -28,6 +29,7 @@ def pretrain_mae(
     *,
     log: RunLog,
     folder: Path | None = None,
+    deadline: float = math.inf,
     knn: Callable[[ViT], float] | None = None,
 ) -> TrainResult:
     """Train a masked autoencoder on `dataset.train`; its readings hold `heldout_loss`, and `knn` where given."""
@@ -53,7 +55,8 @@ def pretrain_mae(
     tags = {"stage": "pretrain"}
     return train(
         mae, loss_function, batches, config, accelerator,
-        seed=settings.seed, log=log, tags=tags, evaluate=evaluate, reading_images=len(heldout), folder=folder,
+        seed=settings.seed, log=log, tags=tags, evaluate=evaluate, reading_images=len(heldout),
+        folder=folder, deadline=deadline,
     )  # fmt: skip
 
 

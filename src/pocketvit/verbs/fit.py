@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,17 +9,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from pocketvit.config import Settings, resolve
+from pocketvit.config import Settings, default_recipe, resolve
 from pocketvit.evaluation.pixels import pixel_baselines
 from pocketvit.evaluation.probe import probe
 from pocketvit.model import weights
 from pocketvit.model.mae import MaskedAutoencoder
 from pocketvit.model.vit import ViT, ViTShape
-from pocketvit.verbs.run import MAE_WEIGHTS, WEIGHTS, Run, once
+from pocketvit.verbs.run import MAE_WEIGHTS, Run
 from pocketvit.verbs.stages import (
     Context,
-    classifier_file,
-    default_recipe,
     finetune_stage,
     finish,
     labelled_indices,
@@ -40,6 +37,7 @@ def fit(
     out: str | Path | None = None,
     overwrite: bool = False,
     resume: bool = False,
+    time_limit: str | float | None = None,
     settings: Settings | None = None,
     **overrides: Any,
 ) -> Run:
@@ -51,12 +49,13 @@ def fit(
     `batch_size` and `lr` mean pre-training here.
     """
     settings = settings or resolve(recipe or default_recipe(data), config, **overrides)
-    context = Context.open("fit", data, settings, out, overwrite, resume, need_labels=True)
-    folder, stages = context.folder, context.folder / "stages"
+    context = Context.open(
+        "fit", data, settings, out=out, overwrite=overwrite, resume=resume, time_limit=time_limit, need_labels=True
+    )
     pretrained = pretrain_stage(context)
-    mae = folder / MAE_WEIGHTS
+    mae = context.folder / MAE_WEIGHTS
     budgets, largest = settings.data.label_budgets, settings.data.largest_budget
-    probed = once(stages / "probe.json", lambda: _probe(context, mae, largest))
+    probed = context.once("probe", lambda: _probe(context, mae, largest))
     for name, values in probed.items():
         context.log.say(f"probe of {name}: kNN {100 * values['knn']:.2f} %, linear {100 * values['linear']:.2f} %")
     tables, runs, pixels = [], [], []
@@ -66,15 +65,14 @@ def fit(
             for name in INITS:
                 init = mae if name == "mae" else None
                 found[name].append(finetune_stage(context, name, init, per_class, seed))
-        key = f"pixels-{per_class or 'all'}.json"
-        baselines = once(stages / key, partial(_pixels, context, per_class))
+        baselines = context.once(f"pixels-{per_class or 'all'}", partial(_pixels, context, per_class))
         tables.append(_table(per_class, found, baselines))
         runs += [run for name in INITS for run in found[name]]
         test = {name: {"accuracy": v["accuracy"], "std": v["std"]} for name, v in baselines.items()}
         pixels.append({"labels_per_class": per_class, **test})
         if per_class == largest:
             shipped = max(INITS, key=lambda name: float(np.mean([run["val_accuracy"] for run in found[name]])))
-            shutil.copyfile(classifier_file(context, shipped), folder / WEIGHTS)
+            context.ship(shipped)
     results = {"pretrain": pretrained, "probe": probed, "finetune": tables if len(tables) > 1 else tables[0]}
     return finish(context, results, {"shipped": shipped, "runs": runs, "pixels": pixels}, mae)
 

@@ -8,7 +8,6 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
@@ -17,6 +16,7 @@ from typing import Any
 
 from pocketvit.config import Settings, as_yaml
 from pocketvit.errors import UserError
+from pocketvit.files import write_whole
 
 SUMMARY, CONFIG, WEIGHTS, MAE_WEIGHTS = "summary.json", "config.yaml", "model.safetensors", "mae.safetensors"
 JSON_KEYS = ("dataset", "model", "pretrain", "probe", "finetune", "files")
@@ -56,7 +56,7 @@ def open_run(out: str | Path | None, name: str, settings: Settings, overwrite: b
         raise UserError(f"--resume: no run in {folder}")
     try:
         (folder / "stages").mkdir(parents=True, exist_ok=True)
-        write_text(folder / CONFIG, text)
+        write_whole(folder / CONFIG, text)
     except OSError as error:
         raise UserError(f"--out {folder}: cannot be written ({error.strerror})") from None
     return folder
@@ -66,23 +66,6 @@ def _unused(path: Path, resume: bool) -> Path:
     names = [path, *(path.with_name(f"{path.name}-{i}") for i in range(2, 1000))]
     free = next(i for i, p in enumerate(names) if not p.exists())
     return names[max(0, free - 1)] if resume else names[free]
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write beside and rename: a reader finds the old file or the new one, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(path.name + ".partial")
-    beside.write_text(text)
-    os.replace(beside, path)
-
-
-def once(path: Path, compute: Callable[[], Any]) -> Any:
-    """What `compute` returned when it last finished, kept as JSON in `path`: a resumed run repeats no stage."""
-    if path.exists():
-        return json.loads(path.read_text())
-    value = compute()
-    write_text(path, json.dumps(value, indent=1))
-    return value
 
 
 def read_summary(folder: Path) -> dict[str, Any]:
@@ -99,11 +82,12 @@ def printable(summary: dict[str, Any]) -> dict[str, Any]:
     return {key: summary[key] for key in JSON_KEYS if key in summary}
 
 
-def evidence(verb: str) -> dict[str, Any]:
+def evidence(verb: str, resumed: bool = False) -> dict[str, Any]:
     """Command, commit, date, versions and machine: what a published number must name."""
     command = ["pocketvit", *sys.argv[1:]] if Path(sys.argv[0]).stem == "pocketvit" else [f"pocketvit.{verb}(...)"]
     return {
         "command": " ".join(command),
+        "resumed": resumed,
         "commit": _commit(),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "versions": {"python": platform.python_version()} | _versions(),

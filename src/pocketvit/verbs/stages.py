@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 
-from pocketvit.config import Settings, resolve
+from pocketvit.config import Settings, default_recipe, resolve, seconds_of
 from pocketvit.data import Dataset, label_subset, load
 from pocketvit.evaluation.features import features, predict_probabilities
 from pocketvit.evaluation.metrics import Metrics, most_confident_mistakes
 from pocketvit.evaluation.probe import knn_accuracy
 from pocketvit.evaluation.reconstruct import reconstruct_images
+from pocketvit.files import write_whole
 from pocketvit.model import weights
 from pocketvit.model.budget import budget
 from pocketvit.model.mae import MaskedAutoencoder
@@ -26,9 +29,10 @@ from pocketvit.model.patches import check_patch
 from pocketvit.model.vit import ViT
 from pocketvit.model.weights import WeightsMeta
 from pocketvit.report import write_report
-from pocketvit.training.device import describe, make_accelerator
+from pocketvit.training.device import describe, from_main, make_accelerator
 from pocketvit.training.finetune import finetune_classifier, make_classifier
 from pocketvit.training.log import RunLog
+from pocketvit.training.loop import TimeIsUp
 from pocketvit.training.pretrain import pretrain_mae, verdict
 from pocketvit.verbs.run import (
     CONFIG,
@@ -37,12 +41,11 @@ from pocketvit.verbs.run import (
     WEIGHTS,
     Run,
     evidence,
-    once,
     open_run,
     printable,
-    write_text,
 )
 
+T = TypeVar("T")
 # The kNN reading during pre-training is a sign of progress: this many neighbours' candidates are enough for it.
 KNN_IMAGES = 5000
 
@@ -58,6 +61,7 @@ class Context:
     folder: Path
     evidence: dict[str, Any]
     started: float
+    deadline: float
 
     @classmethod
     def open(
@@ -65,18 +69,23 @@ class Context:
         verb: str,
         data: str,
         settings: Settings,
+        *,
         out: str | Path | None,
         overwrite: bool,
         resume: bool,
+        time_limit: str | float | None,
         need_labels: bool,
         init: Path | None = None,
     ) -> Context:
         """Load the data and check everything that can be wrong before the first file of the run is written."""
         started, patch = time.perf_counter(), settings.model.resolved().patch
+        deadline = math.inf if time_limit is None else time.monotonic() + seconds_of(time_limit)
         assert patch is not None
         settings.data.label_budgets  # noqa: B018  # raises now rather than after pre-training
         accelerator = make_accelerator(settings.device, settings.precision)
-        dataset = load(data, settings.data, multiple_of=patch, need_labels=need_labels)
+        # One process of each machine decodes; the others find the cache.
+        with accelerator.local_main_process_first():
+            dataset = load(data, settings.data, multiple_of=patch, need_labels=need_labels)
         check_patch(*dataset.shape[:2], patch)
         with torch.device("meta"):
             MaskedAutoencoder(settings.model, dataset.shape, normalise_targets=settings.pretrain.normalise_targets)
@@ -85,10 +94,11 @@ class Context:
         if need_labels:
             for per_class in settings.data.label_budgets:
                 labelled_indices(dataset, settings, per_class, settings.seed)
-        folder = open_run(out, f"{dataset.name}-{settings.recipe or 'custom'}", settings, overwrite, resume)
-        context = cls(
-            settings, dataset, accelerator, RunLog(folder, settings.tensorboard), folder, evidence(verb), started
-        )
+        name, main = f"{dataset.name}-{settings.recipe or 'custom'}", accelerator.is_main_process
+        folder = open_run(out, name, settings, overwrite, resume) if main else Path()
+        folder = from_main(accelerator, folder)
+        log = RunLog(folder, settings.tensorboard) if main else RunLog(quiet=True)
+        context = cls(settings, dataset, accelerator, log, folder, evidence(verb, resume), started, deadline)
         counts = {name: len(split) for name, split in _splits(dataset).items() if split is not None}
         context.log.say(f"{dataset.name}: {counts}, {len(dataset.classes)} classes, shape {dataset.shape}")
         for line in (*dataset.notes, f"{describe(accelerator)}, writing to {folder}"):
@@ -103,6 +113,41 @@ class Context:
             visible_discount=s.pretrain.visible_discount, normalise_targets=s.pretrain.normalise_targets,
         )  # fmt: skip
 
+    def on_main(self, compute: Callable[[], T]) -> T:
+        """What `compute` returns in the main process, which alone calls it, in every process."""
+        value: Any = compute() if self.accelerator.is_main_process else None
+        made: T = from_main(self.accelerator, value)
+        return made
+
+    def once(self, name: str, compute: Callable[[], Any], together: bool = False) -> Any:
+        """What `compute` returned when it last finished, kept as stages/`name`.json: a resumed run repeats no stage.
+
+        Args:
+            name: of the stage.
+            compute: returns something that JSON holds.
+            together: all processes compute, as in training, rather than the main one alone.
+
+        Raises:
+            TimeIsUp: the time limit is reached, and the stage is not finished.
+        """
+        file = self.folder / "stages" / f"{name}.json"
+        kept, late = self.on_main(lambda: (file.read_text() if file.exists() else None, self.is_late()))
+        if kept is not None:
+            return json.loads(kept)
+        if late:
+            raise TimeIsUp
+        value = compute() if together else self.on_main(compute)
+        self.on_main(lambda: write_whole(file, json.dumps(value, indent=1)))
+        return value
+
+    def ship(self, init: str) -> None:
+        """Make the kept classifier from `init` the run's model."""
+        self.on_main(lambda: shutil.copyfile(classifier_file(self, init), self.folder / WEIGHTS))
+
+    def is_late(self) -> bool:
+        """Whether the time limit is reached."""
+        return time.monotonic() > self.deadline
+
     def images(self) -> tuple[Any, Any, Any]:
         """Mean, standard deviation and device, as the evaluation room takes them."""
         return self.dataset.mean, self.dataset.std, self.accelerator.device
@@ -116,6 +161,7 @@ def pretrain(
     out: str | Path | None = None,
     overwrite: bool = False,
     resume: bool = False,
+    time_limit: str | float | None = None,
     settings: Settings | None = None,
     **overrides: Any,
 ) -> Run:
@@ -127,12 +173,23 @@ def pretrain(
         out: run directory; None makes a new one in runs/.
         overwrite: replace a run that is there.
         resume: go on with the run that is there.
+        time_limit: when to save and stop, in seconds or as "50m"; counted from the call.
 
     Raises:
         UserError: bad data, settings or directory.
+        TimeIsUp: the time limit is reached; what was done is saved, and `resume` goes on with it.
     """
     settings = settings or resolve(recipe or default_recipe(data), config, **overrides)
-    context = Context.open("pretrain", data, settings, out, overwrite, resume, need_labels=False)
+    context = Context.open(
+        "pretrain",
+        data,
+        settings,
+        out=out,
+        overwrite=overwrite,
+        resume=resume,
+        time_limit=time_limit,
+        need_labels=False,
+    )
     result = pretrain_stage(context, WEIGHTS)
     results = {"pretrain": result, "probe": None, "finetune": None}
     return finish(context, results, {}, context.folder / WEIGHTS)
@@ -147,6 +204,7 @@ def finetune(
     out: str | Path | None = None,
     overwrite: bool = False,
     resume: bool = False,
+    time_limit: str | float | None = None,
     settings: Settings | None = None,
     **overrides: Any,
 ) -> Run:
@@ -159,7 +217,10 @@ def finetune(
     source = init.path if isinstance(init, Run) else Path(init) if init else None
     if source is not None:
         weights.encoder_state(source)  # before the data are decoded
-    context = Context.open("finetune", data, settings, out, overwrite, resume, need_labels=True, init=source)
+    context = Context.open(
+        "finetune", data, settings, out=out, overwrite=overwrite, resume=resume, time_limit=time_limit,
+        need_labels=True, init=source,
+    )  # fmt: skip
     name, tables, runs = "mae" if source else "random", [], []
     for per_class in settings.data.label_budgets:
         found = [finetune_stage(context, name, source, per_class, seed) for seed in seeds(context)]
@@ -167,7 +228,7 @@ def finetune(
             dict.fromkeys(("mae", "random", "pixels", "gain")) | {name: spread(found), "labels_per_class": per_class}
         )
         runs += found
-    shutil.copyfile(classifier_file(context, name), context.folder / WEIGHTS)
+    context.ship(name)
     results = {"pretrain": None, "probe": None, "finetune": tables if len(tables) > 1 else tables[0]}
     return finish(context, results, {"runs": runs}, source)
 
@@ -187,10 +248,13 @@ def pretrain_stage(context: Context, file: str = MAE_WEIGHTS) -> dict[str, Any]:
 
     def compute() -> dict[str, Any]:
         folder = context.folder / "checkpoints" / "pretrain"
-        result = pretrain_mae(dataset, context.settings, context.accelerator, log=context.log, folder=folder, knn=knn)
+        result = pretrain_mae(
+            dataset, context.settings, context.accelerator,
+            log=context.log, folder=folder, knn=knn, deadline=context.deadline,
+        )  # fmt: skip
         mae = result.model
         assert isinstance(mae, MaskedAutoencoder)
-        weights.save(context.folder / file, mae.cpu(), context.meta("mae"))
+        context.on_main(lambda: weights.save(context.folder / file, mae.cpu(), context.meta("mae")))
         heldout = [reading["heldout_loss"] for reading in result.history]
         return {
             "epochs": result.epochs,
@@ -201,7 +265,7 @@ def pretrain_stage(context: Context, file: str = MAE_WEIGHTS) -> dict[str, Any]:
             "verdict": verdict(heldout) if heldout else "resumed after its end",
         }
 
-    stage: dict[str, Any] = once(context.folder / "stages" / "pretrain.json", compute)
+    stage: dict[str, Any] = context.once("pretrain", compute, together=True)
     loss = f"train loss {stage['train_loss']:.4f}, held out {stage['heldout_loss']:.4f}"
     context.log.say(f"pretrain: {stage['epochs']} epochs in {stage['seconds']} s; {loss}; {stage['verdict']}")
     return stage
@@ -222,21 +286,23 @@ def finetune_stage(context: Context, name: str, init: Path | None, per_class: in
         folder = context.folder / "checkpoints" / key
         result = finetune_classifier(
             dataset, labelled, context.settings, context.accelerator,
-            seed=seed, init=init, log=context.log, tags=tags, folder=folder,
+            seed=seed, init=init, log=context.log, tags=tags, folder=folder, deadline=context.deadline,
         )  # fmt: skip
         vit = result.model
         assert isinstance(vit, ViT)
         images, labels = dataset.labelled("test")
         metrics = Metrics.of(predict_probabilities(vit, images, *context.images()), labels, dataset.classes)
         if keep:
-            weights.save(classifier_file(context, name), vit.cpu(), context.meta("classifier"))
-        shutil.rmtree(folder, ignore_errors=True)
+            file = classifier_file(context, name)
+            context.on_main(lambda: weights.save(file, vit.cpu(), context.meta("classifier")))
         return {
             **tags, "labels": len(labelled), "steps": result.steps, "seconds": round(result.seconds, 1),
             "accuracy": metrics.accuracy, "ece": metrics.ece, "val_accuracy": result.history[-1]["val_accuracy"],
         }  # fmt: skip
 
-    stage: dict[str, Any] = once(context.folder / "stages" / f"{key}.json", compute)
+    stage: dict[str, Any] = context.once(key, compute, together=True)
+    # Only now, when the result is kept: killed in between, a resumed run still has the checkpoint.
+    context.on_main(lambda: shutil.rmtree(context.folder / "checkpoints" / key, ignore_errors=True))
     seconds = f"{stage['labels']} labels, {stage['steps']} steps in {stage['seconds']} s"
     context.log.say(f"finetune from {name}, seed {seed}: test {100 * stage['accuracy']:.2f} %  ({seconds})")
     return stage
@@ -244,6 +310,10 @@ def finetune_stage(context: Context, name: str, init: Path | None, per_class: in
 
 def finish(context: Context, results: dict[str, Any], details: dict[str, Any], mae: Path | None) -> Run:
     """Write summary.json, the figures' data and the report; returns the run."""
+    return Run(context.folder, printable(context.on_main(lambda: _finish(context, results, details, mae))))
+
+
+def _finish(context: Context, results: dict[str, Any], details: dict[str, Any], mae: Path | None) -> dict[str, Any]:
     s, d, folder = context.settings, context.dataset, context.folder
     module, _ = weights.load(folder / WEIGHTS)
     module.to(context.accelerator.device)
@@ -273,9 +343,9 @@ def finish(context: Context, results: dict[str, Any], details: dict[str, Any], m
             **details, "evaluation": evaluation,
         },
     }  # fmt: skip
-    write_text(folder / SUMMARY, json.dumps(summary, indent=1) + "\n")
+    write_whole(folder / SUMMARY, json.dumps(summary, indent=1) + "\n")
     write_report(folder)
-    return Run(folder, printable(summary))
+    return summary
 
 
 def judge(context: Context, vit: ViT) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -323,11 +393,6 @@ def spread(runs: list[dict[str, Any]]) -> dict[str, Any]:
     """Mean and (population) standard deviation of the test accuracy over seeds."""
     values = [run["accuracy"] for run in runs]
     return {"accuracy": float(np.mean(values)), "std": float(np.std(values)), "seeds": [run["seed"] for run in runs]}
-
-
-def default_recipe(data: str) -> str:
-    """The recipe of a source when none is named."""
-    return "digits" if data == "digits" else "lite"
 
 
 def classifier_file(context: Context, name: str) -> Path:

@@ -1,0 +1,124 @@
+"""Several processes train as one does: the same draws, the same batches, the same losses."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pocketvit.data.batches import Batches
+from pocketvit.data.draws import share, sharing, uniform
+from pocketvit.errors import UserError
+
+# Everything that draws: crop, flip, rotation, RandAugment, erasing, mixup, cutmix, drop-path and masks.
+SCRIPT = """
+import json, sys
+from pathlib import Path
+import numpy as np
+from pocketvit.config import resolve
+from pocketvit.data import load
+from pocketvit.training import loop
+from pocketvit.training.device import make_accelerator
+from pocketvit.training.finetune import finetune_classifier
+from pocketvit.training.log import RunLog
+from pocketvit.training.pretrain import pretrain_mae
+
+stage, out, accumulate = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
+settings = resolve("digits", **{
+    "model.width": 16, "model.depth": 2, "model.heads": 2, "model.decoder_width": 16, "model.decoder_heads": 2,
+    "pretrain.epochs": 2, "pretrain.batch_size": 128, "pretrain.accumulate": accumulate,
+    "finetune.epochs": 2, "finetune.min_steps": 0, "finetune.batch_size": 128, "finetune.accumulate": accumulate,
+    "finetune.drop_path": 0.3, "finetune.cutmix": 1.0, "finetune.ema": 0.9, "finetune.augment.policy": "randaugment",
+    "finetune.augment.erase": 0.5, "device": "cpu", "precision": "float32",
+})
+accelerator = make_accelerator("cpu", "float32")
+dataset = load("digits", settings.data, multiple_of=2)
+losses, used = [], []
+read, at = loop._read_losses, loop.Batches.at
+
+def reading(*args):
+    values = read(*args)
+    losses.extend(values)
+    return values
+
+def taking(self, step, part=0, parts=1):
+    found = at(self, step, part, parts)
+    used.append([step, part, found[2].tolist()])
+    return found
+
+loop._read_losses, loop.Batches.at = reading, taking
+log = RunLog(quiet=True)
+if stage == "pretrain":
+    result = pretrain_mae(dataset, settings, accelerator, log=log)
+else:
+    labelled = np.arange(len(dataset.train))
+    result = finetune_classifier(dataset, labelled, settings, accelerator, seed=3, init=None, log=log, tags={})
+weights = sum(float(p.double().abs().sum()) for p in result.model.parameters())
+record = {"losses": losses, "used": used, "images": len(dataset.train), "weights": weights}
+(out / f"rank{accelerator.process_index}.json").write_text(json.dumps(record))
+"""
+
+
+def trained(folder: Path, stage: str, processes: int, accumulate: int = 1) -> list[dict]:
+    """What each process records of a short training."""
+    folder.mkdir()
+    script = folder / "script.py"
+    script.write_text(SCRIPT)
+    launch = ["-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]
+    launch += ["--nproc-per-node", str(processes)]
+    subprocess.run(
+        [sys.executable, *(launch if processes > 1 else []), str(script), stage, str(folder), str(accumulate)],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
+        check=True, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(processes)]
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "finetune"])
+def test_two_gloo_processes_train_as_one_does(tmp_path: Path, stage: str) -> None:
+    (one,) = trained(tmp_path / "one", stage, 1)
+    two = trained(tmp_path / "two", stage, 2)
+    assert len(one["losses"]) == 20
+    for process in two:
+        np.testing.assert_allclose(process["losses"], one["losses"], rtol=0, atol=1e-5)
+        assert process["weights"] == pytest.approx(one["weights"], rel=1e-5)
+    # The steps of one epoch take each image once, whichever process takes it.
+    taken = [i for process in two for step, _, indices in process["used"] if step < 10 for i in indices]
+    assert len(taken) == len(set(taken)) == 10 * 128 <= one["images"]
+    assert {tuple(sorted(i)) for _, _, i in one["used"]} == {
+        tuple(sorted(a + b)) for (_, _, a), (_, _, b) in zip(two[0]["used"], two[1]["used"], strict=True)
+    }
+
+
+def test_parts_of_a_batch_give_the_gradient_of_the_whole(tmp_path: Path) -> None:
+    (parts,) = trained(tmp_path / "parts", "pretrain", 1, accumulate=2)
+    assert [len(indices) for _, _, indices in parts["used"]] == [64] * 40
+    assert len(parts["losses"]) == 20
+    assert parts["losses"][-1] < parts["losses"][0]
+    two = trained(tmp_path / "two", "pretrain", 2, accumulate=2)
+    assert [len(indices) for _, _, indices in two[0]["used"]] == [32] * 40
+    np.testing.assert_allclose(two[0]["losses"], parts["losses"], rtol=0, atol=1e-5)
+
+
+def test_each_process_draws_its_rows_of_what_one_would_draw() -> None:
+    torch.manual_seed(0)
+    whole = uniform((3, 8, 1), torch.device("cpu"), images=1)
+    after = torch.rand(())
+    for rank in range(4):
+        with sharing(rank, 4):
+            torch.manual_seed(0)
+            assert torch.equal(uniform((3, 2, 1), torch.device("cpu"), images=1), whole[:, 2 * rank : 2 * rank + 2])
+            assert torch.equal(torch.rand(()), after)
+    assert share().world == 1
+
+
+def test_a_batch_that_cannot_be_shared_evenly_is_refused() -> None:
+    data = Batches(np.zeros((20, 2, 2, 1), np.uint8), None, [0.0], [1.0], batch_size=10, seed=0, device="cpu")
+    with sharing(0, 3), pytest.raises(UserError, match=r"--batch-size: 10 images .* 3 processes in 2 parts"):
+        data.at(0, 0, 2)
