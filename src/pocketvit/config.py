@@ -267,6 +267,7 @@ class Settings:
         seeds: how many times to fine-tune, with seeds seed, seed + 1, ...
         device: auto, cpu, cuda or mps
         precision: float32, bf16, or auto: bf16 where the device has it in hardware
+        compile: torch.compile always, never, or auto: in stages of over ten minutes, where a short trial shows a gain
         tensorboard: also write TensorBoard events into the run directory; needs the extra "track"
     """
 
@@ -275,6 +276,7 @@ class Settings:
     seeds: int = 1
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     precision: Literal["auto", "float32", "bf16"] = "auto"
+    compile: Literal["auto", "always", "never"] = "auto"
     tensorboard: bool = False
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)

@@ -77,6 +77,7 @@ def run(
     model_seed: int = 0,
     images: np.ndarray | None = None,
     deadline: float = math.inf,
+    compilation: str = "never",
 ) -> TrainResult:
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (40, 4, 4, 1), dtype=np.uint8) if images is None else images
@@ -86,6 +87,7 @@ def run(
         classifier(model_seed), loss, batches, config, make_accelerator("cpu", "float32"),
         seed=5, log=RunLog(folder), tags={"stage": "test"}, folder=folder, deadline=deadline,
         evaluate=lambda model, epoch, last: {"weight": next(model.parameters()).sum().item()},
+        compilation=compilation,
     )  # fmt: skip
 
 

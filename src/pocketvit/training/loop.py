@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from pocketvit.config import OptimConfig
 from pocketvit.data.batches import Batches
 from pocketvit.data.draws import sharing
 from pocketvit.training.checkpoint import REPLAY, Snapshot, capture, load_state, restore, save_state, write
+from pocketvit.training.compilation import WORTH_SECONDS, compiled, faster
 from pocketvit.training.device import from_main
 from pocketvit.training.log import RunLog, StageProgress
 from pocketvit.training.optimizer import Average, learning_rate, make_optimizer
@@ -87,6 +89,7 @@ def train(
     reading_images: int = 0,
     folder: Path | None = None,
     deadline: float = math.inf,
+    compilation: str = "never",
 ) -> TrainResult:
     """Train `model` in place.
 
@@ -101,6 +104,7 @@ def train(
         reading_images: images that one such call goes through; training goes through twice as many between two.
         folder: where checkpoints go; those that are there are resumed from.
         deadline: when to save and stop, on time.monotonic's clock.
+        compilation: "always", "never", or "auto": where the stage is long and a measured trial says that it pays.
 
     Raises:
         NonFiniteLoss: after saving the state before that step to `folder`/replay.safetensors.
@@ -123,9 +127,12 @@ def train(
     history: list[dict[str, Any]] = notes.get("history", [])
     losses: list[float] = notes.get("losses", [])
     seconds, began, saved = notes.get("seconds", 0.0), time.perf_counter(), time.monotonic()
-    parallel = DistributedDataParallel(model) if accelerator.num_processes > 1 else model
+    eager = DistributedDataParallel(model) if accelerator.num_processes > 1 else model
+    # Whether to compile: None until it is known whether that pays. A resumed run computes with what it began with.
+    compiling: bool | None = notes.get("compiled", {"always": True, "never": False}.get(compilation))
+    network = compiled(eager) if compiling else eager
 
-    def run_step(step: int) -> Tensor:
+    def run_step(step: int, network: nn.Module) -> Tensor:
         """One step of training; returns the loss on this process's images, on the device."""
         rate = learning_rate(step, steps, config)
         for group in optimizer.param_groups:
@@ -136,8 +143,8 @@ def train(
             images, labels, _ = batches.at(step, part, config.accumulate)
             last = part == config.accumulate - 1
             # Gradients are exchanged once a step, with the last part's.
-            with nullcontext() if last else accelerator.no_sync(parallel), accelerator.autocast():
-                loss = loss_function(parallel, images, labels) / config.accumulate
+            with nullcontext() if last else accelerator.no_sync(eager), accelerator.autocast():
+                loss = loss_function(network, images, labels) / config.accumulate
             accelerator.backward(loss)
             total += loss.detach()
         if config.clip:
@@ -153,6 +160,7 @@ def train(
             "seconds": seconds + time.perf_counter() - began,
             "history": history.copy(),
             "losses": losses.copy(),
+            "compiled": compiling,
         }
         return replace(capture(step, optimizer, modules), notes=notes)
 
@@ -161,7 +169,7 @@ def train(
         try:
             settled, unread, pace, good = start, [], 1, snapshot(start)
             for step in range(start, steps):
-                unread.append(run_step(step))
+                unread.append(run_step(step, network))
                 done = step + 1
                 read = done % every == 0 or done == steps
                 if done - settled < pace and not read:
@@ -170,7 +178,9 @@ def train(
                 bad = next((i for i, value in enumerate(values) if not math.isfinite(value)), None)
                 if bad is not None:
                     raise NonFiniteLoss(
-                        _keep_for_replay(folder, settled + bad, good, optimizer, modules, run_step, tags)
+                        _keep_for_replay(
+                            folder, settled + bad, good, optimizer, modules, partial(run_step, network=network), tags
+                        )
                     )
                 losses += values
                 if read:
@@ -195,15 +205,20 @@ def train(
                 elapsed = seconds + time.perf_counter() - began
                 progress.update(done, f"loss {values[-1]:.4f}  {done * batches.batch_size / elapsed:,.0f} img/s")
                 # The main process decides for all of them, or they would stop at different steps.
-                pace, late, signum = from_main(
+                pace, rest, late, signum = from_main(
                     accelerator,
                     (
                         max(1, min(4 * pace, int(SETTLE_SECONDS * done / elapsed))),
+                        (steps - done) * elapsed / done,
                         now > deadline,
                         stop[0] if stop else 0,
                     ),
                 )
                 settled, unread = done, []
+                if compiling is None and rest > WORTH_SECONDS:
+                    undo = partial(restore, snapshot(done), optimizer, modules)
+                    network = faster(eager, run_step, done, undo, accelerator, log.say)
+                    compiling = network is not eager
                 if folder:
                     good = snapshot(done)
                     due = now - saved > CHECKPOINT_SECONDS or late or signum or done == steps

@@ -1,0 +1,136 @@
+"""torch.compile: the same training, and a trial that leaves no trace in it."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pocketvit.config import ModelConfig, OptimConfig
+from pocketvit.data.batches import Batches
+from pocketvit.model.mae import MaskedAutoencoder
+from pocketvit.model.vit import Block
+from pocketvit.training import compilation, loop
+from pocketvit.training.checkpoint import NEWEST, read
+from pocketvit.training.device import make_accelerator
+from pocketvit.training.log import RunLog
+from pocketvit.training.loop import TimeIsUp, TrainResult, train
+
+EPOCHS, STEPS = 3, 15
+
+
+class Said(RunLog):
+    """A log that keeps what it says."""
+
+    def __init__(self) -> None:
+        super().__init__(quiet=True)
+        self.lines: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.lines.append(text)
+
+
+class Wrapped(nn.Module):
+    """Stands for a compiled network: another module, the same arithmetic."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Any:
+        return self.network(images)
+
+
+@pytest.fixture(autouse=True)
+def try_at_once(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(loop, "WORTH_SECONDS", 0.0)
+    monkeypatch.setattr(loop, "SETTLE_SECONDS", 0.0)
+    yield
+    torch.compiler.reset()
+
+
+def run(choice: str, log: RunLog | None = None, folder: Path | None = None, deadline: float = math.inf) -> TrainResult:
+    images = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 1), dtype=np.uint8)
+    batches = Batches(images, None, [0.5], [0.3], batch_size=8, seed=5, device="cpu")
+    torch.manual_seed(0)
+    mae = MaskedAutoencoder(
+        ModelConfig("digits", width=16, depth=2, heads=2, decoder_width=8, decoder_heads=2), (8, 8, 1)
+    )
+    for block in mae.modules():
+        if isinstance(block, Block):
+            block.drop_path = 0.3
+    return train(
+        mae, lambda model, images, labels: model(batches.normalise(images)).loss, batches,
+        OptimConfig(epochs=EPOCHS, batch_size=8, lr=1e-2), make_accelerator("cpu", "float32"),
+        seed=5, log=log or RunLog(quiet=True), tags={"stage": "test"}, folder=folder, deadline=deadline,
+        compilation=choice,
+    )  # fmt: skip
+
+
+def same_weights(a: TrainResult, b: TrainResult) -> bool:
+    pairs = zip(a.model.state_dict().values(), b.model.state_dict().values(), strict=True)
+    return all(torch.equal(x, y) for x, y in pairs)
+
+
+def replace_compiler(monkeypatch: pytest.MonkeyPatch, make: Callable[[nn.Module], nn.Module]) -> None:
+    for module in (compilation, loop):
+        monkeypatch.setattr(module, "compiled", make)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs g++ on a CPU")
+def test_the_compiled_network_draws_and_learns_as_the_eager_one_does() -> None:
+    eager, fast = run("never"), run("always")
+    assert fast.steps == eager.steps == STEPS
+    # Masks and dropped paths are the same; only the order of summation differs.
+    assert fast.train_loss == pytest.approx(eager.train_loss, rel=1e-5)
+
+
+@pytest.mark.parametrize("wins", [True, False])
+def test_the_trial_leaves_no_trace_in_the_training(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, wins: bool) -> None:
+    replace_compiler(monkeypatch, Wrapped)
+    seconds = iter([2.0, 1.0] if wins else [1.0, 2.0])
+    measure = compilation._seconds_a_step
+    monkeypatch.setattr(compilation, "_seconds_a_step", lambda *given: (measure(*given), next(seconds))[1])
+    log = Said()
+    tried = run("auto", log, tmp_path)
+    assert same_weights(tried, run("never"))
+    assert next(line for line in log.lines if "ms a step" in line).endswith("with it" if wins else "without it")
+    assert read(tmp_path / NEWEST).notes["compiled"] is wins
+
+
+def test_a_resumed_run_goes_on_with_what_was_chosen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    made: list[nn.Module] = []
+    replace_compiler(monkeypatch, lambda network: made.append(network) or Wrapped(network))
+    monkeypatch.setattr(compilation, "_seconds_a_step", lambda network, *_: -float(isinstance(network, Wrapped)))
+    with pytest.raises(TimeIsUp):
+        run("auto", folder=tmp_path, deadline=0.0)
+    log = Said()
+    run("auto", log, tmp_path)
+    assert len(made) == 2  # once tried, once for the resumed run
+    assert not [line for line in log.lines if "torch.compile" in line]
+
+
+def test_a_compiler_that_fails_is_named_and_done_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken(Wrapped):
+        def forward(self, images: Tensor) -> Any:
+            raise RuntimeError("no compiler\nand a long story")
+
+    replace_compiler(monkeypatch, Broken)
+    log = Said()
+    assert same_weights(run("auto", log), run("never"))
+    assert log.lines == ["torch.compile: failed (RuntimeError: no compiler), training without it"]
+
+
+def test_a_short_stage_is_not_worth_a_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "WORTH_SECONDS", 600.0)
+    replace_compiler(monkeypatch, lambda network: pytest.fail("compiled"))
+    log = Said()
+    run("auto", log)
+    assert not log.lines
