@@ -170,7 +170,7 @@ class OptimConfig:
         lr: peak learning rate
         lr_base_size: images a batch that lr and min_lr are meant for, from which they grow and shrink in proportion to
             batch_size; 0 takes them as they are
-        min_lr: learning rate at the end of the cosine, which schedule-free has not
+        min_lr: learning rate at the end of the cosine; schedule-free stays at lr
         warmup: share of the steps in which the rate rises to its peak
         weight_decay: decoupled weight decay; biases, norms and embeddings are spared
         beta2: AdamW's second beta; Lion keeps its own
