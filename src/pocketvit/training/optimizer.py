@@ -43,7 +43,7 @@ def optimizer_class(name: str, flag: str = "--optimizer") -> Any:
 
 
 def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
-    """The optimiser that `config` names, with the learning rate left to whoever calls `step`.
+    """The optimiser that `config` names; whoever calls `step` sets the rate before it.
 
     Each group carries `lr_scale`, its share of the scheduled rate (layer-wise decay, arXiv 2003.10555).
 
@@ -124,7 +124,7 @@ def scaled(config: OptimConfig, batch_size: int) -> OptimConfig:
 
 
 def learning_rate(step: int, steps: int, config: OptimConfig) -> float:
-    """Linear warm-up, then a cosine from `lr` to `min_lr` (for schedule-free `lr` throughout).
+    """Linear warm-up, then a cosine from `lr` to `min_lr`, which schedule-free does without.
 
     It depends on the step alone, so resuming needs no state.
     """
