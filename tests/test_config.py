@@ -130,6 +130,7 @@ def test_an_unknown_key_in_a_file_is_refused_with_the_nearest(tmp_path: Path) ->
         ("device", "toaster"),
         ("preset", "huge"),
         ("skip_bad", "perhaps"),
+        ("pretrain.optimizer", "sgd"),
     ],
 )
 def test_a_value_of_the_wrong_type_is_refused(key: str, value: object) -> None:
@@ -158,6 +159,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         ("pretrain.mask_ratio", 1.5, "from 0 to 1"),
         ("pretrain.mask_ratio", -0.1, "from 0 to 1"),
         ("finetune.lr", -1e-3, "at least 0"),
+        ("finetune.lr_base_size", -256, "at least 0"),
         ("finetune.drop_path", 1.0, "at least 0 and below 1"),
         ("finetune.beta2", 1.0, "at least 0 and below 1"),
         ("pretrain.augment.crop_scale", 0.0, "above 0 and at most 1"),
@@ -166,6 +168,14 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 )
 def test_a_number_out_of_range_is_refused_by_its_flag(key: str, value: float, expected: str) -> None:
     assert refused(**{key: value}) == f"--{key}: {value} is out of range: expected {expected}"
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "finetune"])
+def test_weights_are_averaged_once(stage: str) -> None:
+    assert refused(**{f"{stage}.optimizer": "schedule-free", f"{stage}.ema": 0.9}) == (
+        f"--{stage}.ema: 0.9 beside --{stage}.optimizer schedule-free, which averages the weights itself: "
+        f"add --{stage}.ema 0"
+    )
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0])
@@ -271,6 +281,13 @@ def test_flat_names_mean_the_stage_of_the_verb(verb: str, stage: str, capsys: py
     values = printed([verb, "digits", "--epochs", "77"], capsys)
     epochs = {name: values[name]["epochs"] == 77 for name in ("pretrain", "finetune")}  # type: ignore[index]
     assert epochs == {name: name == stage for name in ("pretrain", "finetune")}
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "finetune"])
+def test_each_stage_has_its_optimizer(stage: str, capsys: pytest.CaptureFixture[str]) -> None:
+    values = printed(["fit", "digits", f"--{stage}.optimizer", "schedule-free"], capsys)
+    found = {name: values[name]["optimizer"] for name in ("pretrain", "finetune")}  # type: ignore[index]
+    assert found == {"pretrain": "adamw", "finetune": "adamw", stage: "schedule-free"}
 
 
 @pytest.mark.parametrize(("data", "recipe"), [([], "digits"), (["digits"], "digits"), (["photos"], "lite")])

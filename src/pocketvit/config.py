@@ -165,11 +165,15 @@ class OptimConfig:
         min_steps: train at least this many steps, however few images there are
         batch_size: images a step, over all processes
         accumulate: parts that a batch goes through the device in, one after the other, where memory is short
+        optimizer: adamw; muon for the matrices inside the layers and AdamW for the rest; lion or schedule-free (AdamW),
+            which need the extra "optim"
         lr: peak learning rate
-        min_lr: learning rate at the end of the cosine
+        lr_base_size: images a batch that lr and min_lr are meant for, from which they grow and shrink in proportion to
+            batch_size; 0 takes them as they are
+        min_lr: learning rate at the end of the cosine; schedule-free stays at lr
         warmup: share of the steps in which the rate rises to its peak
-        weight_decay: AdamW's weight decay; biases, norms and embeddings are spared
-        beta2: AdamW's second beta
+        weight_decay: decoupled weight decay; biases, norms and embeddings are spared
+        beta2: AdamW's second beta; Lion keeps its own
         layer_decay: factor on the learning rate for each layer further from the head
         clip: largest norm of the gradient; 0 turns clipping off
         ema: decay of the weights' moving average, which is then what is evaluated and saved; 0 turns it off
@@ -179,7 +183,9 @@ class OptimConfig:
     min_steps: int = 0
     batch_size: int = 256
     accumulate: int = 1
+    optimizer: Literal["adamw", "muon", "lion", "schedule-free"] = "adamw"
     lr: float = 1e-3
+    lr_base_size: int = 0
     min_lr: float = 0.0
     warmup: float = 0.1
     weight_decay: float = 0.05
@@ -238,7 +244,8 @@ _LIMITS: dict[str, tuple[Callable[[float], bool], str]] = {
     "at least 1": (lambda v: v >= 1, "seeds epochs batch_size accumulate"),
     "at least 0": (
         lambda v: v >= 0,
-        "seed split_seed min_steps lr min_lr weight_decay clip visible_discount knn_every mixup cutmix rotate",
+        "seed split_seed min_steps lr min_lr lr_base_size weight_decay clip visible_discount knn_every mixup cutmix "
+        "rotate",
     ),
     "from 0 to 1": (lambda v: 0 <= v <= 1, "mask_ratio warmup label_smoothing mix_share layer_decay shift erase"),
     "at least 0 and below 1": (lambda v: 0 <= v < 1, "beta2 ema drop_path"),
@@ -285,6 +292,12 @@ class Settings:
 
     def __post_init__(self) -> None:
         _check_limits(self)
+        for name, stage in (("pretrain", self.pretrain), ("finetune", self.finetune)):
+            if stage.optimizer == "schedule-free" and stage.ema:
+                raise UserError(
+                    f"--{name}.ema: {stage.ema} beside --{name}.optimizer schedule-free, which averages the weights "
+                    f"itself: add --{name}.ema 0"
+                )
 
 
 # What people change often is a flat flag; everything else is reached by its dotted name.

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,12 @@ from pocketvit.training.pretrain import verdict
 
 CONFIG = OptimConfig(epochs=3, batch_size=8, lr=1e-2, clip=1.0, ema=0.9, layer_decay=0.8)
 STEPS = 15  # of CONFIG on 40 images
+CONFIGS = {
+    "adamw": CONFIG,
+    "muon": replace(CONFIG, optimizer="muon"),
+    "lion": replace(CONFIG, optimizer="lion"),
+    "schedule-free": replace(CONFIG, optimizer="schedule-free", ema=0.0),
+}
 
 
 class Killed(BaseException):
@@ -99,15 +106,23 @@ def kill() -> None:
     raise Killed
 
 
+@pytest.mark.parametrize("optimizer", CONFIGS)
 @pytest.mark.parametrize("step", [1, 7, STEPS - 1])
-def test_a_killed_run_resumes_to_the_same_bits(tmp_path: Path, step: int) -> None:
-    whole = run(None)
+def test_a_killed_run_resumes_to_the_same_bits(tmp_path: Path, step: int, optimizer: str) -> None:
+    config = CONFIGS[optimizer]
+    whole = run(None, config=config)
     with pytest.raises(Killed):
-        run(tmp_path, fails_at(step, kill))
+        run(tmp_path, fails_at(step, kill), config)
     # Another initial seed, so that nothing but the checkpoint can bring the weights back.
-    resumed = run(tmp_path, model_seed=99)
+    resumed = run(tmp_path, config=config, model_seed=99)
     assert same_weights(resumed.model, whole.model)
+    assert [r["weight"] for r in resumed.history] == [r["weight"] for r in whole.history]
     assert resumed.steps == whole.steps == STEPS
+
+
+def test_every_optimizer_ends_elsewhere() -> None:
+    ends = [run(None, config=replace(config, ema=0.0)).model for config in CONFIGS.values()]
+    assert not any(same_weights(a, b) for a, b in itertools.combinations(ends, 2))
 
 
 def test_without_the_checkpoint_the_same_start_would_differ(tmp_path: Path) -> None:
@@ -125,9 +140,10 @@ def test_a_resumed_run_keeps_the_readings_and_the_time_of_the_first_part(tmp_pat
     assert resumed.seconds > before > 0
 
 
-def test_resuming_after_the_last_step_trains_no_more_and_still_has_readings(tmp_path: Path) -> None:
-    first = run(tmp_path)
-    again = run(tmp_path, fails_at(0, kill), model_seed=99)
+@pytest.mark.parametrize("optimizer", CONFIGS)
+def test_resuming_after_the_last_step_trains_no_more_and_still_has_readings(tmp_path: Path, optimizer: str) -> None:
+    first = run(tmp_path, config=CONFIGS[optimizer])
+    again = run(tmp_path, fails_at(0, kill), CONFIGS[optimizer], model_seed=99)
     assert same_weights(first.model, again.model)
     assert again.history == first.history
 
@@ -215,10 +231,13 @@ def test_a_deadline_saves_and_stops_and_resuming_ends_with_the_same_bits(tmp_pat
     assert same_weights(run(tmp_path, model_seed=99).model, run(None).model)
 
 
-def test_losses_are_read_late_and_readings_and_weights_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    often = run(None)
+@pytest.mark.parametrize("optimizer", CONFIGS)
+def test_losses_are_read_late_and_readings_and_weights_are_the_same(
+    monkeypatch: pytest.MonkeyPatch, optimizer: str
+) -> None:
+    often = run(None, config=CONFIGS[optimizer])
     monkeypatch.setattr(loop, "SETTLE_SECONDS", 60.0)
-    seldom = run(None)
+    seldom = run(None, config=CONFIGS[optimizer])
     assert same_weights(often.model, seldom.model)
     assert [r["train_loss"] for r in often.history] == [r["train_loss"] for r in seldom.history]
 
@@ -272,14 +291,43 @@ def test_the_moving_average_follows_its_formula() -> None:
     assert average.model.weight.item() == pytest.approx(expected, rel=1e-6)
 
 
+def test_schedule_free_is_read_and_given_back_with_averaged_weights(tmp_path: Path) -> None:
+    result = run(tmp_path, config=CONFIGS["schedule-free"])
+    kept = read(tmp_path / NEWEST).tensors  # in training mode
+    groups = make_optimizer(result.model, CONFIGS["schedule-free"]).param_groups
+    order = [id(p) for group in groups for p in group["params"]]
+    for name, parameter in result.model.named_parameters():
+        trained, fastest = kept[f"model/{name}"], kept[f"optimizer/{order.index(id(parameter))}/z"]
+        # What is trained lies a tenth of the way from the average to the fastest iterate.
+        torch.testing.assert_close(parameter.detach(), (trained - 0.1 * fastest) / 0.9)
+        assert not torch.equal(parameter, trained)
+    first = next(result.model.parameters()).sum().item()
+    assert result.history[-1]["weight"] == pytest.approx(first, rel=1e-5)
+
+
+def test_a_rate_for_another_batch_size_is_scaled_to_this_one_and_said(capsys: pytest.CaptureFixture[str]) -> None:
+    scaled = run(None, config=replace(CONFIG, lr=2e-2, min_lr=2e-3, lr_base_size=16))
+    assert capsys.readouterr().err.count("test: peak learning rate 0.01, for batches of 8 images\n") == 1
+    plain = run(None, config=replace(CONFIG, lr=1e-2, min_lr=1e-3))
+    assert "peak learning rate" not in capsys.readouterr().err
+    assert same_weights(scaled.model, plain.model)
+    assert [r["lr"] for r in scaled.history] == [r["lr"] for r in plain.history]
+
+
+def test_rates_scale_with_the_batches_that_a_small_set_leaves(capsys: pytest.CaptureFixture[str]) -> None:
+    run(None, config=replace(CONFIG, batch_size=100, lr=1e-2, lr_base_size=80))
+    assert "peak learning rate 0.005, for batches of 40 images" in capsys.readouterr().err
+
+
 SPARED = ("bias", "norm.weight", "norm1.weight", "norm2.weight", "pos_embed", "mask_token")
 
 
+@pytest.mark.parametrize("name", CONFIGS)
 @pytest.mark.parametrize("kind", ["classifier", "mae"])
-def test_every_parameter_is_in_one_group_with_its_layers_rate_and_decay(kind: str) -> None:
+def test_every_parameter_is_in_one_group_with_its_layers_rate_and_decay(kind: str, name: str) -> None:
     config = ModelConfig(patch=2, width=8, depth=3, heads=2, decoder_width=8, decoder_depth=1, decoder_heads=2)
     model = classifier(depth=3) if kind == "classifier" else MaskedAutoencoder(config, (4, 4, 1))
-    optimizer = make_optimizer(model, OptimConfig(layer_decay=0.5, weight_decay=0.3))
+    optimizer = make_optimizer(model, OptimConfig(layer_decay=0.5, weight_decay=0.3, optimizer=name))
     groups = [(id(p), group) for group in optimizer.param_groups for p in group["params"]]
     assert sorted(i for i, _ in groups) == sorted(id(p) for p in model.parameters())
     of = dict(groups)
@@ -292,11 +340,12 @@ def test_every_parameter_is_in_one_group_with_its_layers_rate_and_decay(kind: st
         assert (name, group["weight_decay"]) == (name, 0.0 if name.endswith(SPARED) else 0.3)
 
 
-def test_frozen_parameters_are_in_no_group() -> None:
+@pytest.mark.parametrize("optimizer", CONFIGS)
+def test_frozen_parameters_are_in_no_group(optimizer: str) -> None:
     model = classifier()
     model.requires_grad_(False)
     model.head.requires_grad_(True)
-    groups = make_optimizer(model, OptimConfig()).param_groups
+    groups = make_optimizer(model, OptimConfig(optimizer=optimizer)).param_groups
     assert {id(p) for group in groups for p in group["params"]} == {id(p) for p in model.head.parameters()}
 
 

@@ -28,7 +28,7 @@ from pocketvit.training.checkpoint import REPLAY, Snapshot, capture, load_state,
 from pocketvit.training.compilation import WORTH_SECONDS, compiled, faster
 from pocketvit.training.device import from_main
 from pocketvit.training.log import RunLog, StageProgress
-from pocketvit.training.optimizer import Average, learning_rate, make_optimizer
+from pocketvit.training.optimizer import Average, learning_rate, make_optimizer, scaled, set_mode
 
 CHECKPOINT_SECONDS = 60.0
 SETTLE_SECONDS = 2.0
@@ -59,7 +59,7 @@ class TimeIsUp(Exception):
 
 @dataclass
 class TrainResult:
-    """What a stage did: the model to use (the moving average where there is one) and its readings."""
+    """What a stage did: the model to use (with averaged weights where there are some) and its readings."""
 
     model: nn.Module
     steps: int
@@ -112,6 +112,10 @@ def train(
         TimeIsUp: at the deadline, after saving a checkpoint.
         OSError: a checkpoint cannot be written; the last good one is left as it was.
     """
+    title, given = " ".join(str(v) for v in tags.values()), config
+    config = scaled(config, batches.batch_size)
+    if config.lr != given.lr:
+        log.say(f"{title}: peak learning rate {config.lr:g}, for batches of {batches.batch_size} images")
     optimizer = make_optimizer(model, config)
     average = Average(model, config.ema) if config.ema else None
     trained = average.model if average else model
@@ -121,9 +125,11 @@ def train(
     between = max(steps / READINGS, 2 * reading_images / batches.batch_size)
     every = max(1, round(between / per_epoch)) * per_epoch
     resumed = load_state(folder, optimizer, modules, log.say) if folder else None
+    # Checkpoints are taken in this mode too, for a change of modes rounds the weights.
+    set_mode(optimizer, training=True)
     start, notes = (resumed.step, resumed.notes) if resumed else (0, {})
     log.rewind(tags, start)
-    progress = StageProgress(log, " ".join(str(v) for v in tags.values()), steps, start)
+    progress = StageProgress(log, title, steps, start)
     history: list[dict[str, Any]] = notes.get("history", [])
     losses: list[float] = notes.get("losses", [])
     seconds, began, saved = notes.get("seconds", 0.0), time.perf_counter(), time.monotonic()
@@ -195,7 +201,9 @@ def train(
                         "images_per_second": round(speed, 1),
                     }
                     if evaluate:
+                        set_mode(optimizer, training=False)
                         reading |= evaluate(trained, reading["epoch"], done == steps)
+                        set_mode(optimizer, training=True)
                         model.train()
                     log.metrics(reading)
                     history.append(reading)
@@ -231,6 +239,7 @@ def train(
                     raise TimeIsUp
         finally:
             progress.close()
+    set_mode(optimizer, training=False)
     speed = steps * batches.batch_size / seconds if seconds else 0.0
     loss_at_end = history[-1]["train_loss"] if history else float("nan")
     return TrainResult(trained.eval(), steps, -(-steps // per_epoch), seconds, speed, loss_at_end, history)

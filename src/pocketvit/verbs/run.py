@@ -97,7 +97,7 @@ def evidence(verb: str, resumed: bool = False) -> dict[str, Any]:
 
 def _versions() -> dict[str, str]:
     found = {}
-    for name in ("pocketvit", "torch", "numpy", "pillow", "kornia", "scikit-learn"):
+    for name in ("pocketvit", "torch", "numpy", "pillow", "kornia", "scikit-learn", "lion-pytorch", "schedulefree"):
         try:
             found[name] = version(name)
         except PackageNotFoundError:

@@ -33,6 +33,7 @@ from pocketvit.training.device import describe, from_main, make_accelerator
 from pocketvit.training.finetune import finetune_classifier, make_classifier
 from pocketvit.training.log import RunLog
 from pocketvit.training.loop import TimeIsUp
+from pocketvit.training.optimizer import optimizer_class
 from pocketvit.training.pretrain import pretrain_mae, verdict
 from pocketvit.verbs.run import (
     CONFIG,
@@ -82,6 +83,9 @@ class Context:
         deadline = math.inf if time_limit is None else time.monotonic() + seconds_of(time_limit)
         assert patch is not None
         settings.data.label_budgets  # noqa: B018  # raises now rather than after pre-training
+        for stage, config in (("pretrain", settings.pretrain), ("finetune", settings.finetune)):
+            if verb in (stage, "fit"):
+                optimizer_class(config.optimizer, f"--{stage}.optimizer")
         accelerator = make_accelerator(settings.device, settings.precision)
         # One process of each machine decodes; the others find the cache.
         with accelerator.local_main_process_first():
