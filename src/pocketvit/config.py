@@ -89,7 +89,7 @@ class ModelConfig:
         decoder_width: width of the decoder
         decoder_depth: layers of the decoder
         decoder_heads: attention heads of the decoder
-        decoder_attention: what a decoder's token attends to: all of its tokens, or the encoder's output alone
+        decoder_attention: what the decoder's tokens attend to: each other, or (cross) the encoder's output alone
         pool: what the head reads: the class token's output, or the mean over patches
     """
 

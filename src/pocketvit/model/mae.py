@@ -103,14 +103,14 @@ class MaskedAutoencoder(nn.Module):
     def to_decode(self, noise: Tensor, visible: Tensor, share: float) -> Tensor | None:
         """The patches that a training step decodes, (B, M) int64 and ascending, or None for all N.
 
-        They are a share of the hidden ones (see `sample_hidden`), and the visible ones (B, K) where these carry a loss
-        or the others attend to them.
+        They are a share of the hidden ones (see `sample_hidden`), and the visible ones (B, K) where others attend to
+        them or they carry a loss. How many there are depends on settings alone, so that a compiled step fits them all.
         """
+        with_visible = not self.cross or self.visible_discount > 0
+        if share == 1 and with_visible:
+            return None
         hidden = sample_hidden(noise, visible, share)
-        if self.cross and not self.visible_discount:
-            return hidden
-        both = torch.cat([visible, hidden], dim=1)
-        return None if both.shape[1] == noise.shape[1] else both.sort(dim=1).values
+        return torch.cat([visible, hidden], dim=1).sort(dim=1).values if with_visible else hidden
 
     def decode(self, tokens: Tensor, visible: Tensor, decoded: Tensor | None = None) -> Tensor:
         """Encoder output to the pixels of patches.
