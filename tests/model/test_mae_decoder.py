@@ -150,7 +150,7 @@ def test_the_loss_of_a_sample_is_that_of_all_hidden_patches_on_average() -> None
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_a_position_reaches(kind: str) -> None:
-    """The decoder's position of a hidden patch: its own prediction by cross-attention, all of them by self-attention."""
+    """The decoder's position of a hidden patch reaches that patch alone by cross-attention, all of them by self."""
     mae, (images, noise) = model(kind), batch(1)
     patch = int(noise[0].argmax())
     with torch.no_grad():
@@ -336,7 +336,7 @@ def test_counts_by_hand() -> None:
     config = ModelConfig(**SIZES | {"depth": 1, "decoder_depth": 1}, decoder_attention="cross")
     # 3 of 12 patches of 12 values, and the class token, through one layer of width 16 with feed-forward 32 wide.
     encoder = 3 * 12 * 16 + 4 * (4 * 16 * 16 + 2 * 16 * 32) + 2 * 4 * 4 * 16
-    # 4 tokens to width 12 and to keys and values; queries, products, projection, feed-forward and pixels of the decoded.
+    # 4 tokens to width 12 and to keys and values; of those decoded, query, projection, products, feed-forward, pixels.
     once, each = 4 * 16 * 12 + 4 * 2 * 12 * 12, 2 * 12 * 12 + 2 * 4 * 12 + 2 * 12 * 24 + 12 * 12
     for share, discount, decoded in ((1.0, 0.1, 12), (0.25, 0.1, 5), (1.0, 0.0, 9), (0.25, 0.0, 2)):
         b = budget(config, SHAPE, 10, 0.75, share, discount)

@@ -21,8 +21,8 @@ from pocketvit.model.vit import NORM_EPS, Block, ViT, ViTShape, init_weights
 class MAEOutput(NamedTuple):
     """Losses are scalars, over the patches that were decoded.
 
-    prediction is (B, M, patch * patch * C), of the patches `decoded`, (B, M) int64 and ascending; where that is None, of
-    all N in order. mask is (B, N) bool, True where hidden.
+    prediction is (B, M, patch * patch * C), of the patches `decoded`, (B, M) int64 and ascending; None means all N in
+    order. mask is (B, N) bool, True where hidden.
     """
 
     loss: Tensor
