@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -163,6 +164,8 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         ("finetune.drop_path", 1.0, "at least 0 and below 1"),
         ("finetune.beta2", 1.0, "at least 0 and below 1"),
         ("pretrain.augment.crop_scale", 0.0, "above 0 and at most 1"),
+        ("pretrain.decode_share", 0.0, "above 0 and at most 1"),
+        ("pretrain.decode_share", 1.5, "above 0 and at most 1"),
         ("finetune.label_smoothing", 2.0, "from 0 to 1"),
     ],
 )
@@ -231,12 +234,13 @@ def test_a_label_fraction_out_of_range_is_refused(fraction: float) -> None:
         ({"depth": 0}, "--model.depth: 0 "),
         ({"patch": -1}, "--model.patch: -1 "),
         ({"decoder_depth": -1}, "--model.decoder_depth: -1 "),
+        ({"decoder_depth": 0, "decoder_attention": "cross"}, "--model.decoder_depth: 0 "),
         ({"mlp_ratio": 0.0}, "--model.mlp_ratio: 0.0 "),
         ({"mlp_ratio": -2.0}, "--model.mlp_ratio: -2.0 "),
         ({"mlp_ratio": 0.001}, "--model.mlp_ratio: 0.001 "),
     ],
 )
-def test_networks_that_cannot_be_are_refused(sizes: dict[str, float], message: str) -> None:
+def test_networks_that_cannot_be_are_refused(sizes: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError) as error:
         ModelConfig(**sizes).resolved()
     assert str(error.value).startswith(message)

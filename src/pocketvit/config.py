@@ -89,6 +89,7 @@ class ModelConfig:
         decoder_width: width of the decoder
         decoder_depth: layers of the decoder
         decoder_heads: attention heads of the decoder
+        decoder_attention: what the decoder's tokens attend to: each other, or (cross) the encoder's output alone
         pool: what the head reads: the class token's output, or the mean over patches
     """
 
@@ -101,6 +102,7 @@ class ModelConfig:
     decoder_width: int | None = None
     decoder_depth: int | None = None
     decoder_heads: int | None = None
+    decoder_attention: Literal["self", "cross"] = "self"
     pool: Literal["token", "mean"] = "token"
 
     def resolved(self) -> ModelConfig:
@@ -108,7 +110,8 @@ class ModelConfig:
         given = {k: v for k, v in dataclasses.asdict(self).items() if v is not None}
         model = dataclasses.replace(self, **{**PRESETS[self.preset], **given})
         least = dict.fromkeys(("patch", "width", "depth", "heads", "decoder_width", "decoder_heads"), 1)
-        for name, value in (least | {"decoder_depth": 0}).items():
+        # Without a layer, the queries of a cross-attention decoder would see nothing of the image.
+        for name, value in (least | {"decoder_depth": int(model.decoder_attention == "cross")}).items():
             if getattr(model, name) < value:
                 raise UserError(f"--model.{name}: {getattr(model, name)} is out of range: expected at least {value}")
         if any(int(getattr(model, name) * (model.mlp_ratio or 0)) < 1 for name in ("width", "decoder_width")):
@@ -201,6 +204,7 @@ class PretrainConfig(OptimConfig):
 
     Args:
         mask_ratio: share of the patches to hide
+        decode_share: share of the hidden patches that a training step reconstructs, at least one, drawn anew each time
         visible_discount: weight of the visible patches' loss beside the masked patches'
         normalise_targets: reconstruct patches normalised by their own mean and deviation
         knn_every: epochs between two kNN readings on the validation images; 0 takes them at the end only
@@ -209,6 +213,7 @@ class PretrainConfig(OptimConfig):
 
     epochs: int = 200
     mask_ratio: float = 0.75
+    decode_share: float = 1.0
     visible_discount: float = 0.1
     normalise_targets: bool = False
     knn_every: int = 0
@@ -249,7 +254,7 @@ _LIMITS: dict[str, tuple[Callable[[float], bool], str]] = {
     ),
     "from 0 to 1": (lambda v: 0 <= v <= 1, "mask_ratio warmup label_smoothing mix_share layer_decay shift erase"),
     "at least 0 and below 1": (lambda v: 0 <= v < 1, "beta2 ema drop_path"),
-    "above 0 and at most 1": (lambda v: 0 < v <= 1, "crop_scale"),
+    "above 0 and at most 1": (lambda v: 0 < v <= 1, "crop_scale decode_share"),
 }
 
 
@@ -309,6 +314,7 @@ FLAT: dict[str, str] = {
     "preset": "model.preset",
     "patch": "model.patch",
     "mask_ratio": "pretrain.mask_ratio",
+    "decode_share": "pretrain.decode_share",
 }
 # These mean the stage that the verb runs; `fit` runs both, and takes them for pre-training.
 FLAT_BY_STAGE = ("epochs", "batch_size", "lr")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,7 +31,7 @@ MODEL = ModelConfig(
 
 def settings(**overrides: object) -> Settings:
     base = resolve(**{"pretrain.epochs": 6, "pretrain.batch_size": 64, "pretrain.lr": 5e-3, **overrides})
-    return dataclasses.replace(base, model=MODEL)
+    return dataclasses.replace(base, model=dataclasses.replace(MODEL, decoder_attention=base.model.decoder_attention))
 
 
 @pytest.fixture
@@ -50,10 +51,35 @@ def finetuned(digits: Dataset, labelled: np.ndarray, init: Path | None = None, *
     return finetune_classifier(digits, labelled, s, accelerator, seed=0, init=init, log=RunLog(), tags={"stage": "f"})
 
 
-def test_pretraining_lowers_the_loss_on_held_out_images(digits: Dataset) -> None:
-    losses = [reading["heldout_loss"] for reading in pretrained(digits).history]
+@pytest.mark.parametrize(("attention", "share"), [("self", 1.0), ("self", 0.25), ("cross", 1.0), ("cross", 0.25)])
+def test_pretraining_lowers_the_loss_on_held_out_images(digits: Dataset, attention: str, share: float) -> None:
+    result = pretrained(digits, decode_share=share, **{"model.decoder_attention": attention})
+    losses = [reading["heldout_loss"] for reading in result.history]
     assert len(losses) == 6
     assert losses[-1] < 0.9 * losses[0]
+    # Held-out images are decoded whole, so that losses can be compared over shares.
+    norm = {"mean": digits.mean, "std": digits.std, "device": "cpu", "seed": 0}
+    (images,) = Batches(digits.val.images, None, batch_size=64, **norm).chunks(len(digits.val))
+    noise = torch.rand(len(digits.val), 16, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        out = result.model(images, 0.75, noise)
+    assert out.prediction.shape[:2] == (len(digits.val), 16)
+    assert losses[-1] == pytest.approx(out.loss.item(), rel=1e-5)
+
+
+def test_pretraining_decodes_the_share_it_is_told_to(digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = []
+    forward = MaskedAutoencoder.forward
+
+    def recorded(self: MaskedAutoencoder, *args: Any, **kwargs: Any) -> Any:
+        out = forward(self, *args, **kwargs)
+        counts.append((self.training, out.prediction.shape[1]))
+        return out
+
+    monkeypatch.setattr(MaskedAutoencoder, "forward", recorded)
+    pretrained(digits, decode_share=0.25, **{"pretrain.epochs": 1})
+    # 4 of 16 patches are visible, a quarter of the 12 others are sampled.
+    assert set(counts) == {(True, 4 + 3), (False, 16)}
 
 
 def test_pretraining_reads_no_labels(digits: Dataset) -> None:

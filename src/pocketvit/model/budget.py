@@ -22,7 +22,7 @@ class Budget:
         macs: every matrix product of the classifier, attention's included.
         macs_without_attention: the same without attention modules (qkv, both products and the projection): the
             convention that reproduces the figure of arXiv 2402.03752.
-        pretrain_macs: every matrix product of the masked autoencoder.
+        pretrain_macs: every matrix product of the masked autoencoder, with the patches that training decodes.
         pretrain_params: parameters of the masked autoencoder, encoder and decoder.
         weights_mb: the classifier's float32 weights, in megabytes of 10^6 bytes.
     """
@@ -35,7 +35,14 @@ class Budget:
     weights_mb: float
 
 
-def budget(config: ModelConfig, shape: tuple[int, int, int], classes: int, mask_ratio: float = 0.75) -> Budget:
+def budget(
+    config: ModelConfig,
+    shape: tuple[int, int, int],
+    classes: int,
+    mask_ratio: float = 0.75,
+    decode_share: float = 1.0,
+    visible_discount: float = 0.1,
+) -> Budget:
     """Count what a network costs, without allocating it.
 
     Args:
@@ -43,23 +50,29 @@ def budget(config: ModelConfig, shape: tuple[int, int, int], classes: int, mask_
         shape: image (height, width, channels).
         classes: outputs of the head; 0 counts the encoder alone.
         mask_ratio: share of the patches that pre-training hides.
+        decode_share: share of the hidden patches that it decodes.
+        visible_discount: weight of the visible patches' loss; at 0, cross-attention does not decode them.
 
     Raises:
         UserError: sizes that cannot be, or a patch that does not divide the image.
     """
     c = config.resolved()
     with torch.device("meta"):
-        classifier, autoencoder = ViT(ViTShape.of(c, shape), classes), MaskedAutoencoder(c, shape)
-        visible, _ = random_mask(torch.empty(1, classifier.shape.patches), mask_ratio)
+        classifier, autoencoder = ViT(ViTShape.of(c, shape), classes), MaskedAutoencoder(c, shape, visible_discount)
+        noise = torch.empty(1, classifier.shape.patches)
+        visible, _ = random_mask(noise, mask_ratio)
+        some = autoencoder.to_decode(noise, visible, decode_share)
     vit, seen = classifier.shape, visible.shape[1]
-    all_tokens, decoder = 1 + vit.patches, autoencoder.decoder_embed.out_features
-    attention, mlp = _layers(all_tokens, vit.dim, vit.depth, vit.mlp_ratio)
+    decoded = vit.patches if some is None else some.shape[1]
+    attention, mlp = _layers(1 + vit.patches, vit.dim, vit.depth, vit.mlp_ratio)
     # The class token's embedding is a bias, and costs nothing.
     linear = vit.patches * vit.patch_dim * vit.dim + mlp + vit.dim * classes
     encoding = seen * vit.patch_dim * vit.dim + sum(_layers(1 + seen, vit.dim, vit.depth, vit.mlp_ratio))
-    # The decoder carries the class token too, and drops it after the last product.
-    decoding = (1 + seen) * vit.dim * decoder + all_tokens * decoder * vit.patch_dim
-    decoding += sum(_layers(all_tokens, decoder, len(autoencoder.decoder_blocks), vit.mlp_ratio))
+    # A decoder by self-attention carries the class token too, and drops it after the last product.
+    tokens, context = (decoded, 1 + seen) if autoencoder.cross else (1 + decoded, 1 + decoded)
+    decoder, layers = autoencoder.decoder_embed.out_features, len(autoencoder.decoder_blocks)
+    decoding = (1 + seen) * vit.dim * decoder + tokens * decoder * vit.patch_dim
+    decoding += sum(_layers(tokens, decoder, layers, vit.mlp_ratio, context))
     params = _parameters(classifier)
     return Budget(
         params=params,
@@ -75,7 +88,9 @@ def _parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def _layers(tokens: int, dim: int, depth: int, mlp_ratio: float) -> tuple[int, int]:
-    """MACs of the attention modules and of the feed-forward modules of `depth` layers."""
-    attention = 4 * tokens * dim**2 + 2 * tokens**2 * dim  # qkv and projection; q by k and weights by v
+def _layers(tokens: int, dim: int, depth: int, mlp_ratio: float, context: int | None = None) -> tuple[int, int]:
+    """MACs of the attention modules and of the feed-forward modules of `depth` layers; `context` is attended to."""
+    context = tokens if context is None else context
+    # q and projection, k and v; q by k and weights by v.
+    attention = 2 * (tokens + context) * dim**2 + 2 * tokens * context * dim
     return depth * attention, depth * 2 * tokens * dim * int(dim * mlp_ratio)

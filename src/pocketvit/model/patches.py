@@ -51,6 +51,32 @@ def random_mask(noise: Tensor, mask_ratio: float) -> tuple[Tensor, Tensor]:
     return visible, mask.scatter_(1, visible, False)
 
 
+def sample_hidden(noise: Tensor, visible: Tensor, share: float) -> Tensor:
+    """Choose some of the hidden patches, exactly the same number in every image.
+
+    Noise that is independent and alike in all patches orders the hidden ones in every way equally often, whichever they
+    are: those with the largest values are a uniform sample, and nothing more needs to be drawn.
+
+    Args:
+        noise: (B, N) float that decided the mask.
+        visible: (B, K) int64, what `random_mask` made of it.
+        share: share of the N - K hidden patches to choose, above 0 and at most 1.
+
+    Returns:
+        (B, M) int64, ascending, M = max(1, round((N - K) * share)); 0 where nothing is hidden.
+    """
+    hidden = noise.shape[1] - visible.shape[1]
+    chosen = min(hidden, max(1, round(hidden * share)))
+    # Taken out by their index rather than their value: noise may be the same in a visible and a hidden patch.
+    ranked = noise.scatter(1, visible, float("-inf"))
+    return ranked.topk(chosen, dim=1, sorted=False).indices.sort(dim=1).values
+
+
+def select(x: Tensor, patches: Tensor) -> Tensor:
+    """Of each image's patches (B, N, D) those with the indices (B, K): (B, K, D)."""
+    return x.gather(1, patches[..., None].expand(-1, -1, x.shape[-1]))
+
+
 def check_patch(height: int, width: int, patch: int) -> None:
     """Raise UserError, with the nearest sizes and patches that fit, unless `patch` divides both sides."""
     if height % patch == 0 and width % patch == 0:

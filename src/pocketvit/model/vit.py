@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from pocketvit.config import ModelConfig
 from pocketvit.data import draws
-from pocketvit.model.patches import check_patch, patchify
+from pocketvit.model.patches import check_patch, patchify, select
 
 # ViTMAE's value, and timm's; torch's default of 1e-5 would break parity with both.
 NORM_EPS = 1e-6
@@ -55,7 +55,7 @@ class ViTShape:
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention, (B, N, D) to (B, N, D)."""
+    """Multi-head attention of (B, N, D) to itself or, where it is given, to a context (B, M, D); gives (B, N, D)."""
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
@@ -63,9 +63,15 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         b, n, d = x.shape
-        q, k, v = self.qkv(x).view(b, n, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
+        if context is None:
+            q, k, v = self.qkv(x).view(b, n, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
+        else:
+            weight, bias = self.qkv.weight, self.qkv.bias
+            q = F.linear(x, weight[:d], bias[:d]).view(b, n, self.heads, d // self.heads).transpose(1, 2)
+            both = F.linear(context, weight[d:], bias[d:])
+            k, v = both.view(b, -1, 2, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
         if x.device.type == "cpu":
             # On CPU the backward pass of the fused kernel is slower than two products and a softmax at these lengths.
             weights = (q * (d // self.heads) ** -0.5) @ k.transpose(-2, -1)
@@ -88,7 +94,10 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm transformer layer with stochastic depth (Huang et al. 2016), (B, N, D) to (B, N, D)."""
+    """Pre-norm transformer layer with stochastic depth (Huang et al. 2016), (B, N, D) to (B, N, D).
+
+    A second argument, (B, M, D), is what the attention reads in place of the layer's own input, as it stands.
+    """
 
     def __init__(self, dim: int, heads: int, mlp_ratio: float, drop_path: float = 0.0) -> None:
         super().__init__()
@@ -98,8 +107,8 @@ class Block(nn.Module):
         self.mlp = Mlp(dim, int(dim * mlp_ratio))
         self.drop_path = drop_path
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self._drop(self.attn(self.norm1(x)))
+    def forward(self, x: Tensor, *context: Tensor) -> Tensor:
+        x = x + self._drop(self.attn(self.norm1(x), *context))
         return x + self._drop(self.mlp(self.norm2(x)))
 
     def _drop(self, branch: Tensor) -> Tensor:
@@ -148,8 +157,7 @@ class ViT(nn.Module):
         pos = self.pos_embed[:, 1:]
         if visible is not None:
             # Gathered before the embedding: hidden patches then cost nothing.
-            patches = patches.gather(1, visible[..., None].expand(-1, -1, patches.shape[-1]))
-            pos = pos.expand(len(images), -1, -1).gather(1, visible[..., None].expand(-1, -1, pos.shape[-1]))
+            patches, pos = select(patches, visible), select(pos.expand(len(images), -1, -1), visible)
         tokens = self.patch_embed(patches) + pos
         # The linear layer maps a patch of zeros to its bias: the class token needs no product.
         class_token = (self.patch_embed.bias + self.pos_embed[:, :1]).expand(len(images), -1, -1)

@@ -43,7 +43,7 @@ def pretrain_mae(
     noise = _fixed_noise(len(dataset.val), mae).to(device)
 
     def loss_function(model: nn.Module, images: Tensor, labels: Tensor | None) -> Tensor:
-        return model(batches.normalise(augment(images)), config.mask_ratio).loss
+        return model(batches.normalise(augment(images)), config.mask_ratio, decode_share=config.decode_share).loss
 
     def evaluate(model: nn.Module, epoch: int, last: bool) -> dict[str, float]:
         with accelerator.autocast():
@@ -62,7 +62,10 @@ def pretrain_mae(
 
 @torch.no_grad()
 def heldout_loss(model: nn.Module, heldout: Batches, noise: Tensor, mask_ratio: float) -> float:
-    """Mean reconstruction loss on images in order, masked by `noise` (N, patches): no augmentation, no chance."""
+    """Mean reconstruction loss on images in order, masked by `noise` (N, patches): no augmentation, no chance.
+
+    Every patch is decoded, whatever share training decodes.
+    """
     model.eval()
     total, start = 0.0, 0
     for images in heldout.chunks(HELDOUT_BATCH):

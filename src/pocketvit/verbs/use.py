@@ -153,7 +153,8 @@ def budget(
     """Parameters and MACs of a network; see `pocketvit.model.budget.Budget` for the keys. The default size is 32."""
     settings = settings or resolve(recipe, **overrides)
     shape = (*(settings.data.shape or (32, 32)), channels)
-    cost = count(settings.model, shape, classes, settings.pretrain.mask_ratio)
+    stage = settings.pretrain
+    cost = count(settings.model, shape, classes, stage.mask_ratio, stage.decode_share, stage.visible_discount)
     return {"preset": settings.model.preset, "shape": list(shape), "classes": classes, **dataclasses.asdict(cost)}
 
 
