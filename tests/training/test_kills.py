@@ -1,0 +1,75 @@
+"""Runs killed by SIGKILL at random moments and resumed until they are done end as an undisturbed run does."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pocketvit.verbs.run import CONFIG, WEIGHTS
+
+SMALL = {
+    "model.width": 16, "model.depth": 2, "model.heads": 2, "model.decoder_width": 16, "model.decoder_heads": 2,
+    "pretrain.epochs": 12, "finetune.epochs": 4, "finetune.min_steps": 0, "finetune.ema": 0.9,
+    "finetune.drop_path": 0.1, "seeds": 1, "labels_per_class": "all", "device": "cpu", "precision": "float32",
+}  # fmt: skip
+KILLS = 3  # of one run, at the most: then it may finish
+# Children are forked from a server that has imported everything: a life costs no more than its training.
+processes = multiprocessing.get_context("forkserver")
+processes.set_forkserver_preload(["pocketvit.cli", "pocketvit.verbs.fit"])
+
+
+def life(verb: str, folder: Path) -> None:
+    """One process that trains, from the beginning or from where the one before it was killed."""
+    import torch
+
+    import pocketvit
+    from pocketvit.training import loop
+
+    torch.set_num_threads(1)
+    loop.CHECKPOINT_SECONDS, loop.SETTLE_SECONDS = 0.05, 0.02
+    begun = (folder / CONFIG).exists()
+    train: Callable[..., object] = getattr(pocketvit, verb)
+    train("digits", recipe="digits", out=folder, overwrite=not begun, resume=begun, **SMALL)
+
+
+def live(verb: str, folder: Path, seconds: float | None = None) -> int | None:
+    """Start a life, killed after `seconds`; its exit status, 0 where it ended by itself."""
+    child = processes.Process(target=life, args=(verb, folder))
+    child.start()
+    child.join(seconds)
+    child.kill()
+    child.join()
+    return child.exitcode
+
+
+@pytest.mark.parametrize("runs", [6, pytest.param(50, marks=pytest.mark.slow)])
+def test_runs_killed_at_random_moments_end_with_the_same_bits(tmp_path: Path, runs: int) -> None:
+    rng, whole, usual = random.Random(runs), {}, {}
+    for verb in ("pretrain", "finetune"):
+        began = time.monotonic()
+        assert live(verb, tmp_path / verb) == 0
+        usual[verb] = time.monotonic() - began
+        whole[verb] = (tmp_path / verb / WEIGHTS).read_bytes()
+    killed = resumed = 0
+    for number in range(runs):
+        verb = ("pretrain", "finetune")[number % 2]
+        folder = tmp_path / f"{verb}-{number}"
+        for _ in range(KILLS):
+            if live(verb, folder, rng.uniform(0, usual[verb])) == 0:
+                break
+            killed += 1
+            resumed += any(folder.glob("checkpoints/*/checkpoint*.safetensors"))
+        else:
+            assert live(verb, folder) == 0
+        assert (folder / WEIGHTS).read_bytes() == whole[verb], f"run {number} differs"
+        steps = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        assert steps == sorted(set(steps))
+    # Most were killed, and many of them amid their training, or this would show nothing.
+    assert killed >= runs
+    assert resumed >= runs / 2
