@@ -6,6 +6,7 @@ import argparse
 import json
 import shlex
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -130,6 +131,10 @@ def write_evidence(
     """Write what was found with where, when and how, as the verbs' summaries state it; returns the file."""
     details = evidence(script)
     details.pop("resumed")
+    # The verbs look for uncommitted changes in src/ alone.
+    changed = subprocess.run(["git", "-C", str(REPO), "diff", "--quiet", "HEAD", "--", "benchmarks"], check=False)
+    if details["commit"] and changed.returncode and not details["commit"].endswith("+changes"):
+        details["commit"] += "+changes"
     for name in PACKAGES:
         try:
             details["versions"][name] = version(name)

@@ -44,7 +44,13 @@ class Ours:
     """One stage of PocketViT: its own parts, in the order in which training/loop.py calls them."""
 
     def __init__(
-        self, stage: str, dataset: Dataset, settings: Settings, accelerator: Accelerator, compiled: bool = False
+        self,
+        stage: str,
+        dataset: Dataset,
+        settings: Settings,
+        accelerator: Accelerator,
+        compiled: bool = False,
+        resident: bool | None = None,
     ) -> None:
         self.stage, self.accelerator, self.classes = stage, accelerator, len(dataset.classes)
         self.pretrain, self.finetune, self.seed = settings.pretrain, settings.finetune, settings.seed
@@ -64,6 +70,7 @@ class Ours:
         self.batches = Batches(
             images, None if stage == "pretrain" else labels, dataset.mean, dataset.std,
             batch_size=self.config.batch_size, seed=self.seed, device=accelerator.device,
+            resident=resident,
         )  # fmt: skip
         self.augment = Augment(self.config.augment, dataset.shape[2], fill=dataset.mean)
         self.steps = total_steps(self.config, self.batches.steps_per_epoch)
@@ -176,6 +183,26 @@ def make(name: str, stage: str, dataset: Dataset, settings: Settings, accelerato
     torch.manual_seed(settings.seed)
     build = _transformers if library == BASELINE else _vit_pytorch
     return Theirs(*build(stage, dataset, settings), stage, settings, accelerator, compiled)
+
+
+def ready_batches(dataset: Dataset, settings: Settings, device: torch.device) -> list[tuple[Tensor, Tensor]]:
+    """Batches that every contestant gets alike: normalised images and labels, on the device."""
+    images, labels = dataset.labelled("train")
+    size = settings.pretrain.batch_size
+    batches = Batches(images, labels, dataset.mean, dataset.std, batch_size=size, seed=0, device=device)
+    ready = []
+    for number in range(min(8, batches.steps_per_epoch)):
+        drawn, targets, _ = batches.at(number)
+        assert targets is not None
+        ready.append((batches.normalise(drawn), targets))
+    return ready
+
+
+def take_steps(contestant: Contestant, ready: list[tuple[Tensor, Tensor]], steps: int) -> Tensor:
+    """Some steps, without input; returns the last loss."""
+    for number in range(steps):
+        loss = contestant.step(*ready[number % len(ready)])
+    return loss
 
 
 def _transformers(stage: str, dataset: Dataset, settings: Settings) -> tuple[nn.Module, Callable[..., Tensor]]:

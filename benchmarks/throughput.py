@@ -6,10 +6,13 @@ Contestants take turns, so that what the machine does meanwhile falls on all ali
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
+import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,17 +33,20 @@ from common import (
     write_evidence,
     write_images,
 )
-from contestants import BASELINE, Contestant, make, names
+from contestants import BASELINE, OTHER, OURS, Contestant, Files, Ours, Theirs, make, names, ready_batches, take_steps
+from costs import memory, profile
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from pocketvit.config import Settings
 from pocketvit.data import Dataset, load
-from pocketvit.data.batches import Batches
 from pocketvit.training.device import make_accelerator
+from pocketvit.training.log import RunLog
+from pocketvit.training.pretrain import pretrain_mae
 
-PARTS = ("step",)
+PARTS = ("step", "epoch", "profile", "memory")
+COLD, WARM = f"{OURS} cold", f"{OURS} warm"  # the epoch with and without decoding the images
 
 
 def parser() -> argparse.ArgumentParser:
@@ -60,42 +66,33 @@ def main(argv: list[str] | None = None) -> int:
     if given.images < max(given.batch_size, CLASSES):
         parser().error(f"--images {given.images} is less than a batch ({given.batch_size}) or than {CLASSES} classes")
     settings = settings_of(given.sizes, given.batch_size)
-    found: dict[str, Any] = {}
+    absent = [OTHER] if OTHER not in names() else []
+    found: dict[str, Any] = {"absent": absent}
+    for name in absent:
+        say(f"{name} is not installed: pip install -c constraints.txt --no-deps {name}")
     with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
-        os.environ["POCKETVIT_CACHE"] = str(folder / "cache")
-        write_images(folder / "images", given.images)
-        dataset = load(str(folder / "images"), settings.data, need_labels=True)
+        folder = Path(place) / "images"
+        os.environ["POCKETVIT_CACHE"] = str(Path(place) / "cache")
+        write_images(folder, given.images)
+        dataset = load(str(folder), settings.data, need_labels=True)
         # One precision after the other: a process has one accelerator at a time.
         for precision in given.precision:
             accelerator = make_accelerator(given.device, precision)
             for stage in given.stages:
-                if "step" in given.parts:
-                    say(f"steps: {stage}, {precision}")
-                    measured = time_steps(stage, dataset, settings, accelerator, given)
-                    found.setdefault("step", []).append({"stage": stage, "precision": precision, **measured})
+                measured: dict[str, Callable[[], dict[str, Any]]] = {
+                    "step": lambda: time_steps(stage, dataset, settings, accelerator, given),  # noqa: B023
+                    "profile": lambda: profile(stage, dataset, settings, accelerator, given),  # noqa: B023
+                    "memory": lambda: memory(stage, precision, folder, given),  # noqa: B023
+                }
+                if stage == "pretrain":
+                    measured["epoch"] = lambda: time_epochs(folder, settings, accelerator, given)  # noqa: B023
+                for part in given.parts:
+                    if part in measured:
+                        say(f"{part}: {stage}, {precision}")
+                        row = {"stage": stage, "precision": precision, **measured[part]()}
+                        found.setdefault(part, []).append(row)
     write_evidence("throughput", given, argv, accelerator, began, found)
     return 0
-
-
-def ready_batches(dataset: Dataset, settings: Settings, device: torch.device) -> list[tuple[Tensor, Tensor]]:
-    """Batches that every contestant gets alike: normalised images and labels, on the device."""
-    images, labels = dataset.labelled("train")
-    size = settings.pretrain.batch_size
-    batches = Batches(images, labels, dataset.mean, dataset.std, batch_size=size, seed=0, device=device)
-    ready = []
-    for number in range(min(8, batches.steps_per_epoch)):
-        drawn, targets, _ = batches.at(number)
-        assert targets is not None
-        ready.append((batches.normalise(drawn), targets))
-    return ready
-
-
-def take_steps(contestant: Contestant, ready: list[tuple[Tensor, Tensor]], steps: int) -> Tensor:
-    """Some steps, without input; returns the last loss."""
-    for number in range(steps):
-        loss = contestant.step(*ready[number % len(ready)])
-    return loss
 
 
 def time_steps(
@@ -115,16 +112,68 @@ def time_steps(
     return {"contestants": rated(found, seconds, given.steps * given.batch_size)}
 
 
+def time_epochs(
+    folder: Path, settings: Settings, accelerator: Accelerator, given: argparse.Namespace
+) -> dict[str, Any]:
+    """Images per second of a whole epoch of pre-training from the files, loading and augmentation included.
+
+    PocketViT's is `load` and `pretrain_mae`, a fresh network and a reading on held-out images included; cold, its cache
+    is empty, so that each image is decoded, and warm it is not. The others read the files through a DataLoader; their
+    networks are made before. All files have been read before, so none waits for the disk.
+    """
+    once = dataclasses.replace(settings.pretrain, epochs=1, min_steps=0)
+    own = dataclasses.replace(settings, pretrain=once)
+    cache, loading = Path(os.environ["POCKETVIT_CACHE"]), {COLD: [], WARM: []}
+
+    def ours(name: str) -> None:
+        began = time.perf_counter()
+        if name == COLD:
+            shutil.rmtree(cache)
+        dataset = load(str(folder), own.data, multiple_of=own.model.resolved().patch)
+        loading[name].append(time.perf_counter() - began)
+        pretrain_mae(dataset, own, accelerator, log=RunLog(quiet=True))
+
+    dataset = load(str(folder), own.data)
+    augment = settings.pretrain.augment
+    files = Files(folder / "train", dataset, augment.crop_scale, augment.flip)
+    rivals = {name: make(name, "pretrain", dataset, settings, accelerator) for name in names() if name != OURS}
+    cores = os.cpu_count() or 1
+    tried = {
+        count: interleaved(
+            {"epoch": partial(_their_epoch, rivals[BASELINE], files, count, given.batch_size)}, 1, accelerator.device
+        )["epoch"][0]
+        for count in ((cores,) if accelerator.device.type == "cuda" else (0, 2))
+    }
+    workers = min(tried, key=lambda count: tried[count])
+    turns: dict[str, Callable[[], object]] = {name: partial(ours, name) for name in (COLD, WARM)}
+    for name, rival in rivals.items():
+        turns[name] = partial(_their_epoch, rival, files, workers, given.batch_size)
+    seconds = interleaved(turns, given.repeats, accelerator.device)
+    used = len(files) // given.batch_size * given.batch_size
+    found = {name: {"loading_seconds": spread(values)} for name, values in loading.items()}
+    return {
+        "images": used,
+        "workers": workers,
+        "workers_tried_seconds": tried,
+        "contestants": rated(found, seconds, used),
+    }
+
+
+def _their_epoch(rival: Theirs, files: Files, workers: int, batch_size: int) -> None:
+    for images, labels in files.loader(batch_size, workers, rival.device):
+        rival.step(images.to(rival.device, non_blocking=True), labels.to(rival.device, non_blocking=True))
+
+
 def size_of(contestant: Contestant, ready: list[tuple[Tensor, Tensor]]) -> dict[str, int]:
     """Parameters, and the MACs of one image's forward pass as torch counts them, every matrix product included."""
     images, labels = (part[:1] for part in ready[0])
     model = contestant.model
     # The counter knows the products of attention, but not every fused kernel of it.
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter, torch.no_grad():
-        if hasattr(contestant, "loss"):
-            contestant.loss(model, images, labels)
-        else:
+        if isinstance(contestant, Ours):
             model(images)
+        else:
+            contestant.loss(model, images, labels)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return {"params": parameters, "macs": counter.get_total_flops() // 2}
 
