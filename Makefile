@@ -63,5 +63,6 @@ $(VENV)/.core: pyproject.toml constraints.txt
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	@$(NEED_VENV)
-	$(PIP) install --quiet -c constraints.txt -e '.[dev,track]'
+	$(PIP) install --quiet -c constraints.txt -e '.[bench,dev,track]'
+	$(PIP) install --quiet -c constraints.txt --no-deps vit-pytorch
 	@touch $(VENV)/.core $@

@@ -1,7 +1,8 @@
 """Write the tables of README and docs from the evidence in results/: no published number is typed by hand.
 
-A table stands between `<!-- table:NAME -->` and `<!-- /table -->`. NAME is a file results/NAME.json, which is a copy
-of a run's summary.json, or `budget`, which is counted here and now.
+A table stands between `<!-- table:NAME -->` and `<!-- /table -->`. NAME is `budget`, which is counted here and now, or
+a file results/NAME.json: `throughput-DEVICE` and `scaling-DEVICE` are written by the benchmarks of those names, and any
+other is a copy of a run's summary.json.
 
     python benchmarks/tables.py           write the tables
     python benchmarks/tables.py --check   write nothing; exit status 1 where a table differs from its evidence
@@ -12,8 +13,9 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import statistics
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,12 @@ BLOCK = re.compile(r"(<!-- table:(?P<name>[\w.-]+) -->\n)(?P<body>.*?)(<!-- /tab
 MISSING = "*not measured yet*\n"
 # Preset, and the images that it is meant for: (size, channels).
 BUDGETS = {"paper": (36, 3), "lite": (32, 3), "tiny": (32, 3), "digits": (8, 1)}
+
+# Stages of the benchmarks in words, and their contestants with the columns they stand in.
+STAGES = {"pretrain": "pre-training", "finetune": "fine-tuning"}
+RIVALS = {"pocketvit": "PocketViT", "transformers": "transformers", "vit-pytorch": "vit-pytorch"}
+SPREAD: dict[str, Callable[[Sequence[float]], float]] = {"median": statistics.median, "min": min, "max": max}
+PARTS = ("draw", "augment", "normalise", "forward", "backward", "optimiser")
 
 Json = Mapping[str, Any]
 
@@ -69,10 +77,15 @@ def table(name: str, results: Path) -> str:
     file = results / f"{name}.json"
     if not file.is_file():
         return MISSING
+    made_by: dict[str, tuple[Callable[[Json], str], str]] = {
+        "throughput": (throughput_table, "the evidence of benchmarks/throughput.py"),
+        "scaling": (scaling_table, "the evidence of benchmarks/scaling.py"),
+    }
+    table_of, what = made_by.get(name.partition("-")[0], (result_table, "the summary of a `fit`"))
     try:
-        return result_table(json.loads(file.read_text(encoding="utf-8")))
+        return table_of(json.loads(file.read_text(encoding="utf-8")))
     except (ValueError, KeyError, TypeError, IndexError) as error:
-        raise BadEvidence(f"results/{file.name} is not the summary of a `fit` ({error!r})") from error
+        raise BadEvidence(f"results/{file.name} is not {what} ({error!r})") from error
 
 
 def result_table(summary: Json) -> str:
@@ -109,7 +122,6 @@ def _accuracy(result: Json, seeds: int) -> str:
 def _origin(summary: Json, entry: Json) -> str:
     data, model, pretrain, details = summary["dataset"], summary["model"], summary["pretrain"], summary["details"]
     here = details["environment"]
-    commit, _, changes = (details["commit"] or "unknown").partition("+")
     device = f"{details['device']} ({here['cpu']})" if details["device"] == "cpu" else details["device"]
     size = "×".join(str(side) for side in data["shape"])
     seeds = ", ".join(str(seed) for seed in entry["mae"]["seeds"])
@@ -120,8 +132,7 @@ def _origin(summary: Json, entry: Json) -> str:
         f"{device}, {here['cores']} cores, {details['precision']}: {_minutes(details['seconds'])} in all, "
         f"{_minutes(pretrain['seconds'])} of them pre-training ({pretrain['epochs']} epochs; held-out loss: "
         f"{pretrain['verdict']})",
-        f"{'Seeds' if len(entry['mae']['seeds']) > 1 else 'Seed'} {seeds}; commit {commit[:7]}"
-        f"{' with ' + changes if changes else ''}; {details['date'][:10]}",
+        f"{'Seeds' if len(entry['mae']['seeds']) > 1 else 'Seed'} {seeds}; {_when(details)}",
         _probes(summary["probe"]),
     ]
     return ". ".join(sentences) + "."
@@ -134,6 +145,111 @@ def _probes(probe: Json) -> str:
 
 def _minutes(seconds: float) -> str:
     return f"{seconds / 60:.1f} min"
+
+
+def throughput_table(evidence: Json) -> str:
+    """Speed and peak memory beside the others', and the time of a step's parts; what was measured of them."""
+    speeds = []
+    for row in evidence.get("step", ()):
+        for suffix in ("", " compiled"):
+            rated = {name: row["contestants"].get(name + suffix) for name in RIVALS}
+            if rated["pocketvit"]:
+                speeds.append(_speed_row(f"{STAGES[row['stage']]} step{suffix}", row["precision"], rated))
+    for row in evidence.get("epoch", ()):
+        for kind, words_ in (("cold", "not decoded before"), ("warm", "decoded before")):
+            rated = {**row["contestants"], "pocketvit": row["contestants"][f"pocketvit {kind}"]}
+            speeds.append(_speed_row(f"{STAGES[row['stage']]} epoch from files, {words_}", row["precision"], rated))
+    memory = []
+    for row in evidence.get("memory", ()):
+        peaks = [row["contestants"].get(name) for name in RIVALS]
+        cells = [f"{peak['peak_mib']:,.0f} ({peak['steps_mib']:,.0f})" if peak else "–" for peak in peaks]
+        memory.append([f"{STAGES[row['stage']]} step", row["precision"], *cells])
+    profiles = []
+    for row in evidence.get("profile", ()):
+        step = row["seconds"]["step"]["median"]
+        shares = [f"{100 * row['seconds'][part]['median'] / step:.1f}" for part in PARTS]
+        achieved = f"{_tera(row['flop_per_second'])} of {_tera(row['product']['flop_per_second'])}"
+        share = _between(row["input_share"], lambda value: f"{100 * value:.1f}")
+        profiles.append([STAGES[row["stage"]], row["precision"], f"{1000 * step:.1f}", *shares, share, achieved])
+    names = list(RIVALS.values())
+    speed_head = [*(f"{name}, images/s" for name in names), *(f"over {name}" for name in names[1:])]
+    tables = [
+        _markdown(["", "precision", *speed_head], speeds),
+        _markdown(["", "precision", *(f"{name}, MiB" for name in names)], memory),
+        _markdown(["", "precision", "step, ms", *(f"{p}, %" for p in PARTS), "input in all, %", "TFLOP/s"], profiles),
+    ]
+    return "\n\n".join([*(table for table in tables if table), f"<sub>{_bench_origin(evidence)}</sub>"]) + "\n"
+
+
+def _speed_row(name: str, precision: str, rated: Json) -> list[str]:
+    """A row of the first table; its last cells are PocketViT's speed over each other's in the same repeat."""
+    speeds = [rated[key]["images_per_second"] if rated.get(key) else None for key in RIVALS]
+    own, *others = speeds
+    over = []
+    for other in others:
+        quotients = [a / b for a, b in zip(own["all"], other["all"], strict=True)] if own and other else []
+        summary = {kind: function(quotients) for kind, function in SPREAD.items()} if quotients else None
+        over.append(_between(summary, lambda value: f"{value:.2f}"))
+    return [name, precision, *(_between(speed, _speed) for speed in speeds), *over]
+
+
+def scaling_table(evidence: Json) -> str:
+    """A row for each case, and how far its images times MACs per second lie from the median of its kind."""
+    tables = []
+    for name, title in (("images", "train images"), ("tokens", "patches")):
+        rows = []
+        for measured in evidence.get(name, ()):
+            for row in measured["rows"]:
+                where = "from the file" if row["streamed"] else "on the device"
+                varied = f"{row['images']:,} {where}" if name == "images" else f"{row['patches']}"
+                speed = _between(row["images_per_second"], _speed)
+                rate = words.amount(row["macs_per_second"]["median"])
+                cells = [varied, STAGES[row["stage"]], measured["precision"], words.amount(row["macs"]), speed, rate]
+                rows.append([*cells, f"{row['over_median']:.2f}"])
+        head = [title, "step", "precision", "MACs of an image, forward", "images/s", "product", "over the median"]
+        tables.append(_markdown(head, rows))
+    return _plain("\n\n".join([*filter(None, tables), f"<sub>{_bench_origin(evidence)}</sub>"]) + "\n")
+
+
+def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table without a last newline; nothing where there are no rows."""
+    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head), *(f"| {' | '.join(row)} |" for row in rows)]
+    return "\n".join(lines) if rows else ""
+
+
+def _between(summary: Json | None, shown: Callable[[float], str]) -> str:
+    """Median, and in brackets the smallest and the largest; a dash for what was not measured."""
+    if summary is None:
+        return "–"
+    return f"{shown(summary['median'])} ({shown(summary['min'])}–{shown(summary['max'])})"
+
+
+def _speed(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
+
+
+def _tera(summary: Json) -> str:
+    return f"{summary['median'] / 1e12:.3g}"
+
+
+def _bench_origin(evidence: Json) -> str:
+    details = evidence["details"]
+    here, settings, versions = details["environment"], details["settings"], details["versions"]
+    device = f"{details['device']} ({here['cpu']})" if details["device"] == "cpu" else details["device"]
+    libraries = (f"{name} {versions[name]}" for name in ("torch", "transformers", "vit-pytorch") if name in versions)
+    sentences = [
+        f"`{details['command']}`",
+        f"{device}, {here['cores']} cores, {here['threads']} threads; {', '.join(libraries)}",
+        f"Sizes `{settings['sizes']}`, batch {settings['batch_size']}; median (least–most) of {settings['repeats']} "
+        f"interleaved repeats of {settings['steps']} steps",
+        _when(details),
+    ]
+    return ". ".join(sentences) + "."
+
+
+def _when(details: Json) -> str:
+    commit, _, changes = (details["commit"] or "unknown").partition("+")
+    return f"commit {commit[:7]}{' with ' + changes if changes else ''}; {details['date'][:10]}"
 
 
 def budget_table() -> str:

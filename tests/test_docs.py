@@ -3,7 +3,8 @@
 The convention:
 - bash and console blocks hold one command a line (in console blocks, after `$ `; other lines there are output).
   `pocketvit ...` is run in this process and must succeed. `make TARGET`, `pip install .` and the activation of .venv
-  are not run: the target, the extras and the folder's name must exist.
+  are not run: the target, the extras and the folder's name must exist. Nor is `python benchmarks/NAME.py`, which takes
+  hours: its flags must be right.
 - a python block is run as it stands; a yaml block begins with `# NAME.yaml` and is written to that file.
 - text blocks are not code. A block or a line of any other kind fails.
 - commands that train get the values of SMALL for what they don't set themselves.
@@ -12,6 +13,7 @@ The convention:
 from __future__ import annotations
 
 import functools
+import importlib
 import re
 import shlex
 from collections.abc import Iterator
@@ -94,6 +96,12 @@ def run_line(line: str) -> None:
         extras = re.fullmatch(r"\.(?:\[(\w+(?:,\w+)*)\])?", words[2])
         assert extras, f"{line}: neither . nor .[extras]"
         assert set((extras[1] or "track").split(",")) <= set(metadata("pocketvit").get_all("Provides-Extra", []))
+    elif words[0] == "python" and Path(words[1]).parent == Path("benchmarks"):
+        assert (REPO / words[1]).is_file(), f"{line}: no such script"
+        try:
+            importlib.import_module(Path(words[1]).stem).parser().parse_args(words[2:])
+        except SystemExit:
+            pytest.fail(f"{line}: not its flags")
     elif words == [".", ".venv/bin/activate"]:
         assert "VENV = .venv\n" in (REPO / "Makefile").read_text()
     else:
@@ -177,6 +185,8 @@ def test_readme_lists_every_verb() -> None:
         ("bash", "pocketvit pretrain my_images/ --no-such-flag 1\n"),
         ("bash", "make nonsense\n"),
         ("bash", "curl example.org\n"),
+        ("bash", "python benchmarks/nonsense.py\n"),
+        ("bash", "python benchmarks/throughput.py --no-such-flag 1\n"),
         ("console", "no command\n"),
         ("ruby", "puts 1\n"),
     ],

@@ -1,0 +1,154 @@
+"""What the benchmarks share: flags, images on disk, interleaved timing and the evidence file."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from PIL import Image
+
+from pocketvit.config import Settings, resolve
+from pocketvit.files import write_whole
+from pocketvit.training.device import describe
+from pocketvit.verbs.run import evidence
+
+REPO = Path(__file__).resolve().parents[1]
+STAGES = ("pretrain", "finetune")
+NATIVE, CLASSES = 32, 10  # side of the images on disk, in pixels; class folders
+WARM_UP = 3  # steps that each contestant takes before any is timed
+PACKAGES = ("accelerate", "transformers", "vit-pytorch", "einops")  # beside those that every run's evidence names
+
+
+def make_parser(description: str, script: str) -> argparse.ArgumentParser:
+    """The flags that every benchmark has."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter, prog=f"benchmarks/{script}.py"
+    )
+    parser.add_argument(
+        "--sizes", choices=("paper", "lite", "tiny"), default="paper", help="recipe whose network and settings are used"
+    )
+    parser.add_argument("--batch-size", type=at_least_1, default=64, help="images a step")
+    parser.add_argument("--repeats", type=at_least_1, default=7, help="rounds in which every contestant has its turn")
+    parser.add_argument("--steps", type=at_least_1, default=5, help="steps of a turn")
+    parser.add_argument(
+        "--precision", nargs="+", choices=("float32", "bf16"), default=["float32", "bf16"], help="one or both"
+    )
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute")
+    parser.add_argument(
+        "--out", type=Path, default=argparse.SUPPRESS, help=f"evidence file (default: results/{script}-DEVICE.json)"
+    )
+    return parser
+
+
+def at_least_1(text: str) -> int:
+    """For argparse: an int above 0."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not at least 1")
+    return value
+
+
+def settings_of(sizes: str, batch_size: int) -> Settings:
+    """The recipe `sizes` with another batch size."""
+    sides = {"finetune.batch_size": batch_size, "data.size": resolve(sizes).data.size or NATIVE}
+    return resolve(sizes, batch_size=batch_size, **sides)
+
+
+def write_images(folder: Path, images: int) -> None:
+    """PNG files NATIVE pixels a side in class folders: `images` under train/, one of each class under val/ and test/.
+
+    Smooth colours and a little noise, so that the files compress about as photographs do.
+    """
+    rng = np.random.default_rng(0)
+    for split, count in (("train", images), ("val", CLASSES), ("test", CLASSES)):
+        for number in range(count):
+            file = folder / split / f"class{number % CLASSES}" / f"{number:06d}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            coarse = Image.fromarray(rng.integers(0, 256, (6, 6, 3), np.uint8))
+            smooth = np.asarray(coarse.resize((NATIVE, NATIVE), Image.Resampling.BICUBIC), np.int16)
+            pixels = smooth + rng.integers(-6, 7, smooth.shape)
+            Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(file)
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait until the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def interleaved(
+    turns: Mapping[str, Callable[[], object]], repeats: int, device: torch.device
+) -> dict[str, list[float]]:
+    """Seconds of every turn: in each repeat all take one, and the next repeat starts with another of them.
+
+    What else the machine does, and how warm it is, thus falls on all alike.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in turns}
+    names = list(turns)
+    for repeat in range(repeats):
+        first = repeat % len(names)
+        for name in names[first:] + names[:first]:
+            synchronise(device)
+            began = time.perf_counter()
+            turns[name]()
+            synchronise(device)
+            seconds[name].append(time.perf_counter() - began)
+    return seconds
+
+
+def spread(values: Sequence[float]) -> dict[str, Any]:
+    """Median, extremes and the values themselves, in the order of the repeats; four digits are kept."""
+    short = [float(f"{value:.4g}") for value in values]
+    middle = float(f"{statistics.median(values):.4g}")
+    return {"median": middle, "min": min(short), "max": max(short), "all": short}
+
+
+def ratios(values: Sequence[float], over: Sequence[float]) -> dict[str, Any]:
+    """`spread` of the quotients, repeat by repeat."""
+    return spread([value / other for value, other in zip(values, over, strict=True)])
+
+
+def say(text: str) -> None:
+    """A line for the person who waits."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def write_evidence(
+    script: str, given: argparse.Namespace, argv: Sequence[str], accelerator: Accelerator, began: float, found: Any
+) -> Path:
+    """Write what was found with where, when and how, as the verbs' summaries state it; returns the file."""
+    details = evidence(script)
+    details.pop("resumed")
+    # The verbs look for uncommitted changes in src/ alone.
+    changed = subprocess.run(["git", "-C", str(REPO), "diff", "--quiet", "HEAD", "--", "benchmarks"], check=False)
+    if details["commit"] and changed.returncode and not details["commit"].endswith("+changes"):
+        details["commit"] += "+changes"
+    for name in PACKAGES:
+        try:
+            details["versions"][name] = version(name)
+        except PackageNotFoundError:
+            continue
+    details["command"] = shlex.join(["python", f"benchmarks/{script}.py", *argv])
+    details["environment"]["threads"] = torch.get_num_threads()
+    details |= {
+        "seconds": round(time.perf_counter() - began, 1),
+        "device": describe(accelerator)["device"],
+        "settings": {k: v for k, v in vars(given).items() if k != "out"},
+        "seeds": [0],
+    }
+    file = getattr(given, "out", REPO / "results" / f"{script}-{accelerator.device.type}.json")
+    write_whole(file, json.dumps({**found, "details": details}, indent=1) + "\n")
+    say(f"written to {file}")
+    return file

@@ -1,0 +1,300 @@
+"""The contestants: PocketViT, and networks of the same sizes from other libraries in the loop that is usual for them.
+
+Each has `step`, one optimiser step on images that are ready, and returns the loss. Data reach all of them normalised.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+
+from pocketvit.config import Settings
+from pocketvit.data import Dataset
+from pocketvit.data.augment import CROP_RATIO, Augment, mix
+from pocketvit.data.batches import Batches
+from pocketvit.model.mae import MaskedAutoencoder
+from pocketvit.model.vit import NORM_EPS
+from pocketvit.training.finetune import make_classifier
+from pocketvit.training.loop import total_steps
+from pocketvit.training.optimizer import Average, learning_rate, make_optimizer
+
+OURS, BASELINE, OTHER = "pocketvit", "transformers", "vit-pytorch"
+COMPILED = " compiled"
+CROP_ATTEMPTS = 10  # of torchvision's RandomResizedCrop, after which it takes the whole image
+
+
+def alike(settings: Settings) -> Settings:
+    """The settings without what only PocketViT's fine-tuning does: moving average and stochastic depth."""
+    return dataclasses.replace(settings, finetune=dataclasses.replace(settings.finetune, ema=0.0, drop_path=0.0))
+
+
+class Ours:
+    """One stage of PocketViT: its own parts, in the order in which training/loop.py calls them."""
+
+    def __init__(
+        self,
+        stage: str,
+        dataset: Dataset,
+        settings: Settings,
+        accelerator: Accelerator,
+        compiled: bool = False,
+        resident: bool | None = None,
+    ) -> None:
+        self.stage, self.accelerator, self.classes = stage, accelerator, len(dataset.classes)
+        self.pretrain, self.finetune, self.seed = settings.pretrain, settings.finetune, settings.seed
+        self.config = settings.pretrain if stage == "pretrain" else settings.finetune
+        images, labels = dataset.labelled("train")
+        model: nn.Module
+        if stage == "pretrain":
+            torch.manual_seed(self.seed)
+            discount, normalise = self.pretrain.visible_discount, self.pretrain.normalise_targets
+            model = MaskedAutoencoder(settings.model, dataset.shape, discount, normalise)
+        else:
+            model = make_classifier(dataset, settings, self.seed, None)
+        self.model = model.to(accelerator.device).train()
+        self.call = torch.compile(self.model) if compiled else self.model
+        self.optimizer = make_optimizer(self.model, self.config)
+        self.average = Average(self.model, self.config.ema) if self.config.ema else None
+        self.batches = Batches(
+            images, None if stage == "pretrain" else labels, dataset.mean, dataset.std,
+            batch_size=self.config.batch_size, seed=self.seed, device=accelerator.device,
+            resident=resident,
+        )  # fmt: skip
+        self.augment = Augment(self.config.augment, dataset.shape[2], fill=dataset.mean)
+        self.steps = total_steps(self.config, self.batches.steps_per_epoch)
+        self.done = 0
+
+    def step(self, images: Tensor, labels: Tensor) -> Tensor:
+        """One step on (B, C, H, W) normalised images and (B,) labels, without drawing or changing them."""
+        self._schedule()
+        with self.accelerator.autocast():
+            loss = self._loss(images, labels)
+        return self._update(loss)
+
+    def full_step(self, mark: Callable[[str], None] = lambda part: None) -> Tensor:
+        """One step of training, input included; `mark` is called with each part's name at its end."""
+        self._schedule()
+        images, labels, _ = self.batches.at(self.done)
+        mark("draw")
+        with self.accelerator.autocast():
+            images = self.augment(images)
+            if labels is not None:
+                config = self.finetune
+                images, labels = mix(
+                    images, labels, self.classes, config.mixup, config.cutmix, config.mix_share, config.label_smoothing
+                )
+            mark("augment")
+            images = self.batches.normalise(images)
+            mark("normalise")
+            loss = self._loss(images, labels)
+        mark("forward")
+        return self._update(loss, mark)
+
+    def _schedule(self) -> None:
+        rate = learning_rate(min(self.done, self.steps), self.steps, self.config)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * group["lr_scale"]
+        torch.manual_seed(self.seed * 1_000_003 + self.done)
+
+    def _loss(self, images: Tensor, labels: Tensor | None) -> Tensor:
+        if self.stage == "pretrain":
+            loss: Tensor = self.call(images, self.pretrain.mask_ratio).loss
+            return loss
+        assert labels is not None
+        return F.cross_entropy(self.call(images).float(), labels)
+
+    def _update(self, loss: Tensor, mark: Callable[[str], None] = lambda part: None) -> Tensor:
+        self.accelerator.backward(loss)
+        mark("backward")
+        if self.config.clip:
+            self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.average:
+            self.average.update(self.model, self.done)
+        mark("optimiser")
+        self.done += 1
+        return loss.detach()
+
+
+class Theirs:
+    """Another library's network in a plain loop: autocast, AdamW, a clipped gradient, a schedule."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: Callable[[nn.Module, Tensor, Tensor], Tensor],
+        stage: str,
+        settings: Settings,
+        accelerator: Accelerator,
+        compiled: bool = False,
+    ) -> None:
+        config = settings.pretrain if stage == "pretrain" else settings.finetune
+        self.device, self.bf16 = accelerator.device, accelerator.mixed_precision == "bf16"
+        self.model, self.loss, self.clip = model.to(self.device).train(), loss, config.clip
+        self.call = torch.compile(self.model) if compiled else self.model
+        # Fused, as the Trainer of transformers chooses by itself.
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(), config.lr, (0.9, config.beta2), weight_decay=config.weight_decay, fused=True
+        )
+        self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, T_max=1_000_000)
+
+    def step(self, images: Tensor, labels: Tensor) -> Tensor:
+        """One step on (B, C, H, W) normalised images and (B,) labels."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            loss = self.loss(self.call, images, labels)
+        loss.backward()
+        if self.clip:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
+        self.optimizer.step()
+        self.schedule.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return loss.detach()
+
+
+Contestant = Ours | Theirs
+
+
+def names(compiled: bool = False) -> list[str]:
+    """Who can take part here: a library that is not installed cannot."""
+    found = [OURS, BASELINE]
+    if importlib.util.find_spec("vit_pytorch") and importlib.util.find_spec("einops"):
+        found.append(OTHER)
+    return found + ([OURS + COMPILED, BASELINE + COMPILED] if compiled else [])
+
+
+def make(name: str, stage: str, dataset: Dataset, settings: Settings, accelerator: Accelerator) -> Contestant:
+    """Build the contestant `name` for "pretrain" or "finetune" at the sizes of `settings.model`."""
+    library, compiled = name.removesuffix(COMPILED), name.endswith(COMPILED)
+    if library == OURS:
+        return Ours(stage, dataset, alike(settings), accelerator, compiled)
+    torch.manual_seed(settings.seed)
+    build = _transformers if library == BASELINE else _vit_pytorch
+    return Theirs(*build(stage, dataset, settings), stage, settings, accelerator, compiled)
+
+
+def ready_batches(dataset: Dataset, settings: Settings, device: torch.device) -> list[tuple[Tensor, Tensor]]:
+    """Batches that every contestant gets alike: normalised images and labels, on the device."""
+    images, labels = dataset.labelled("train")
+    size = settings.pretrain.batch_size
+    batches = Batches(images, labels, dataset.mean, dataset.std, batch_size=size, seed=0, device=device)
+    ready = []
+    for number in range(min(8, batches.steps_per_epoch)):
+        drawn, targets, _ = batches.at(number)
+        assert targets is not None
+        ready.append((batches.normalise(drawn), targets))
+    return ready
+
+
+def take_steps(contestant: Contestant, ready: list[tuple[Tensor, Tensor]], steps: int) -> Tensor:
+    """Some steps, without input; returns the last loss."""
+    for number in range(steps):
+        loss = contestant.step(*ready[number % len(ready)])
+    return loss
+
+
+def _transformers(stage: str, dataset: Dataset, settings: Settings) -> tuple[nn.Module, Callable[..., Tensor]]:
+    """ViTMAEForPreTraining or ViTForImageClassification, as a fresh configuration gives it."""
+    from transformers import ViTConfig, ViTForImageClassification, ViTMAEConfig, ViTMAEForPreTraining
+
+    c, (side, _, channels) = settings.model.resolved(), dataset.shape
+    sizes = {
+        "hidden_size": c.width, "num_hidden_layers": c.depth, "num_attention_heads": c.heads,
+        "intermediate_size": int(c.width * c.mlp_ratio), "layer_norm_eps": NORM_EPS,
+        "image_size": side, "patch_size": c.patch, "num_channels": channels,
+    }  # fmt: skip
+    if stage == "pretrain":
+        decoder = {
+            "decoder_hidden_size": c.decoder_width, "decoder_num_hidden_layers": c.decoder_depth,
+            "decoder_num_attention_heads": c.decoder_heads,
+            "decoder_intermediate_size": int(c.decoder_width * c.mlp_ratio),
+        }  # fmt: skip
+        masking = {"mask_ratio": settings.pretrain.mask_ratio, "norm_pix_loss": settings.pretrain.normalise_targets}
+        config = ViTMAEConfig(**sizes, **decoder, **masking)
+        return ViTMAEForPreTraining(config), lambda model, images, labels: model(pixel_values=images).loss
+    classifier = ViTForImageClassification(ViTConfig(**sizes, num_labels=len(dataset.classes)))
+    return classifier, lambda model, images, labels: model(pixel_values=images, labels=labels).loss
+
+
+def _vit_pytorch(stage: str, dataset: Dataset, settings: Settings) -> tuple[nn.Module, Callable[..., Tensor]]:
+    """vit-pytorch's MAE or ViT; its MAE has no class token, and its attention no biases."""
+    if "vit_pytorch" not in sys.modules:
+        # Its __init__ imports torchvision for a part that is not used here, and a torchvision that fits is not
+        # there for every build of torch: so the package is set up without running that file.
+        spec = importlib.util.find_spec("vit_pytorch")
+        assert spec is not None
+        sys.modules["vit_pytorch"] = importlib.util.module_from_spec(spec)
+    from vit_pytorch.mae import MAE
+    from vit_pytorch.vit import Transformer, ViT
+
+    c, (side, _, channels) = settings.model.resolved(), dataset.shape
+    vit = ViT(
+        image_size=side, patch_size=c.patch, channels=channels, num_classes=len(dataset.classes),
+        dim=c.width, depth=c.depth, heads=c.heads, dim_head=c.width // c.heads, mlp_dim=int(c.width * c.mlp_ratio),
+        # Its MAE takes an encoder without a class token only.
+        pool="mean" if stage == "pretrain" else "cls",
+    )  # fmt: skip
+    if stage == "finetune":
+        return vit, lambda model, images, labels: F.cross_entropy(model(images), labels)
+    vit.mlp_head = None
+    decoder = {"depth": c.decoder_depth, "heads": c.decoder_heads, "dim_head": c.decoder_width // c.decoder_heads}
+    mae = MAE(encoder=vit, decoder_dim=c.decoder_width, masking_ratio=settings.pretrain.mask_ratio)
+    # Its constructor fixes a feed-forward four times as wide; this is its own module at the common size.
+    mae.decoder = Transformer(dim=c.decoder_width, mlp_dim=int(c.decoder_width * c.mlp_ratio), **decoder)
+    return mae, lambda model, images, labels: model(images)
+
+
+class Files(TorchDataset):
+    """Image files in class folders through Pillow, as the example scripts of transformers prepare them.
+
+    Random resized crop with bicubic scaling, flip, to float, normalise; an item is ((C, H, W) float32, class number).
+    """
+
+    def __init__(self, folder: Path, dataset: Dataset, crop_scale: float, flip: bool) -> None:
+        self.files = sorted(folder.glob("*/*.png"))
+        self.side, self.crop_scale, self.flip = dataset.shape[0], crop_scale, flip
+        self.numbers = {name: number for number, name in enumerate(dataset.classes)}
+        self.mean, self.std = (torch.tensor(v).view(-1, 1, 1) for v in (dataset.mean, dataset.std))
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        file = self.files[index]
+        with Image.open(file) as opened:
+            image = opened.convert("RGB")
+        image = image.crop(self._box(*image.size)).resize((self.side, self.side), Image.Resampling.BICUBIC)
+        if self.flip and torch.rand(1) < 0.5:
+            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous().float().div(255)
+        return pixels.sub_(self.mean).div_(self.std), self.numbers[file.parent.name]
+
+    def _box(self, width: int, height: int) -> tuple[int, int, int, int]:
+        """(left, top, right, bottom) of a window of random area, ratio and place."""
+        for _ in range(CROP_ATTEMPTS):
+            area = width * height * torch.empty(1).uniform_(self.crop_scale, 1).item()
+            ratio = CROP_RATIO ** torch.empty(1).uniform_(-1, 1).item()
+            w, h = round((area * ratio) ** 0.5), round((area / ratio) ** 0.5)
+            if 0 < w <= width and 0 < h <= height:
+                left = int(torch.randint(0, width - w + 1, (1,)))
+                top = int(torch.randint(0, height - h + 1, (1,)))
+                return left, top, left + w, top + h
+        return 0, 0, width, height
+
+    def loader(self, batch_size: int, workers: int, device: torch.device) -> DataLoader:
+        """A pass over the files in random order; the last batch is dropped where it is smaller, as in PocketViT."""
+        return DataLoader(
+            self, batch_size, shuffle=True, drop_last=True, num_workers=workers, pin_memory=device.type == "cuda"
+        )
