@@ -26,6 +26,7 @@ from pocketvit.data.augment import CROP_RATIO, Augment, mix
 from pocketvit.data.batches import Batches
 from pocketvit.model.mae import MaskedAutoencoder
 from pocketvit.model.vit import NORM_EPS
+from pocketvit.training import compilation
 from pocketvit.training.finetune import make_classifier
 from pocketvit.training.loop import total_steps
 from pocketvit.training.optimizer import Average, learning_rate, make_optimizer
@@ -64,7 +65,7 @@ class Ours:
         else:
             model = make_classifier(dataset, settings, self.seed, None)
         self.model = model.to(accelerator.device).train()
-        self.call = torch.compile(self.model) if compiled else self.model
+        self.call = compilation.compiled(self.model) if compiled else self.model
         self.optimizer = make_optimizer(self.model, self.config)
         self.average = Average(self.model, self.config.ema) if self.config.ema else None
         self.batches = Batches(

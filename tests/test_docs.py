@@ -4,7 +4,8 @@ The convention:
 - bash and console blocks hold one command a line (in console blocks, after `$ `; other lines there are output).
   `pocketvit ...` is run in this process and must succeed. `make TARGET`, `pip install .` and the activation of .venv
   are not run: the target, the extras and the folder's name must exist. Nor is `python benchmarks/NAME.py`, which takes
-  hours: its flags must be right.
+  hours: its flags must be right. Of `torchrun ...` and `accelerate launch ...` the launcher's flags must be right, and
+  what it launches is run in this process alone.
 - a python block is run as it stands; a yaml block begins with `# NAME.yaml` and is written to that file.
 - text blocks are not code. A block or a line of any other kind fails.
 - commands that train get the values of SMALL for what they don't set themselves.
@@ -24,8 +25,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from accelerate.commands.launch import launch_command_parser as accelerate_parser
 from PIL import Image
 from sklearn.datasets import load_digits
+from torch.distributed.run import get_args_parser as torchrun_parser
 
 import pocketvit
 from pocketvit.cli import VERBS, main
@@ -36,6 +39,7 @@ DOCUMENTS = ["README.md", *(f"docs/{path.name}" for path in sorted((REPO / "docs
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\((?!https?://|#)([^)#]+)")
 TRAINING = ("fit", "pretrain", "finetune")
+LAUNCHERS = {"torchrun": torchrun_parser, "accelerate": accelerate_parser}
 SMALL = {
     "model.width": 32,
     "model.depth": 1,
@@ -82,6 +86,8 @@ def run_line(line: str) -> None:
     words = shlex.split(line, comments=True)
     if not words:
         return
+    if words[0] in LAUNCHERS:
+        words = ["pocketvit", *launched(words)]
     if words[0] == "pocketvit":
         try:
             status = main([*words[1:], *small_flags(words[1:])])
@@ -106,6 +112,17 @@ def run_line(line: str) -> None:
         assert "VENV = .venv\n" in (REPO / "Makefile").read_text()
     else:
         pytest.fail(f"a command of an unknown kind: {line}")
+
+
+def launched(words: list[str]) -> list[str]:
+    """What a launcher of several processes gives to `pocketvit`; fails for flags that it does not have."""
+    try:
+        given = LAUNCHERS[words[0]]().parse_args(words[1 if words[0] == "torchrun" else 2 :])
+    except SystemExit:
+        pytest.fail(f"{shlex.join(words)}: not the launcher's flags")
+    assert given.module, "launch it with -m"
+    assert given.training_script == "pocketvit.cli"
+    return list(given.training_script_args)
 
 
 def small_flags(words: list[str]) -> list[str]:
@@ -186,6 +203,8 @@ def test_readme_lists_every_verb() -> None:
         ("bash", "make nonsense\n"),
         ("bash", "curl example.org\n"),
         ("bash", "python benchmarks/nonsense.py\n"),
+        ("bash", "torchrun --no-such-flag 1 -m pocketvit.cli fit my_images/\n"),
+        ("bash", "accelerate launch -m another.program\n"),
         ("bash", "python benchmarks/throughput.py --no-such-flag 1\n"),
         ("console", "no command\n"),
         ("ruby", "puts 1\n"),

@@ -240,7 +240,13 @@ def _underscored(args: list[str], flat: dict[str, str] | None = None) -> list[st
 
 
 # Settings that are given as a bare flag.
-BOOLEAN_SETTINGS = ("--data.skip_bad", "--tensorboard", "--finetune.freeze_encoder", "--pretrain.normalise_targets")
+BOOLEAN_SETTINGS = (
+    "--data.skip_bad",
+    "--deterministic",
+    "--tensorboard",
+    "--finetune.freeze_encoder",
+    "--pretrain.normalise_targets",
+)
 BARE = ("--overwrite", "--resume", "--json", "--help", "--print_config", *BOOLEAN_SETTINGS)
 
 

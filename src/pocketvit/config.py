@@ -280,6 +280,7 @@ class Settings:
         device: auto, cpu, cuda or mps
         precision: float32, bf16, or auto: bf16 where the device has it in hardware
         compile: torch.compile always, never, or auto: in stages of over ten minutes, where a short trial shows a gain
+        deterministic: on CUDA, only kernels that give the same bits each time, some of them slower; a CPU always does
         tensorboard: also write TensorBoard events into the run directory; needs the extra "track"
     """
 
@@ -289,6 +290,7 @@ class Settings:
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     precision: Literal["auto", "float32", "bf16"] = "auto"
     compile: Literal["auto", "always", "never"] = "auto"
+    deterministic: bool = False
     tensorboard: bool = False
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import timedelta
 from typing import TypeVar
 
@@ -16,11 +17,16 @@ T = TypeVar("T")
 WAIT = timedelta(hours=12)  # for the main process, while it alone evaluates or decodes
 
 
-def make_accelerator(device: str = "auto", precision: str = "auto") -> Accelerator:
+def make_accelerator(device: str = "auto", precision: str = "auto", deterministic: bool = False) -> Accelerator:
     """An Accelerator on `device` ("auto", "cpu", "cuda", "mps"); raises UserError where that device is not there.
 
     Precision "auto" is bf16 where the hardware multiplies it: CUDA from Ampere on, and CPUs with AMX or AVX512-BF16.
+    With `deterministic`, torch uses in the whole process only kernels that give the same bits each time.
     """
+    if deterministic:
+        # cuBLAS reads it when it is first used.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(deterministic)
     there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not there.get(device, True):
         raise UserError(f"--device {device}: none found here; use --device auto")

@@ -86,7 +86,7 @@ class Context:
         for stage, config in (("pretrain", settings.pretrain), ("finetune", settings.finetune)):
             if verb in (stage, "fit"):
                 optimizer_class(config.optimizer, f"--{stage}.optimizer")
-        accelerator = make_accelerator(settings.device, settings.precision)
+        accelerator = make_accelerator(settings.device, settings.precision, settings.deterministic)
         # One process of each machine decodes; the others find the cache.
         with accelerator.local_main_process_first():
             dataset = load(data, settings.data, multiple_of=patch, need_labels=need_labels)
