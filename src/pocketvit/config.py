@@ -29,6 +29,7 @@ class DataConfig:
         split_seed: seed of these two splits
         labels_per_class: labels to keep for fine-tuning: a count, "all", or several separated by commas ("5,all")
         label_fraction: share of the labels to keep for fine-tuning, stratified by class (instead of labels_per_class)
+        images: learn from about this many of the train images, the same share of every class; null takes them all
         skip_bad: leave out images that cannot be decoded, and list them, instead of stopping
     """
 
@@ -38,6 +39,7 @@ class DataConfig:
     split_seed: int = 0
     labels_per_class: int | str = "all"
     label_fraction: float | None = None
+    images: int | None = None
     skip_bad: bool = False
 
     @property
@@ -235,7 +237,7 @@ class FinetuneConfig(OptimConfig):
 
 # What values may be; names are those of fields, in whichever stage they are.
 _LIMITS: dict[str, tuple[Callable[[float], bool], str]] = {
-    "at least 1": (lambda v: v >= 1, "seeds epochs batch_size accumulate"),
+    "at least 1": (lambda v: v is None or v >= 1, "seeds epochs batch_size accumulate images"),
     "at least 0": (
         lambda v: v >= 0,
         "seed split_seed min_steps lr min_lr weight_decay clip visible_discount knn_every mixup cutmix rotate",

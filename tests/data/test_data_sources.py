@@ -250,6 +250,21 @@ def test_import_is_light():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_a_part_of_the_train_images(tmp_path, class_folders):
+    class_folders(tmp_path, count=40)
+    whole, part = (load(str(tmp_path), DataConfig(images=images)) for images in (None, 10))
+    assert np.bincount(part.train.labels).tolist() == [5, 5]
+    assert [note for note in part.notes if "10 of the train images are used" in note]
+    kept = {image.tobytes() for image in part.train.images}
+    assert kept < {image.tobytes() for image in whole.train.images}
+    # Those that validate and test are the same, so that accuracies compare.
+    assert np.array_equal(part.val.images, whole.val.images)
+    assert np.array_equal(part.test.images, whole.test.images)
+    more = load(str(tmp_path), DataConfig(images=20))
+    assert kept < {image.tobytes() for image in more.train.images}
+    assert len(load(str(tmp_path), DataConfig(images=1000)).train) == len(whole.train)
+
+
 def test_images_stay_as_they_are(tmp_path, save):
     for index in range(4):
         save(tmp_path / f"{index}.png", seed=index)

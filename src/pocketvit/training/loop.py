@@ -119,7 +119,7 @@ def train(
     resumed = load_state(folder, optimizer, modules, log.say) if folder else None
     start, notes = (resumed.step, resumed.notes) if resumed else (0, {})
     log.rewind(tags, start)
-    progress = StageProgress(log, " ".join(str(v) for v in tags.values()), steps, start)
+    progress = StageProgress(log, " ".join(str(v) for v in tags.values()), steps, start, per_epoch)
     history: list[dict[str, Any]] = notes.get("history", [])
     losses: list[float] = notes.get("losses", [])
     seconds, began, saved = notes.get("seconds", 0.0), time.perf_counter(), time.monotonic()
