@@ -421,7 +421,6 @@ def model_card(job: Job, summary: Json) -> str:
     tables = summary["finetune"]
     table = tables[-1] if isinstance(tables, list) else tables
     size = "×".join(str(side) for side in data["shape"])
-    limits = f"It knows {len(data['classes'])} classes and gives every image one of them, whatever it shows."
     return f"""# {job.stem}
 
 A Vision Transformer of {summary["model"]["params"]:,} parameters for images of {size}, stored in float16.
@@ -434,7 +433,7 @@ A Vision Transformer of {summary["model"]["params"]:,} parameters for images of 
 {found["pretrain"]["epochs"]} epochs of pre-training, {found["finetune"]["epochs"]} of fine-tuning |
 | started from | {"the pre-trained encoder" if details["shipped"] == "mae" else "random init"}, which did better on \
 the images that validate |
-| test accuracy | {100 * found["float16_accuracy"]:.2f} % of this file on {data["test"]:,} images, read once; \
+| test accuracy | {100 * found["float16_accuracy"]:.2f} % of this file on the {data["test"]:,} test images; \
 the recipe from MAE {100 * table["mae"]["accuracy"]:.2f} %, from random init {100 * table["random"]["accuracy"]:.2f} % |
 | calibration error | {details["evaluation"]["ece"]:.3f} |
 | command | `{details["command"]}` |
@@ -447,8 +446,8 @@ the recipe from MAE {100 * table["mae"]["accuracy"]:.2f} %, from random init {10
 
 ## Limits
 
-{limits} It has seen no images but those of the data set, at that size. One seed is no measure of a recipe: the spread
-over seeds is in the README's table once there are several. The accuracy says nothing of images from elsewhere.
+It knows {len(data["classes"])} classes and gives every image one of them, whatever it shows. It has seen no images but
+those of this data set, and its accuracy says nothing of images from elsewhere. It is one seed of its recipe.
 """
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from PIL import Image
 
 from pocketvit.config import DataConfig
 from pocketvit.data import load
+from pocketvit.data.batches import Batches
 from pocketvit.data.sources import open_source
 from pocketvit.errors import UserError
 
@@ -243,6 +245,21 @@ def test_real_grey_set(shared_data):
     assert glyphs.shape == (28, 28, 1)
     assert len(glyphs.classes) == 34
     assert len(glyphs.mean) == 1
+
+
+@pytest.mark.slow
+def test_cifar10_is_on_the_device_within_half_a_minute_and_then_within_two_seconds(shared_data):
+    source = str(shared_data("cifar10"))
+    took = []
+    for _ in range(2):
+        start = time.perf_counter()
+        dataset = load(source, CONFIG, need_labels=True)
+        norm = {"mean": dataset.mean, "std": dataset.std, "batch_size": 1024, "seed": 0, "device": "cpu"}
+        parts = [Batches(*dataset.labelled(split), **norm) for split in ("train", "val", "test")]
+        took.append(time.perf_counter() - start)
+        assert [len(part) for part in parts] == [45000, 5000, 10000]
+    assert took[0] < 30, took
+    assert took[1] < 2, took
 
 
 def test_import_is_light():
