@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import hashlib
 import json
 import shlex
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -146,9 +146,10 @@ class Job:
 
     @property
     def name(self) -> str:
-        """RECIPE-DEVICE-SEED, with a mark where settings were changed."""
+        """RECIPE-DEVICE-SEED, with a mark of the changes where there are any."""
         device = describe(self.accelerator)["device"].lower().replace(" ", "-")
-        return f"{self.stem}-{device}-{self.seed}{'-changed' if self.changes else ''}"
+        mark = hashlib.blake2b(json.dumps(self.changes, sort_keys=True).encode(), digest_size=3).hexdigest()
+        return f"{self.stem}-{device}-{self.seed}{f'-changed-{mark}' if self.changes else ''}"
 
     @property
     def folder(self) -> Path:
@@ -227,7 +228,7 @@ def note_call(job: Job, started: float, finished: bool) -> None:
 
 
 def make_plan(job: Job, started: float) -> Json:
-    """Measure both stages and a probe for a moment, on this device, and choose the epochs that fit; raises UserError."""
+    """Measure both stages and a probe for a moment, here, and choose the epochs that fit; raises UserError."""
     settings = job.settings()
     dataset = job.load(settings)
     found = {
@@ -302,13 +303,11 @@ def labels_of(dataset: Dataset, settings: Settings) -> np.ndarray:
 
 def first(dataset: Dataset, images: int) -> Dataset:
     """The data set with its first train images only, and hardly any to validate."""
-    cut: Callable[[Split, int], Split] = lambda s, n: Split(s.images[:n], None if s.labels is None else s.labels[:n])  # noqa: E731
-    return dataclasses.replace(dataset, train=cut(dataset.train, images), val=cut(dataset.val, 2))
+    (x, y), (val_x, val_y) = dataset.labelled("train"), dataset.labelled("val")
+    return dataclasses.replace(dataset, train=Split(x[:images], y[:images]), val=Split(val_x[:2], val_y[:2]))
 
 
-def train(
-    stage: str, dataset: Dataset, settings: Settings, accelerator: Accelerator, **where: Any
-) -> TrainResult:
+def train(stage: str, dataset: Dataset, settings: Settings, accelerator: Accelerator, **where: Any) -> TrainResult:
     """One stage on all of `dataset`, in silence, from random init."""
     log = RunLog(quiet=True)
     if stage == "pretrain":
@@ -341,7 +340,7 @@ def write_evidence(job: Job, settings: Settings, plan: Json) -> None:
     }  # fmt: skip
     summary["reproduction"] = {
         "recipe": job.stem, "seed": job.seed, "changes": job.changes, "plan": plan, "calls": calls,
-        "peak_memory_mb": max((call["peak_memory_mb"] or 0 for call in calls)) or None,
+        "peak_memory_mb": max(call["peak_memory_mb"] or 0 for call in calls) or None,
         "float16_accuracy": Metrics.of(probabilities, labels, dataset.classes).accuracy,
         **speed(dataset, settings, summary, job.accelerator),
     }  # fmt: skip

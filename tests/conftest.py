@@ -22,7 +22,7 @@ def image_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mo
 
 @pytest.fixture(scope="session")
 def shared_data() -> Callable[[str], Path]:
-    """Look up a real data set by name in $POCKETVIT_TEST_DATA, where it must be, or else in ../shared/data or shared/data.
+    """Look up a real data set by name in $POCKETVIT_TEST_DATA, where it must be, or in ../shared/data or shared/data.
 
     Without the variable, a test whose data set is absent is skipped.
     """

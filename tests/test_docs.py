@@ -2,8 +2,8 @@
 
 The convention:
 - bash and console blocks hold one command a line (in console blocks, after `$ `; other lines there are output).
-  `pocketvit ...` is run in this process and must succeed. `make TARGET`, `pip install .` and the activation of .venv
-  are not run: the target, the extras and the folder's name must exist.
+  `pocketvit ...` and `python benchmarks/reproduce.py ...` are run in this process and must succeed. `make TARGET`,
+  `pip install .` and the activation of .venv are not run: the target, the extras and the folder's name must exist.
 - a python block is run as it stands; a yaml block begins with `# NAME.yaml` and is written to that file.
 - text blocks are not code. A block or a line of any other kind fails.
 - commands that train get the values of SMALL for what they don't set themselves.
@@ -12,11 +12,14 @@ The convention:
 from __future__ import annotations
 
 import functools
+import importlib.util
 import re
 import shlex
+import sys
 from collections.abc import Iterator
 from importlib.metadata import metadata
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pyarrow as pa
@@ -69,6 +72,10 @@ def make_data(folder: Path) -> None:
             content = (folder / f"my_images/{name}/{number}.png").read_bytes()
             rows["image"].append({"bytes": content, "path": f"{number}.png"})
             rows["label"].append(label)
+    for name in ("cifar10", "cifar100"):
+        (folder / "data" / name).mkdir(parents=True)
+        for split in ("train", "test"):
+            pq.write_table(pa.table(rows), folder / "data" / name / f"{split}-00000-of-00001.parquet")
     new = folder / "new_images"
     new.mkdir()
     image.save(new / "a.png")
@@ -86,6 +93,11 @@ def run_line(line: str) -> None:
         except SystemExit as end:  # --help and --print_config
             status = end.code if isinstance(end.code, int) else int(end.code is not None)
         assert status == 0, f"{line}: exit status {status}"
+    elif words[:2] == ["python", "benchmarks/reproduce.py"]:
+        # --total-time chooses the epochs; `workplace` sees to it that they are few.
+        flags = small_flags(["fit", *words[3:]])
+        flags = [flag for flag in flags if not ("--total-time" in words and "epochs" in flag)]
+        assert script("reproduce").main([*words[2:], *flags]) == 0, line
     elif words[0] == "make":
         targets = re.findall(r"^([a-z-]+):", (REPO / "Makefile").read_text(), re.MULTILINE)
         assert len(words) > 1, line
@@ -98,6 +110,18 @@ def run_line(line: str) -> None:
         assert "VENV = .venv\n" in (REPO / "Makefile").read_text()
     else:
         pytest.fail(f"a command of an unknown kind: {line}")
+
+
+@functools.cache
+def script(name: str) -> ModuleType:
+    """A program of benchmarks/, as a module."""
+    spec = importlib.util.spec_from_file_location(name, REPO / "benchmarks" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
 
 
 def small_flags(words: list[str]) -> list[str]:
@@ -137,6 +161,8 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     for name in TRAINING:
         monkeypatch.setattr(pocketvit, name, functools.partial(getattr(pocketvit, name), **SMALL))
+    monkeypatch.setattr(script("reproduce"), "MEASURE_SECONDS", 0.1)
+    monkeypatch.setattr(script("reproduce"), "choose_epochs", lambda *_: {"pretrain": 1, "finetune": 1})
     return tmp_path
 
 

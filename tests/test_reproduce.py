@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import io
 import json
+import re
 import subprocess
 import sys
 import time
@@ -34,7 +35,7 @@ SHRUNKEN = [
     *("--pretrain.batch-size=64", "--finetune.batch-size=64", "--device=cpu", "--precision=float32"),
 ]
 BRIEF = [*SHRUNKEN, "--pretrain.epochs=2", "--finetune.epochs=1"]
-NAME, RECIPE = "lite-cifar10-cpu-0-changed", "small-cifar10.yaml"
+RECIPE = "small-cifar10.yaml"
 
 
 @pytest.fixture(scope="session")
@@ -99,8 +100,8 @@ def test_slices_end_with_the_same_bits_as_one_call(
 ) -> None:
     args = ["lite-cifar10", "--data", str(images), *BRIEF]
     whole, sliced = tmp_path / "whole", tmp_path / "sliced"
-    for folder in (whole, sliced):
-        folder.mkdir()
+    for place in (whole, sliced):
+        place.mkdir()
     monkeypatch.setattr(reproduce, "REPO", tmp_path / "checkout")
     monkeypatch.chdir(whole)
     assert reproduce.main(args) == 0
@@ -109,17 +110,18 @@ def test_slices_end_with_the_same_bits_as_one_call(
     monkeypatch.setattr(loop, "time", Clock())
     monkeypatch.setattr(stages, "time", loop.time)
     monkeypatch.chdir(sliced)
-    calls = 0
-    while not (sliced / "runs" / NAME / "reproduction.json").exists():
+    calls, folder = 0, reproduce.Job.parse(args).folder
+    assert re.fullmatch(r"runs/lite-cifar10-cpu-0-changed-\w{6}", str(folder))
+    while not (folder / "reproduction.json").exists():
         assert reproduce.main([*args, "--time-limit", "15000s"]) == 0
         calls += 1
         assert calls < 20
     assert calls >= 3
     assert "not finished: the same command goes on" in capsys.readouterr().err
     for file in ("model.safetensors", "mae.safetensors", "lite-cifar10.safetensors"):
-        first, second = ((folder / "runs" / NAME / file).read_bytes() for folder in (whole, sliced))
+        first, second = ((place / folder / file).read_bytes() for place in (whole, sliced))
         assert first == second, file
-    one, several = (json.loads((f / "runs" / NAME / "reproduction.json").read_text()) for f in (whole, sliced))
+    one, several = (json.loads((place / folder / "reproduction.json").read_text()) for place in (whole, sliced))
     assert one["finetune"] == several["finetune"]
     assert [len(found["reproduction"]["calls"]) for found in (one, several)] == [1, calls]
     assert [call["finished"] for call in several["reproduction"]["calls"]] == [False] * (calls - 1) + [True]
@@ -228,13 +230,14 @@ def test_a_total_time_is_planned_once_and_kept(
     assert reproduce.main(args) == 0
     assert len(planned) == 1
     assert all(0 < planned[0][stage] < 60 for stage in ("pretrain", "finetune"))
-    summary = json.loads((tmp_path / "runs" / NAME / "reproduction.json").read_text())
+    file = reproduce.Job.parse(args).folder / "reproduction.json"
+    summary = json.loads(file.read_text())
     assert summary["pretrain"]["epochs"] == 3
     assert {run["steps"] for run in summary["details"]["runs"]} == {2 * (summary["dataset"]["train"] // 64)}
     assert "--total-time 20m" in summary["details"]["command"]
     assert summary["reproduction"]["plan"]["measured"]["seconds_per_epoch"] == planned[0]
     capsys.readouterr()
-    (tmp_path / "runs" / NAME / "reproduction.json").unlink()
+    file.unlink()
     assert reproduce.main([*args[:-1], "30m"]) == 2
     assert "was planned with 20m" in capsys.readouterr().err
 

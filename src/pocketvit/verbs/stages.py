@@ -208,8 +208,9 @@ def finetune(
     settings: Settings | None = None,
     **overrides: Any,
 ) -> Run:
-    """Train a classifier from the weights `init` (a run, a weights file or a shipped model), or from random where it is None.
+    """Train a classifier from weights, or from random init.
 
+    `init` is a run, a weights file, a shipped model's name, or None for random.
     With several seeds the test accuracy is their mean. The weights that are saved are the first seed's at the largest
     label budget. Arguments and errors as for `pretrain`; `epochs`, `batch_size` and `lr` mean fine-tuning here.
     """
