@@ -1,8 +1,9 @@
 """Write the tables of README and docs from the evidence in results/: no published number is typed by hand.
 
-A table stands between `<!-- table:NAME -->` and `<!-- /table -->`. NAME is `budget`, which is counted here and now, or
-a file results/NAME.json: `throughput-DEVICE` and `scaling-DEVICE` are written by the benchmarks of those names, and any
-other is a copy of a run's summary.json.
+A table stands between `<!-- table:NAME -->` and `<!-- /table -->`. NAME is `budget`, which is counted here and now;
+`cifar`: what benchmarks/reproduce.py wrote for the recipes of CIFAR-10 and CIFAR-100, beside what others have published
+(benchmarks/published.json); or a file results/NAME.json: `throughput-DEVICE` and `scaling-DEVICE` are written by the
+benchmarks of those names, and any other is a copy of a run's summary.json.
 
     python benchmarks/tables.py           write the tables
     python benchmarks/tables.py --check   write nothing; exit status 1 where a table differs from its evidence
@@ -23,6 +24,7 @@ from pocketvit.report import words
 
 REPO = Path(__file__).resolve().parents[1]
 BLOCK = re.compile(r"(<!-- table:(?P<name>[\w.-]+) -->\n)(?P<body>.*?)(<!-- /table -->)", re.DOTALL)
+PUBLISHED = REPO / "benchmarks" / "published.json"
 MISSING = "*not measured yet*\n"
 # Preset, and the images that it is meant for: (size, channels).
 BUDGETS = {"paper": (36, 3), "lite": (32, 3), "tiny": (32, 3), "digits": (8, 1)}
@@ -74,6 +76,8 @@ def table(name: str, results: Path) -> str:
     """The body of one table, ending in a newline; raises BadEvidence."""
     if name == "budget":
         return budget_table()
+    if name == "cifar":
+        return cifar_table(results)
     file = results / f"{name}.json"
     if not file.is_file():
         return MISSING
@@ -267,6 +271,109 @@ def budget_table() -> str:
         cells = [f"{size}×{size}×{channels}", str(tokens), *(words.amount(count) for count in counts)]
         lines.append(f"| `{preset}` | {' | '.join(cells)} |")
     return _plain("\n".join(lines) + "\n")
+
+
+NOT_MEASURED = "not measured"
+CIFAR = ("cifar10", "cifar100")
+# What is read from a run, by the words of the row; several in a row stand side by side.
+READINGS: dict[str, tuple[Callable[[Json], float], ...]] = {
+    "MAE, then fine-tuned": (lambda run: _last(run)["mae"]["accuracy"],),
+    "random init, same recipe": (lambda run: _last(run)["random"]["accuracy"],),
+    "frozen after pre-training: kNN; linear probe": (
+        lambda run: run["probe"]["mae"]["knn"],
+        lambda run: run["probe"]["mae"]["linear"],
+    ),
+}
+
+
+def cifar_table(results: Path) -> str:
+    """The recipes `paper` and `lite` on CIFAR-10 and CIFAR-100 over their seeds, then what others publish."""
+    import pocketvit as pv
+
+    lines = [
+        "| model | parameters | MACs | epochs | CIFAR-10, % | CIFAR-100, % | time | source |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    origins = []
+    for preset in ("paper", "lite"):
+        cost = pv.budget(preset=preset, size=BUDGETS[preset][0])
+        macs = f"{words.amount(cost['macs'])}; {words.amount(cost['macs_without_attention'])} without attention"
+        found = {data: _runs(results, f"{preset}-{data}") for data in CIFAR}
+        for row, readings in READINGS.items():
+            first = row == next(iter(READINGS))
+            cells = [
+                f"**`{preset}`**, {row}",
+                words.amount(cost["params"]) if first else "",
+                macs if first else "",
+                _both(found, _epochs) if first else "",
+                *(_over_seeds(found[data], readings) for data in CIFAR),
+                _both(found, _time) if first else "",
+                "ours" if first else "",
+            ]
+            lines.append(f"| {' | '.join(cells)} |")
+        origins += [_origin_of_seeds(runs) for runs in found.values() if runs]
+    for peer in json.loads(PUBLISHED.read_text(encoding="utf-8")):
+        macs = f"{peer['macs']} as published" if "macs" in peer else ""
+        cells = [peer["model"], peer.get("params", ""), macs, *(peer.get(k, "") for k in ("epochs", *CIFAR, "time"))]
+        lines.append(f"| {' | '.join(cells)} | [{peer['source']}]({peer['url']}) |")
+    return _plain("\n".join([*lines, "", *(f"<sub>{origin}</sub>\n" for origin in origins)]).rstrip("\n") + "\n")
+
+
+def _runs(results: Path, recipe: str) -> list[Json]:
+    """The evidence for a recipe as it stands, by seed, from the device that has most of them; raises BadEvidence."""
+    by_device: dict[str, list[Json]] = {}
+    for file in sorted(results.glob(f"{recipe}-*.json")):
+        try:
+            run = json.loads(file.read_text(encoding="utf-8"))
+            about = run["reproduction"]
+            if about["recipe"] == recipe and not about["changes"]:
+                by_device.setdefault(run["details"]["device"], []).append(run)
+        except (ValueError, KeyError, TypeError) as error:
+            raise BadEvidence(f"results/{file.name} is not what benchmarks/reproduce.py writes ({error!r})") from error
+    runs = max(by_device.values(), key=len, default=[])
+    return sorted(runs, key=lambda run: int(run["reproduction"]["seed"]))
+
+
+def _last(run: Json) -> Json:
+    found = run["finetune"]
+    entry: Json = found[-1] if isinstance(found, list) else found
+    return entry
+
+
+def _over_seeds(runs: list[Json], readings: tuple[Callable[[Json], float], ...]) -> str:
+    """Mean and population standard deviation of each reading in percent, without a sign for it."""
+    cells = []
+    for reading in readings if runs else ():
+        values = [100 * reading(run) for run in runs]
+        spread = f" ± {statistics.pstdev(values):.2f}" if len(values) > 1 else ""
+        cells.append(f"{statistics.fmean(values):.2f}{spread}")
+    return "; ".join(cells) or NOT_MEASURED
+
+
+def _both(found: Mapping[str, list[Json]], say: Callable[[list[Json]], str]) -> str:
+    """What is to be said of CIFAR-10 and of CIFAR-100, once where it is the same."""
+    return "; ".join(dict.fromkeys(say(found[data]) for data in CIFAR))
+
+
+def _epochs(runs: list[Json]) -> str:
+    counts = dict.fromkeys(" + ".join(str(run["reproduction"][s]["epochs"]) for s in STAGES) for run in runs)
+    return ", ".join(counts) or NOT_MEASURED
+
+
+def _time(runs: list[Json]) -> str:
+    return _minutes(statistics.fmean(run["details"]["seconds"] for run in runs)) if runs else NOT_MEASURED
+
+
+def _origin_of_seeds(runs: list[Json]) -> str:
+    """What produced a recipe's figures."""
+    first = runs[0]["details"]
+    commits = ", ".join(dict.fromkeys((run["details"]["commit"] or "unknown")[:7] for run in runs))
+    seeds = ", ".join(str(run["reproduction"]["seed"]) for run in runs)
+    data = runs[0]["dataset"]
+    return (
+        f"`{first['command']}`: {data['train']:,} train and {data['test']:,} test images; {first['device']}, "
+        f"{first['precision']}; seeds {seeds}; commit {commits}; {first['date'][:10]}."
+    )
 
 
 def _patch(preset: str) -> int:

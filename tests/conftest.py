@@ -22,12 +22,20 @@ def image_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mo
 
 @pytest.fixture(scope="session")
 def shared_data() -> Callable[[str], Path]:
-    """Look up a real data set by name in $POCKETVIT_TEST_DATA or ../shared/data; skip the test where it is absent."""
+    """Look up a real data set by name in $POCKETVIT_TEST_DATA, where it must be, or in ../shared/data or shared/data.
+
+    Without the variable, a test whose data set is absent is skipped.
+    """
 
     def find(name: str) -> Path:
-        root = Path(os.environ.get("POCKETVIT_TEST_DATA") or REPO.parent / "shared" / "data")
-        if not (root / name).exists():
-            pytest.skip(f"data set '{name}' not found in {root} (set POCKETVIT_TEST_DATA)")
-        return root / name
+        named = os.environ.get("POCKETVIT_TEST_DATA")
+        roots = [Path(named)] if named else [folder / "shared" / "data" for folder in (REPO.parent, REPO)]
+        for root in roots:
+            if (root / name).exists():
+                return root / name
+        absent = f"data set '{name}' not found in {' or '.join(str(root) for root in roots)}"
+        if named:
+            pytest.fail(f"{absent}, which POCKETVIT_TEST_DATA names")
+        pytest.skip(f"{absent} (set POCKETVIT_TEST_DATA)")
 
     return find

@@ -142,6 +142,10 @@ MISTAKES: dict[str, tuple[Make, tuple[str, ...]]] = {
         lambda t: ["finetune", "digits", ALL, "--init", str(t / "none")],
         ("none: no such file",),
     ),
+    "a model of no such name to start from": (
+        lambda t: ["finetune", "digits", ALL, "--init", "light-cifar10"],
+        ("'light-cifar10': no run directory, no weights file and no shipped model",),
+    ),
     "a size that is none": (lambda t: ["fit", "digits", "--size=huge"], ("--size: 'huge'", "HEIGHTxWIDTH")),
     "a size of nothing": (lambda t: ["fit", "digits", "--size=8x0"], ("--size: '8x0'",)),
     "a number that is none": (lambda t: ["fit", "digits", "--epochs=many"], ("epochs", "many")),
@@ -174,6 +178,14 @@ MISTAKES: dict[str, tuple[Make, tuple[str, ...]]] = {
     "a word too many": (lambda t: ["fit", "digits", "extra"], ("extra",)),
 }
 NO_OUT = {
+    "predict with a model of no such name": (
+        lambda t: ["predict", str(image(t / "a.png")), "--model", "light-cifar10"],
+        ("'light-cifar10': no run directory, no weights file and no shipped model",),
+    ),
+    "evaluate with a model of no such name": (
+        lambda t: ["evaluate", "digits", "--model", "light-cifar10"],
+        ("'light-cifar10': no run directory, no weights file and no shipped model",),
+    ),
     "evaluate without a model": (lambda t: ["evaluate", "digits"], ("--model",)),
     "probe without a model": (lambda t: ["probe", "digits"], ("--model",)),
     "reconstruct without a model": (lambda t: ["reconstruct", "digits"], ("--model",)),

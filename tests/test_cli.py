@@ -15,11 +15,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
 import pocketvit
+from pocketvit import config
 from pocketvit.cli import VERBS, main
+from pocketvit.model import weights
 from pocketvit.verbs import fit as fit_module
 from pocketvit.verbs import stages
 
@@ -334,6 +337,28 @@ def test_fine_tuning_from_a_run(fitted: Fitted, tmp_path: Path, capsys: pytest.C
     assert printed(["evaluate", "digits", "--model", str(tmp_path / "run")], capsys)["accuracy"] == pytest.approx(
         result["finetune"]["mae"]["accuracy"]
     )
+
+
+@pytest.mark.parametrize("place", ["models", "src/pocketvit/models"], ids=["checkout", "wheel"])
+def test_a_shipped_model_is_found_by_its_name(
+    place: str,
+    fitted: Fitted,
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    module, meta = weights.load(fitted.path)
+    file = tmp_path / place / "some-digits.safetensors"
+    weights.save(file, module, meta, torch.float16)
+    (tmp_path / "recipes").symlink_to(config.recipe_path("digits").parent)
+    monkeypatch.setattr(config, "__file__", str(tmp_path / "src" / "pocketvit" / "config.py"))
+    by_name, by_path = (printed(["predict", str(photos), "--model", m], capsys) for m in ("some-digits", str(file)))
+    assert by_name == by_path
+    args = [*TINY, "--seeds=1", "--labels-per-class=5", "--out", str(tmp_path / "run")]
+    assert printed(["finetune", "digits", "--init", "some-digits", *args], capsys)["finetune"]["mae"]
+    assert main(["predict", str(photos), "--model", "other-digits"]) == 2
+    assert "(the shipped models are some-digits)" in capsys.readouterr().err
 
 
 def test_python_gives_what_the_command_line_gives(

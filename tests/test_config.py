@@ -80,7 +80,8 @@ def test_every_shipped_recipe_resolves(path: Path) -> None:
 
 
 def test_there_are_recipes_to_test() -> None:
-    assert {path.stem for path in RECIPES} >= {"digits", "lite", "paper", "tiny"}
+    cifar = {f"{preset}-{data}" for preset in ("lite", "paper") for data in ("cifar10", "cifar100")}
+    assert {path.stem for path in RECIPES} >= {"digits", "lite", "paper", "tiny"} | cifar
 
 
 def test_a_recipe_may_be_a_file_of_ones_own(recipe: Path) -> None:
@@ -89,7 +90,7 @@ def test_a_recipe_may_be_a_file_of_ones_own(recipe: Path) -> None:
 
 @pytest.mark.parametrize("name", ["nope", "nope.yaml", "../digits"])
 def test_an_unknown_recipe_is_refused_with_those_there_are(name: str) -> None:
-    assert refused(recipe=name).startswith(f"--recipe: no recipe '{name}': use one of digits, lite, paper, tiny")
+    assert refused(recipe=name).startswith(f"--recipe: no recipe '{name}': use one of digits, lite, lite-cifar10, ")
 
 
 @pytest.mark.parametrize(

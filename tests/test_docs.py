@@ -2,10 +2,10 @@
 
 The convention:
 - bash and console blocks hold one command a line (in console blocks, after `$ `; other lines there are output).
-  `pocketvit ...` is run in this process and must succeed. `make TARGET`, `pip install .` and the activation of .venv
-  are not run: the target, the extras and the folder's name must exist. Nor is `python benchmarks/NAME.py`, which takes
-  hours: its flags must be right. Of `torchrun ...` and `accelerate launch ...` the launcher's flags must be right, and
-  what it launches is run in this process alone.
+  `pocketvit ...` and `python benchmarks/reproduce.py ...` are run in this process and must succeed. `make TARGET`,
+  `pip install .` and the activation of .venv are not run: the target, the extras and the folder's name must exist. Nor
+  are the other programs of benchmarks/, which take hours: their flags must be right. Of `torchrun ...` and `accelerate
+  launch ...` the launcher's flags must be right, and what it launches is run in this process alone.
 - a python block is run as it stands; a yaml block begins with `# NAME.yaml` and is written to that file.
 - text blocks are not code. A block or a line of any other kind fails.
 - commands that train get the values of SMALL for what they don't set themselves.
@@ -75,6 +75,10 @@ def make_data(folder: Path) -> None:
             content = (folder / f"my_images/{name}/{number}.png").read_bytes()
             rows["image"].append({"bytes": content, "path": f"{number}.png"})
             rows["label"].append(label)
+    for name in ("cifar10", "cifar100"):
+        (folder / "data" / name).mkdir(parents=True)
+        for split in ("train", "test"):
+            pq.write_table(pa.table(rows), folder / "data" / name / f"{split}-00000-of-00001.parquet")
     new = folder / "new_images"
     new.mkdir()
     image.save(new / "a.png")
@@ -94,6 +98,11 @@ def run_line(line: str) -> None:
         except SystemExit as end:  # --help and --print_config
             status = end.code if isinstance(end.code, int) else int(end.code is not None)
         assert status == 0, f"{line}: exit status {status}"
+    elif words[:2] == ["python", "benchmarks/reproduce.py"]:
+        # --total-time chooses the epochs; `workplace` sees to it that they are few.
+        flags = small_flags(["fit", *words[3:]])
+        flags = [flag for flag in flags if not ("--total-time" in words and "epochs" in flag)]
+        assert importlib.import_module("reproduce").main([*words[2:], *flags]) == 0, line
     elif words[0] == "make":
         targets = re.findall(r"^([a-z-]+):", (REPO / "Makefile").read_text(), re.MULTILINE)
         assert len(words) > 1, line
@@ -162,6 +171,10 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     for name in TRAINING:
         monkeypatch.setattr(pocketvit, name, functools.partial(getattr(pocketvit, name), **SMALL))
+    monkeypatch.setattr(importlib.import_module("reproduce"), "MEASURE_SECONDS", 0.1)
+    monkeypatch.setattr(
+        importlib.import_module("reproduce"), "choose_epochs", lambda *_: {"pretrain": 1, "finetune": 1}
+    )
     return tmp_path
 
 

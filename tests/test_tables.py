@@ -157,6 +157,65 @@ def test_budget_is_counted(tables: ModuleType) -> None:
     assert re.search(r"`paper` \| 36×36×3 \| 145 \| 3\.60 M \| 611 M \| 257 M \|", text)
 
 
+def reproduced(seed: int, mae: float, recipe: str = "lite-cifar10", **about: object) -> dict[str, Any]:
+    """What benchmarks/reproduce.py writes, as far as the table reads it."""
+    found = {"recipe": recipe, "seed": seed, "changes": {}, "pretrain": {"epochs": 800}, "finetune": {"epochs": 100}}
+    details = {"command": f"python benchmarks/reproduce.py {recipe} --seed {seed}", "seconds": 600.0, "device": "Chip"}
+    return SUMMARY | {
+        "finetune": entry(None, mae, 0.91),
+        "details": SUMMARY["details"] | details,
+        "reproduction": found | about,
+    }
+
+
+def cifar_rows(tables: ModuleType, results: Path) -> list[list[str]]:
+    text: str = tables.table("cifar", results)
+    return [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| **")]
+
+
+def test_without_evidence_our_rows_are_not_measured(tables: ModuleType, root: Path) -> None:
+    rows = cifar_rows(tables, root / "results")
+    assert len(rows) == 6
+    assert all(row[4:6] == ["not measured"] * 2 for row in rows)
+    assert rows[0][1:3] == ["3.60 M", "611 M; 257 M without attention"]
+
+
+def test_what_others_published_is_there_with_its_source(tables: ModuleType, root: Path) -> None:
+    text = tables.table("cifar", root / "results")
+    paper = next(line for line in text.splitlines() if "the paper" in line)
+    for part in ("| 0.26 G as published |", "| 96.41 | 78.27 |", "(https://arxiv.org/abs/2402.03752)"):
+        assert part in paper
+    others = [line for line in text.splitlines()[2:] if line.startswith("| ") and not line.startswith("| **")]
+    assert all(re.search(r"\| \[[^]]+\]\(https://\S+\) \|$", line) for line in others)
+    assert {line.count("|") for line in text.splitlines() if line} == {9}
+
+
+def test_seeds_become_a_mean_and_a_deviation(tables: ModuleType, root: Path) -> None:
+    for seed, accuracy in enumerate((0.96, 0.97, 0.98)):
+        file = root / "results" / f"lite-cifar10-chip-{seed}.json"
+        file.write_text(json.dumps(reproduced(seed, accuracy)))
+    # Neither a run with changed settings nor another recipe, nor a device with fewer seeds, counts.
+    for name, run in {
+        "lite-cifar10-chip-0-changed": reproduced(0, 0.1, changes={"pretrain.epochs": "5"}),
+        "lite-cifar10-cpu-0": reproduced(0, 0.2) | {"details": SUMMARY["details"] | {"seconds": 1.0}},
+        "lite-cifar100-chip-7": reproduced(7, 0.81, "lite-cifar100"),
+    }.items():
+        (root / "results" / f"{name}.json").write_text(json.dumps(run))
+    rows = {row[0]: row for row in cifar_rows(tables, root / "results")}
+    assert rows["**`lite`**, MAE, then fine-tuned"][3:7] == ["800 + 100", "97.00 ± 0.82", "81.00", "10.0 min"]
+    assert rows["**`lite`**, random init, same recipe"][4:6] == ["91.00 ± 0.00", "91.00"]
+    assert rows["**`lite`**, frozen after pre-training: kNN; linear probe"][4] == "90.00 ± 0.00; 91.00 ± 0.00"
+    assert rows["**`paper`**, MAE, then fine-tuned"][4] == "not measured"
+    text = tables.table("cifar", root / "results")
+    assert "Chip, float32; seeds 0, 1, 2; commit 6ce6312; 2026-01-02." in text
+
+
+def test_evidence_that_reproduce_did_not_write_is_named(tables: ModuleType, root: Path) -> None:
+    (root / "results" / "lite-cifar10-chip-0.json").write_text(json.dumps(SUMMARY))
+    with pytest.raises(tables.BadEvidence, match=r"lite-cifar10-chip-0\.json is not what"):
+        tables.table("cifar", root / "results")
+
+
 @pytest.mark.parametrize("content", ["{", "{}", "[]"])
 def test_bad_evidence_is_named(
     tables: ModuleType, root: Path, content: str, capsys: pytest.CaptureFixture[str]

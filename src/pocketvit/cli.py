@@ -10,7 +10,16 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from pocketvit.config import default_recipe, flat_names, parse, recipe_path, run_config, settings_of, settings_parser
+from pocketvit.config import (
+    default_recipe,
+    flat_names,
+    model_path,
+    parse,
+    recipe_path,
+    run_config,
+    settings_of,
+    settings_parser,
+)
 from pocketvit.errors import UserError
 
 DATA_HELP = "digits; a folder of images or class folders, with train/ and test/ or without; Parquet file or folder"
@@ -53,7 +62,7 @@ def pretrain(args: list[str]) -> int:
 
 def finetune(args: list[str]) -> int:
     """train a classifier from pre-trained weights (--init) or from random"""
-    return _train("finetune", args, init=(str, None, "run directory or weights file to start from; default: random"))
+    return _train("finetune", args, init=(str, None, f"{MODEL[2]} to start from; default: random"))
 
 
 def probe(args: list[str]) -> int:
@@ -144,9 +153,9 @@ VERBS: dict[str, Verb] = {
     f.__name__: f for f in (fit, pretrain, finetune, probe, evaluate, predict, reconstruct, report, budget)
 }
 DATA = (str, "digits", DATA_HELP)
-MODEL = (str, ..., "run directory or weights file")
+MODEL = (str, ..., "run directory, weights file or name of a shipped model")
 # Among settings, where "model" is the network's sizes, --model stands for this.
-WEIGHTS = (str, None, "run directory or weights file; --model for short")
+WEIGHTS = (str, None, f"{MODEL[2]}; --model for short")
 OUT = {
     "out": (str, None, "run directory; default: a new one in runs/"),
     "overwrite": (bool, False, "replace the run that is in --out"),
@@ -194,7 +203,7 @@ def _settings(verb: str, args: list[str], **arguments: Any) -> tuple[Any, Any]:
         named = default_recipe(*from_data[:1] or ["digits"])
         words.append(f"--recipe={named}")
     used = next((w.split("=", 1)[1] for w in reversed(words) if w.startswith("--weights=")), None)
-    base = recipe_path(named) if named else run_config(used) if used else None
+    base = recipe_path(named) if named else run_config(model_path(used)) if used else None
     given = parse(parser, [f"--config={base}", *words] if base else words)
     if "weights" in arguments and not given["weights"]:
         raise UserError(f"--model: {verb} needs a {MODEL[2]}")

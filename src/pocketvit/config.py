@@ -29,6 +29,7 @@ class DataConfig:
         split_seed: seed of these two splits
         labels_per_class: labels to keep for fine-tuning: a count, "all", or several separated by commas ("5,all")
         label_fraction: share of the labels to keep for fine-tuning, stratified by class (instead of labels_per_class)
+        images: learn from about this many of the train images, the same share of every class; null takes them all
         skip_bad: leave out images that cannot be decoded, and list them, instead of stopping
     """
 
@@ -38,6 +39,7 @@ class DataConfig:
     split_seed: int = 0
     labels_per_class: int | str = "all"
     label_fraction: float | None = None
+    images: int | None = None
     skip_bad: bool = False
 
     @property
@@ -246,7 +248,7 @@ class FinetuneConfig(OptimConfig):
 
 # What values may be; names are those of fields, in whichever stage they are.
 _LIMITS: dict[str, tuple[Callable[[float], bool], str]] = {
-    "at least 1": (lambda v: v >= 1, "seeds epochs batch_size accumulate"),
+    "at least 1": (lambda v: v is None or v >= 1, "seeds epochs batch_size accumulate images"),
     "at least 0": (
         lambda v: v >= 0,
         "seed split_seed min_steps lr min_lr lr_base_size weight_decay clip visible_discount knn_every mixup cutmix "
@@ -342,14 +344,36 @@ def seconds_of(duration: str | float) -> float:
 
 def recipe_path(name: str) -> Path:
     """The YAML file of a shipped recipe or of a path; raises UserError with the recipes there are."""
-    # Recipes travel inside the wheel; in a checkout they lie beside src/.
-    folders = [Path(__file__).parent / "recipes", Path(__file__).parents[2] / "recipes"]
-    shipped = {path.stem: path for folder in reversed(folders) for path in sorted(folder.glob("*.yaml"))}
-    if name in shipped:
-        return shipped[name]
+    there = shipped("recipes", ".yaml")
+    if name in there:
+        return there[name]
     if Path(name).suffix in (".yaml", ".yml") and Path(name).is_file():
         return Path(name)
-    raise UserError(f"--recipe: no recipe '{name}': use one of {', '.join(sorted(shipped))}, or a YAML file")
+    raise UserError(f"--recipe: no recipe '{name}': use one of {', '.join(sorted(there))}, or a YAML file")
+
+
+def model_path(name: str | Path) -> Path:
+    """A run directory or weights file, or else the weights of a shipped model of that name.
+
+    A path that is not there is given back as it is, for its reader to refuse; a bare name raises UserError.
+    """
+    path, there = Path(name), shipped("models", ".safetensors")
+    if path.exists() or path.suffix or path.name != str(name):
+        return path
+    if str(name) in there:
+        return there[str(name)]
+    names = f"the shipped models are {', '.join(sorted(there))}" if there else "no model is shipped yet"
+    raise UserError(f"--model or --init '{name}': no run directory, no weights file and no shipped model ({names})")
+
+
+def shipped(folder: str, suffix: str) -> dict[str, Path]:
+    """Files by their names without `suffix`. They travel inside the wheel; in a checkout they lie beside src/."""
+    here = Path(__file__)
+    return {
+        path.name.removesuffix(suffix): path
+        for parent in (here.parents[2], here.parent)
+        for path in sorted((parent / folder).glob(f"*{suffix}"))
+    }
 
 
 def run_config(model: str | Path) -> Path | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from PIL import Image
 
 from pocketvit.config import DataConfig
 from pocketvit.data import load
+from pocketvit.data.batches import Batches
 from pocketvit.data.sources import open_source
 from pocketvit.errors import UserError
 
@@ -245,9 +247,39 @@ def test_real_grey_set(shared_data):
     assert len(glyphs.mean) == 1
 
 
+@pytest.mark.slow
+def test_cifar10_is_on_the_device_within_half_a_minute_and_then_within_two_seconds(shared_data):
+    source = str(shared_data("cifar10"))
+    took = []
+    for _ in range(2):
+        start = time.perf_counter()
+        dataset = load(source, CONFIG, need_labels=True)
+        norm = {"mean": dataset.mean, "std": dataset.std, "batch_size": 1024, "seed": 0, "device": "cpu"}
+        parts = [Batches(*dataset.labelled(split), **norm) for split in ("train", "val", "test")]
+        took.append(time.perf_counter() - start)
+        assert [len(part) for part in parts] == [45000, 5000, 10000]
+    assert took[0] < 30, took
+    assert took[1] < 2, took
+
+
 def test_import_is_light():
     code = "import sys, pocketvit.data; assert not {'torch', 'sklearn', 'pyarrow'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_part_of_the_train_images(tmp_path, class_folders):
+    class_folders(tmp_path, count=40)
+    whole, part = (load(str(tmp_path), DataConfig(images=images)) for images in (None, 10))
+    assert np.bincount(part.train.labels).tolist() == [5, 5]
+    assert [note for note in part.notes if "10 of the train images are used" in note]
+    kept = {image.tobytes() for image in part.train.images}
+    assert kept < {image.tobytes() for image in whole.train.images}
+    # Those that validate and test are the same, so that accuracies compare.
+    assert np.array_equal(part.val.images, whole.val.images)
+    assert np.array_equal(part.test.images, whole.test.images)
+    more = load(str(tmp_path), DataConfig(images=20))
+    assert kept < {image.tobytes() for image in more.train.images}
+    assert len(load(str(tmp_path), DataConfig(images=1000)).train) == len(whole.train)
 
 
 def test_images_stay_as_they_are(tmp_path, save):

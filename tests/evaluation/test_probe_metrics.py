@@ -89,10 +89,12 @@ def test_pixel_baselines_on_digits_are_strong() -> None:
     assert found["svm"]["test"] > 0.96
 
 
-def test_the_svm_is_left_out_where_it_would_take_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_would_take_too_long_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pocketvit.evaluation.pixels.SVM_MOST_IMAGES", 5)
     part = uint8_images(6), np.arange(6) % 2
     assert set(pixel_baselines(*part, *part, *part)) == {"logistic regression", "knn"}
+    monkeypatch.setattr("pocketvit.evaluation.pixels.LOGISTIC_MOST_IMAGES", 5)
+    assert set(pixel_baselines(*part, *part, *part)) == {"knn"}
 
 
 def test_metrics_match_a_case_worked_out_by_hand() -> None:

@@ -78,6 +78,24 @@ def test_the_metadata_is_plain_json(saved: tuple[Path, ViT | MaskedAutoencoder, 
     assert None not in written["model"].values()
 
 
+def test_weights_stored_in_float16_come_back_in_float32(tmp_path: Path) -> None:
+    meta = METAS["classifier"]
+    module = meta.build()
+    save(tmp_path, module, meta, torch.float16)
+    for state in (load(tmp_path)[0].state_dict(), encoder_state(tmp_path)[0]):
+        for name, tensor in state.items():
+            assert tensor.dtype == torch.float32
+            assert torch.equal(tensor, module.state_dict()[name].half().float())
+
+
+@pytest.mark.parametrize(("preset", "side"), [("paper", 36), ("lite", 32)])
+def test_a_model_to_ship_takes_under_8_mb(tmp_path: Path, preset: Any, side: int) -> None:
+    names = tuple(f"class {i}" for i in range(100))
+    meta = WeightsMeta("classifier", ModelConfig(preset), (side, side, 3), (0.5,) * 3, (0.2,) * 3, names)
+    save(tmp_path, meta.build(), meta, torch.float16)
+    assert (tmp_path / "model.safetensors").stat().st_size < 8e6
+
+
 def test_an_encoder_moves_into_a_classifier(saved: tuple[Path, ViT | MaskedAutoencoder, WeightsMeta]) -> None:
     run, module, meta = saved
     encoder = module if isinstance(module, ViT) else module.encoder

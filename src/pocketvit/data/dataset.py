@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pocketvit.config import DataConfig
 from pocketvit.data.cache import decode_cached
 from pocketvit.data.sources import open_source
-from pocketvit.data.splits import check_class_sizes, stratified_split
+from pocketvit.data.splits import check_class_sizes, label_subset, stratified_split
 from pocketvit.data.structures import Source, Split
 from pocketvit.errors import UserError
 
@@ -68,7 +68,7 @@ def load(
 
     Args:
         spec: what `open_source` accepts
-        config: size, splits, and whether bad images are left out
+        config: size, splits, how many images, and whether bad ones are left out
         multiple_of: the patch: what height and width are rounded to where images of mixed sizes need a common one
         need_labels: refuse a set without labels, or with a single class
 
@@ -106,6 +106,11 @@ def load(
         )
     if val is None:
         train, val = _hold_out(train, config.val_fraction, "--data.val_fraction", config.split_seed, source, stratified)
+    if config.images is not None and config.images < len(train):
+        labels = train.labels if train.labels is not None else np.zeros(len(train), np.int64)
+        fraction = config.images / len(train)
+        train = _take(train, label_subset(labels, fraction=fraction, seed=config.split_seed))
+        notes.append(f"{len(train)} of the train images are used (--data.images {config.images})")
     mean, std = _statistics(train.images)
     return Dataset(source.name, source.classes, train, val, test, mean, std, tuple(notes))
 

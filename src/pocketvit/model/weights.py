@@ -66,20 +66,23 @@ class WeightsMeta:
         return ViT(ViTShape.of(self.model, self.shape), len(self.classes), pool=self.model.pool)
 
 
-def save(path: str | Path, module: ViT | MaskedAutoencoder, meta: WeightsMeta) -> None:
+def save(
+    path: str | Path, module: ViT | MaskedAutoencoder, meta: WeightsMeta, dtype: torch.dtype = torch.float32
+) -> None:
     """Write weights and metadata, in one step: a reader finds the old file or the new one, never a part.
 
     Args:
         path: the file, or an existing run directory.
         module: the network that `meta` describes.
         meta: goes into the file's metadata, under "pocketvit".
+        dtype: what weights are stored as; loading makes them float32 again.
 
     Raises:
         ValueError: `meta` describes another network.
         OSError: the file cannot be written; one that was there is left as it was.
     """
     file = _file(path)
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
+    state = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in module.state_dict().items()}
     with torch.device("meta"):
         described = meta.build().state_dict()
     if {k: v.shape for k, v in state.items()} != {k: v.shape for k, v in described.items()}:
@@ -161,7 +164,7 @@ def _read(path: str | Path) -> tuple[dict[str, Tensor], WeightsMeta]:
         with safe_open(file, framework="pt") as opened:
             metadata = (opened.metadata() or {}).get(KEY)
             # Tensors lie unaligned in the mapped file, and products may differ in the last bit for that: copy.
-            state = {name: opened.get_tensor(name).clone() for name in opened.keys()}  # noqa: SIM118
+            state = {name: opened.get_tensor(name).to(torch.float32, copy=True) for name in opened.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise UserError(f"{file}: not a safetensors file, or a damaged one ({_line(error)})") from None
     except OSError as error:

@@ -13,6 +13,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pocketvit.files import write_whole
 
+BETWEEN_LINES, BRIEF = 60.0, 10.0  # seconds
+
 
 class RunLog:
     """Writes to `folder`/metrics.jsonl (nothing where it is None) and to stderr.
@@ -68,10 +70,11 @@ def _is_after(line: str, tags: dict[str, Any], step: int) -> bool:
 
 
 class StageProgress:
-    """Progress of one stage: a bar on a terminal, elsewhere a plain line every ten seconds."""
+    """Progress of one stage: a bar on a terminal; elsewhere a plain line after two epochs, and then one a minute."""
 
-    def __init__(self, log: RunLog, title: str, steps: int, done: int) -> None:
-        self._log, self._title, self._steps, self._first = log, title, steps, done
+    def __init__(self, log: RunLog, title: str, steps: int, done: int, per_epoch: int = 1) -> None:
+        self._log, self._title, self._steps, self._first, self._per_epoch = log, title, steps, done, per_epoch
+        self._silent = True
         self._started = self._said = time.monotonic()
         self._bar: Progress | None = None
         if sys.stderr.isatty() and not log.quiet:
@@ -83,11 +86,14 @@ class StageProgress:
     def update(self, step: int, note: str) -> None:
         """Show that `step` steps are done; `note` holds the loss and the rate."""
         now = time.monotonic()
+        pace = (now - self._started) / max(1, step - self._first)
+        left, note = pace * (self._steps - step), f"{note}  {pace * self._per_epoch:.3g} s/epoch"
+        # The pace of two epochs is worth a line of its own, unless the stage is nearly over.
+        known = self._silent and step - self._first >= 2 * self._per_epoch and left >= BRIEF
         if self._bar is not None:
             self._bar.update(self._task, completed=step, note=note)
-        elif now - self._said >= 10:
-            self._said = now
-            left = (now - self._started) / max(1, step - self._first) * (self._steps - step)
+        elif known or now - self._said >= BETWEEN_LINES:
+            self._said, self._silent = now, False
             self._log.say(f"{self._title}  step {step}/{self._steps}  {note}  {left:.0f} s left")
 
     def close(self) -> None:

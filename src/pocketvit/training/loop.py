@@ -129,7 +129,7 @@ def train(
     set_mode(optimizer, training=True)
     start, notes = (resumed.step, resumed.notes) if resumed else (0, {})
     log.rewind(tags, start)
-    progress = StageProgress(log, title, steps, start)
+    progress = StageProgress(log, title, steps, start, per_epoch)
     history: list[dict[str, Any]] = notes.get("history", [])
     losses: list[float] = notes.get("losses", [])
     seconds, began, saved = notes.get("seconds", 0.0), time.perf_counter(), time.monotonic()

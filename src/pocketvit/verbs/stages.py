@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
-from pocketvit.config import Settings, default_recipe, resolve, seconds_of
+from pocketvit.config import Settings, default_recipe, model_path, resolve, seconds_of
 from pocketvit.data import Dataset, label_subset, load
 from pocketvit.evaluation.features import features, predict_probabilities
 from pocketvit.evaluation.metrics import Metrics, most_confident_mistakes
@@ -212,13 +212,14 @@ def finetune(
     settings: Settings | None = None,
     **overrides: Any,
 ) -> Run:
-    """Train a classifier from the weights `init` (a run or a weights file), or from random where it is None.
+    """Train a classifier from weights, or from random init.
 
+    `init` is a run, a weights file, a shipped model's name, or None for random.
     With several seeds the test accuracy is their mean. The weights that are saved are the first seed's at the largest
     label budget. Arguments and errors as for `pretrain`; `epochs`, `batch_size` and `lr` mean fine-tuning here.
     """
     settings = settings or resolve(recipe or default_recipe(data), config, stage="finetune", **overrides)
-    source = init.path if isinstance(init, Run) else Path(init) if init else None
+    source = init.path if isinstance(init, Run) else model_path(init) if init else None
     if source is not None:
         weights.encoder_state(source)  # before the data are decoded
     context = Context.open(

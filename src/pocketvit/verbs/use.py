@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from pocketvit.config import DataConfig, Settings, resolve, run_config
+from pocketvit.config import DataConfig, Settings, model_path, resolve, run_config
 from pocketvit.data import Dataset, list_images, load, read_images
 from pocketvit.errors import UserError
 from pocketvit.evaluation import probe as probing
@@ -159,7 +159,7 @@ def budget(
 
 
 def _path(model: Model) -> Path:
-    return model.path if isinstance(model, Run) else Path(model)
+    return model.path if isinstance(model, Run) else model_path(model)
 
 
 def _mae_path(model: Model) -> Path:

@@ -1,0 +1,312 @@
+"""benchmarks/reproduce.py on 512 images and a shrunken network: slices end where one call does, and a plan fits."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import json
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+import yaml
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from pocketvit.errors import UserError
+from pocketvit.model import weights
+from pocketvit.training import loop
+from pocketvit.verbs import stages
+
+REPO = Path(__file__).resolve().parents[1]
+SIZES = {"width": 16, "depth": 1, "heads": 2, "decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2}
+SHRUNKEN = [
+    *(f"--model.{name}={value}" for name, value in SIZES.items()),
+    *("--pretrain.batch-size=64", "--finetune.batch-size=64", "--device=cpu", "--precision=float32"),
+]
+BRIEF = [*SHRUNKEN, "--pretrain.epochs=2", "--finetune.epochs=1"]
+RECIPE = "small-cifar10.yaml"
+
+
+@pytest.fixture(scope="session")
+def reproduce() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("reproduce", REPO / "benchmarks" / "reproduce.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["reproduce"] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def images(tmp_path_factory: pytest.TempPathFactory, shared_data: Callable[[str], Path]) -> Path:
+    """512 train and 64 test images of CIFAR-10 in its layout; where it is not at hand, digits in the same layout."""
+    folder = tmp_path_factory.mktemp("data") / "cifar10"
+    folder.mkdir()
+    counts = {"train": 512, "test": 64}
+    try:
+        source = shared_data("cifar10")
+    except pytest.skip.Exception:
+        digits, start = load_digits(), 0
+        for split, count in counts.items():
+            rows = []
+            for index in range(start, start + count):
+                stream = io.BytesIO()
+                Image.fromarray((digits.images[index] * 15).astype(np.uint8)).resize((32, 32)).convert("RGB").save(
+                    stream, "PNG"
+                )
+                rows.append({"bytes": stream.getvalue(), "path": f"{index}.png"})
+            table = pa.table({"image": rows, "label": digits.target[start : start + count]})
+            pq.write_table(table, folder / f"{split}-00000-of-00001.parquet")
+            start += count
+    else:
+        for split, count in counts.items():
+            file = sorted(source.glob(f"{split}-*.parquet"))[0]
+            rows = next(pq.ParquetFile(file).iter_batches(count))
+            pq.write_table(pa.Table.from_batches([rows]), folder / f"{split}-00000-of-00001.parquet")
+    return folder
+
+
+class Clock:
+    """Time that passes only when it is asked for, 1,000 s a time: a time limit is then a number of steps."""
+
+    perf_counter = staticmethod(time.perf_counter)
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        self.now += 1000
+        return self.now
+
+
+def test_slices_end_with_the_same_bits_as_one_call(
+    reproduce: ModuleType,
+    images: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    args = ["lite-cifar10", "--data", str(images), *BRIEF]
+    whole, sliced = tmp_path / "whole", tmp_path / "sliced"
+    for place in (whole, sliced):
+        place.mkdir()
+    monkeypatch.setattr(reproduce, "REPO", tmp_path / "checkout")
+    monkeypatch.chdir(whole)
+    assert reproduce.main(args) == 0
+    # Losses are read in every step, for the deadline to be looked at as often.
+    monkeypatch.setattr(loop, "SETTLE_SECONDS", 0.0)
+    monkeypatch.setattr(loop, "time", Clock())
+    monkeypatch.setattr(stages, "time", loop.time)
+    monkeypatch.chdir(sliced)
+    calls, folder = 0, reproduce.Job.parse(args).folder
+    assert re.fullmatch(r"runs/lite-cifar10-cpu-0-changed-\w{6}", str(folder))
+    while not (folder / "reproduction.json").exists():
+        assert reproduce.main([*args, "--time-limit", "15000s"]) == 0
+        calls += 1
+        assert calls < 20
+    assert calls >= 3
+    assert "not finished: the same command goes on" in capsys.readouterr().err
+    for file in ("model.safetensors", "mae.safetensors", "lite-cifar10.safetensors"):
+        first, second = ((place / folder / file).read_bytes() for place in (whole, sliced))
+        assert first == second, file
+    one, several = (json.loads((place / folder / "reproduction.json").read_text()) for place in (whole, sliced))
+    assert one["finetune"] == several["finetune"]
+    assert [len(found["reproduction"]["calls"]) for found in (one, several)] == [1, calls]
+    assert [call["finished"] for call in several["reproduction"]["calls"]] == [False] * (calls - 1) + [True]
+    # Settings were changed: that is no evidence for the recipe.
+    assert not (tmp_path / "checkout").exists()
+
+
+@pytest.fixture(scope="session")
+def finished(reproduce: ModuleType, images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a recipe that has been run as it stands, and with what that publishes in a checkout."""
+    folder = tmp_path_factory.mktemp("finished")
+    (folder / "data").mkdir()
+    (folder / "data" / "cifar10").symlink_to(images)
+    settings = {
+        "model": SIZES, "precision": "float32",
+        "pretrain": {"epochs": 2, "batch_size": 64}, "finetune": {"epochs": 1, "batch_size": 64},
+    }  # fmt: skip
+    (folder / RECIPE).write_text(yaml.safe_dump(settings))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("POCKETVIT_CACHE", str(folder / "cache"))
+        patch.setattr(reproduce, "REPO", folder / "checkout")
+        patch.chdir(folder)
+        assert reproduce.main([RECIPE, "--device=cpu"]) == 0
+    return folder
+
+
+def evidence(finished: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((finished / "checkout" / "results" / "small-cifar10-cpu-0.json").read_text())
+    return found
+
+
+def test_evidence_says_how_fast_and_how_near_to_the_devices_best(finished: Path) -> None:
+    summary = evidence(finished)
+    found = summary["reproduction"]
+    assert summary["details"]["command"] == f"python benchmarks/reproduce.py {RECIPE} --seed 0"
+    assert str(finished) not in json.dumps(summary)
+    train = summary["dataset"]["train"]
+    assert (found["pretrain"]["epochs"], found["finetune"]["epochs"]) == (2, 1)
+    parameters = summary["model"]["params"]
+    for stage in ("pretrain", "finetune"):
+        pace, step = found[stage], found[stage]["step"]
+        assert pace["batch_size"] == 64
+        steps = train // 64
+        assert pace["seconds_per_epoch"] == pytest.approx(steps * 64 / pace["images_per_second"])
+        assert step["seconds"] == pytest.approx(pace["seconds_per_epoch"] / steps)
+        assert step["matmul_seconds"] == pytest.approx(step["flops"] / found["ceilings"]["matmul_flops"])
+        assert step["utilisation"] == pytest.approx(step["matmul_seconds"] / step["seconds"])
+        assert step["roofline"] == max(step["utilisation"], step["copy_seconds"] / step["seconds"])
+        # AdamW alone reads four numbers a parameter and writes three; the images are read as well.
+        assert step["bytes"] > 7 * 4 * parameters + 64 * 32 * 32 * 3
+    assert found["finetune"]["step"]["flops"] == 6 * summary["model"]["macs"] * 64
+    assert found["peak_memory_mb"] is None
+
+
+def test_the_weights_are_half_as_large_and_the_card_tells_of_them(finished: Path) -> None:
+    models = finished / "checkout" / "models"
+    module, meta = weights.load(models / "small-cifar10.safetensors")
+    full, same = weights.load(finished / "runs" / "small-cifar10-cpu-0")
+    assert meta == same
+    for name, value in module.state_dict().items():
+        assert torch.equal(value, full.state_dict()[name].half().float())
+    summary, card = evidence(finished), (models / "small-cifar10.md").read_text()
+    for part in (
+        f"{100 * summary['reproduction']['float16_accuracy']:.2f} % of this file on the 64 test images",
+        f"`{summary['details']['command']}`",
+        str(summary["details"]["commit"]),
+        "## Data",
+        "no licence",
+        "## Limits",
+    ):
+        assert part in card
+
+
+def test_a_finished_run_is_not_run_again(
+    reproduce: ModuleType, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(finished)
+
+    def never(*args: object, **kwargs: object) -> None:
+        raise AssertionError("it was run again")
+
+    monkeypatch.setattr(reproduce, "fit", never)
+    assert reproduce.main([RECIPE, "--device=cpu"]) == 0
+
+
+def test_a_total_time_is_planned_once_and_kept(
+    reproduce: ModuleType,
+    images: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(reproduce, "MEASURE_SECONDS", 1.0)
+    planned: list[dict[str, float]] = []
+    choose = reproduce.choose_epochs
+
+    def few(total: float, spent: float, found: dict[str, dict[str, float]], fine_tunings: int) -> dict[str, int]:
+        planned.append(found["seconds_per_epoch"])
+        assert min(choose(total, spent, found, fine_tunings).values()) >= 1
+        return {"pretrain": 3, "finetune": 2}
+
+    monkeypatch.setattr(reproduce, "choose_epochs", few)
+    args = ["lite-cifar10", "--data", str(images), *SHRUNKEN, "--total-time", "20m"]
+    assert reproduce.main([*args, "--time-limit", "0.01s"]) == 0
+    assert reproduce.main(args) == 0
+    assert len(planned) == 1
+    assert all(0 < planned[0][stage] < 60 for stage in ("pretrain", "finetune"))
+    file = reproduce.Job.parse(args).folder / "reproduction.json"
+    summary = json.loads(file.read_text())
+    assert summary["pretrain"]["epochs"] == 3
+    assert {run["steps"] for run in summary["details"]["runs"]} == {2 * (summary["dataset"]["train"] // 64)}
+    assert "--total-time 20m" in summary["details"]["command"]
+    assert summary["reproduction"]["plan"]["measured"]["seconds_per_epoch"] == planned[0]
+    capsys.readouterr()
+    file.unlink()
+    assert reproduce.main([*args[:-1], "30m"]) == 2
+    assert "was planned with 20m" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("total", [600.0, 1500.0])
+@pytest.mark.parametrize("fine_tunings", [2, 6])
+def test_what_is_planned_fits_into_the_time(reproduce: ModuleType, total: float, fine_tunings: int) -> None:
+    paces = {"pretrain": 1.7, "finetune": 2.3}
+    found = {"seconds_per_epoch": paces, "probe_seconds": 13.0}
+    epochs = reproduce.choose_epochs(total, 40.0, found, fine_tunings)
+    training = epochs["pretrain"] * paces["pretrain"] + fine_tunings * epochs["finetune"] * paces["finetune"]
+    everything = 40.0 + 2 * 13.0 + training
+    assert everything < (1 - reproduce.MARGIN) * total
+    assert everything > 0.8 * (1 - reproduce.MARGIN) * total
+    assert epochs["pretrain"] * paces["pretrain"] / training == pytest.approx(reproduce.PRETRAIN_SHARE, abs=0.02)
+
+
+def test_a_time_too_short_names_one_that_is_not(reproduce: ModuleType) -> None:
+    found = {"seconds_per_epoch": {"pretrain": 30.0, "finetune": 30.0}, "probe_seconds": 5.0}
+    with pytest.raises(UserError, match=r"give (\d+)s") as error:
+        reproduce.choose_epochs(60.0, 10.0, found, 2)
+    enough = float(str(error.value).split("give ")[1].removesuffix("s"))
+    assert min(reproduce.choose_epochs(enough + 1, 10.0, found, 2).values()) == 1
+
+
+@pytest.mark.parametrize(
+    ("args", "expected"),
+    [
+        (["nope"], "no recipe 'nope'"),
+        (["lite-cifar10", "--epocs", "3"], "did you mean epochs?"),
+        (["lite-cifar10", "--pretrain.epochs"], "expected --NAME VALUE"),
+        (["lite-cifar10", "stray"], "expected --NAME VALUE"),
+        (["lite-cifar10", "--data", "nowhere"], "'nowhere' does not exist"),
+        (["lite-cifar10", "--time-limit", "soon"], "'soon' is not a duration"),
+        (["lite-cifar10", "--images", "0"], "--data.images: 0 is out of range"),
+        (["lite-cifar10", "--total-time", "9m", "--pretrain.epochs", "3"], "leave one of the two out"),
+    ],
+)
+def test_a_mistake_gets_one_line(
+    reproduce: ModuleType,
+    args: list[str],
+    expected: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert reproduce.main([*args, "--device=cpu"]) == 2
+    error = capsys.readouterr().err
+    assert expected in error
+    assert error.count("\n") == 1
+
+
+def test_bytes_moved_are_those_of_each_operator(reproduce: ModuleType) -> None:
+    a, b = torch.ones(100), torch.ones(100)
+    for work, expected in (
+        (lambda: a + b, 1200),
+        (lambda: a.add_(b), 1200),
+        (lambda: torch._foreach_add_([a], [b]), 1200),
+        (lambda: a.view(10, 10).t(), 0),
+        (lambda: torch.empty(100), 0),
+    ):
+        with reproduce.BytesMoved() as moved:
+            work()
+        assert moved.total == expected
+
+
+def test_it_runs_from_anywhere_without_being_installed(tmp_path: Path) -> None:
+    script = str(REPO / "benchmarks" / "reproduce.py")
+    done = subprocess.run([sys.executable, script, "--help"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    for flag in ("--data", "--time-limit", "--total-time", "--images", "--seed", "--out", "--overwrite"):
+        assert flag in done.stdout
