@@ -129,13 +129,15 @@ def _origin(summary: Json, entry: Json) -> str:
     device = f"{details['device']} ({here['cpu']})" if details["device"] == "cpu" else details["device"]
     size = "×".join(str(side) for side in data["shape"])
     seeds = ", ".join(str(seed) for seed in entry["mae"]["seeds"])
+    # A resumed run's seconds are those of its last part, while a stage's are those of all its parts.
+    whole = "" if details.get("resumed") else f"{_minutes(details['seconds'])} in all, "
+    spent = f"{whole}{_minutes(pretrain['seconds'])} {'of them ' if whole else ''}pre-training"
     sentences = [
         f"`{details['command']}`",
         f"{data['train']:,} train, {data['val']:,} validation and {data['test']:,} test images of {size}, "
         f"{len(data['classes'])} classes; preset {model['preset']}, {words.amount(model['params'])} parameters",
-        f"{device}, {here['cores']} cores, {details['precision']}: {_minutes(details['seconds'])} in all, "
-        f"{_minutes(pretrain['seconds'])} of them pre-training ({pretrain['epochs']} epochs; held-out loss: "
-        f"{pretrain['verdict']})",
+        f"{device}, {here['cores']} cores, {details['precision']}: {spent} ({pretrain['epochs']} epochs; "
+        f"held-out loss: {pretrain['verdict']})",
         f"{'Seeds' if len(entry['mae']['seeds']) > 1 else 'Seed'} {seeds}; {_when(details)}",
         _probes(summary["probe"]),
     ]

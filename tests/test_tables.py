@@ -98,6 +98,14 @@ def test_rows_and_origin(tables: ModuleType, root: Path) -> None:
     assert text.endswith("<!-- /table -->\nend\n")
 
 
+def test_the_minutes_of_a_resumed_run_are_not_called_all_of_them(tables: ModuleType, root: Path) -> None:
+    write(root, {**SUMMARY, "details": {**SUMMARY["details"], "resumed": True}})
+    assert tables.main(["--root", str(root)]) == 0
+    text = (root / "README.md").read_text()
+    assert "1.5 min pre-training" in text
+    assert "in all" not in text
+
+
 def test_a_single_budget_and_a_share_of_the_labels(tables: ModuleType, root: Path) -> None:
     summary = deepcopy(SUMMARY)
     details = summary["details"]

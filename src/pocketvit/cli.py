@@ -240,7 +240,7 @@ def _underscored(args: list[str], flat: dict[str, str] | None = None) -> list[st
             and flat is not None
             and words[-1].startswith("--")
             and "=" not in words[-1]
-            and _takes_value(words[-1])
+            and words[-1] not in BARE
         ):
             words[-1] += f"={arg}"
         else:
@@ -257,10 +257,6 @@ BOOLEAN_SETTINGS = (
     "--pretrain.normalise_targets",
 )
 BARE = ("--overwrite", "--resume", "--json", "--help", "--print_config", *BOOLEAN_SETTINGS)
-
-
-def _takes_value(word: str) -> bool:
-    return word not in BARE
 
 
 def _show(given: Any, result: Any, text: str) -> int:
