@@ -236,11 +236,7 @@ def _underscored(args: list[str], flat: dict[str, str] | None = None) -> list[st
             name = (flat or {}).get(name, name)
             words.append(f"--{name}{equals}{value}")
         elif (
-            words
-            and flat is not None
-            and words[-1].startswith("--")
-            and "=" not in words[-1]
-            and words[-1] not in BARE
+            words and flat is not None and words[-1].startswith("--") and "=" not in words[-1] and words[-1] not in BARE
         ):
             words[-1] += f"={arg}"
         else:
