@@ -363,27 +363,26 @@ def speed(dataset: Dataset, settings: Settings, summary: Json, accelerator: Acce
     bf16 = accelerator.mixed_precision == "bf16"
     ceilings = Ceilings.measure(accelerator.device, torch.bfloat16 if bf16 else torch.float32)
     cost = budget(settings.model, dataset.shape, len(dataset.classes), settings.pretrain.mask_ratio)
-    labels, runs, before = len(labels_of(dataset, settings)), summary["details"]["runs"], summary["pretrain"]
-    largest = [run for run in runs if run["labels"] == labels]
-    work = {
-        # Images, epochs, images/s, MACs.
-        "pretrain": (len(dataset.train), before["epochs"], before["images_per_second"], cost.pretrain_macs),
-        "finetune": (
-            labels,
-            largest[0]["steps"] // (labels // min(settings.finetune.batch_size, labels)),
-            sum(run["steps"] for run in largest) * min(settings.finetune.batch_size, labels)
-            / sum(run["seconds"] for run in largest),
-            cost.macs,
-        ),
-    }  # fmt: skip
+    labels, pretrained = len(labels_of(dataset, settings)), summary["pretrain"]
+    runs = [run for run in summary["details"]["runs"] if run["labels"] == labels]
+    batch = min(settings.finetune.batch_size, labels)
+    seconds = max(0.05, sum(run["seconds"] for run in runs))  # of each run they are rounded to tenths
+    finetuned = {
+        "epochs": runs[0]["steps"] // (labels // batch),
+        "images_per_second": sum(run["steps"] for run in runs) * batch / seconds,
+    }
     found: Json = {"ceilings": {"matmul_flops": ceilings.flops, "copy_bytes": ceilings.bytes}}
-    for stage, (images, epochs, rate, macs) in work.items():
-        batch = min(getattr(settings, stage).batch_size, images)
+    for stage, images, done, macs in (
+        ("pretrain", len(dataset.train), pretrained, cost.pretrain_macs),
+        ("finetune", labels, finetuned, cost.macs),
+    ):
+        batch, rate = min(getattr(settings, stage).batch_size, images), done["images_per_second"]
         # Backward takes twice the products of forward; a MAC is two FLOPs.
-        step = ceilings.roofline(6 * macs * batch, bytes_of_a_step(stage, dataset, settings, accelerator), batch / rate)
-        pace = images // batch * batch / rate
+        flops, moved = 6 * macs * batch, bytes_of_a_step(stage, dataset, settings, accelerator)
         found[stage] = {
-            "epochs": epochs, "batch_size": batch, "images_per_second": rate, "seconds_per_epoch": pace, "step": step,
+            "epochs": done["epochs"], "batch_size": batch, "images_per_second": rate,
+            "seconds_per_epoch": images // batch * batch / rate,
+            "step": ceilings.roofline(flops, moved, batch / rate),
         }  # fmt: skip
     return found
 
