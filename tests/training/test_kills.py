@@ -48,7 +48,7 @@ def live(verb: str, folder: Path, seconds: float | None = None) -> int | None:
     return child.exitcode
 
 
-@pytest.mark.parametrize("runs", [6, pytest.param(50, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("runs", [5, pytest.param(50, marks=pytest.mark.slow)])
 def test_runs_killed_at_random_moments_end_with_the_same_bits(tmp_path: Path, runs: int) -> None:
     rng, whole, usual = random.Random(runs), {}, {}
     for verb in ("pretrain", "finetune"):
