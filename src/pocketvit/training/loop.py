@@ -213,17 +213,19 @@ def train(
                 elapsed = seconds + time.perf_counter() - began
                 progress.update(done, f"loss {values[-1]:.4f}  {done * batches.batch_size / elapsed:,.0f} img/s")
                 # The main process decides for all of them, or they would stop at different steps.
-                pace, rest, late, signum = from_main(
+                pace, elapsed, rest, late, signum = from_main(
                     accelerator,
                     (
                         max(1, min(4 * pace, int(SETTLE_SECONDS * done / elapsed))),
+                        elapsed,
                         (steps - done) * elapsed / done,
                         now > deadline,
                         stop[0] if stop else 0,
                     ),
                 )
                 settled, unread = done, []
-                if compiling is None and rest > WORTH_SECONDS:
+                # Not at once: the first steps are slow, and would make a short stage look long.
+                if compiling is None and rest > WORTH_SECONDS and elapsed > WORTH_SECONDS / 60:
                     undo = partial(restore, snapshot(done), optimizer, modules)
                     network = faster(eager, run_step, done, undo, accelerator, log.say)
                     compiling = network is not eager
