@@ -161,8 +161,8 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     for name in TRAINING:
         monkeypatch.setattr(pocketvit, name, functools.partial(getattr(pocketvit, name), **SMALL))
-    monkeypatch.setattr(script("reproduce"), "MEASURE_SECONDS", 0.1)
-    monkeypatch.setattr(script("reproduce"), "choose_epochs", lambda *_: {"pretrain": 1, "finetune": 1})
+    monkeypatch.setattr(script("reproduce").planning, "MEASURE_SECONDS", 0.1)
+    monkeypatch.setattr(script("reproduce").planning, "choose_epochs", lambda *_: {"pretrain": 1, "finetune": 1})
     return tmp_path
 
 
