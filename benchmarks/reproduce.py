@@ -3,7 +3,7 @@
     python benchmarks/reproduce.py lite-cifar10 --total-time 25m --time-limit 9m
 
 The same command goes on where it stopped, until results/RECIPE-DEVICE-SEED.json is written. All training is
-`pocketvit.fit`; here is what goes around it: how many epochs fit into the time, and how fast they were.
+`pocketvit.fit`; planning.py chooses the epochs that fit into the time, and roofline.py says how fast they were.
 docs/reproduce.md says what is written where.
 """
 
@@ -15,7 +15,6 @@ import hashlib
 import json
 import shlex
 import sys
-import tempfile
 import time
 from datetime import datetime, timezone
 from pathlib import Path
@@ -24,40 +23,25 @@ from typing import Any
 REPO = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(REPO / "src"), str(REPO / "benchmarks")]  # a clone runs as it is
 
-import numpy as np  # noqa: E402
+import planning  # noqa: E402
+import roofline  # noqa: E402
 import torch  # noqa: E402
 from accelerate import Accelerator  # noqa: E402
-from roofline import BytesMoved, Ceilings  # noqa: E402
 
 from pocketvit.config import Settings, recipe_path, resolve, seconds_of  # noqa: E402
-from pocketvit.data import Dataset, Split, load  # noqa: E402
+from pocketvit.data import Dataset, load  # noqa: E402
 from pocketvit.errors import UserError  # noqa: E402
-from pocketvit.evaluation.features import features, predict_probabilities  # noqa: E402
+from pocketvit.evaluation.features import predict_probabilities  # noqa: E402
 from pocketvit.evaluation.metrics import Metrics  # noqa: E402
-from pocketvit.evaluation.probe import knn_accuracy, linear_accuracy  # noqa: E402
 from pocketvit.files import write_whole  # noqa: E402
 from pocketvit.model import weights  # noqa: E402
-from pocketvit.model.budget import budget  # noqa: E402
-from pocketvit.model.vit import ViT, ViTShape  # noqa: E402
-from pocketvit.training.checkpoint import NEWEST, read  # noqa: E402
+from pocketvit.model.vit import ViT  # noqa: E402
 from pocketvit.training.device import describe, make_accelerator  # noqa: E402
-from pocketvit.training.finetune import finetune_classifier  # noqa: E402
-from pocketvit.training.log import RunLog  # noqa: E402
-from pocketvit.training.loop import Interrupted, NonFiniteLoss, TimeIsUp, TrainResult  # noqa: E402
-from pocketvit.training.pretrain import pretrain_mae  # noqa: E402
+from pocketvit.training.loop import Interrupted, NonFiniteLoss, TimeIsUp  # noqa: E402
 from pocketvit.verbs.fit import INITS, fit  # noqa: E402
 from pocketvit.verbs.run import CONFIG, SUMMARY, WEIGHTS, open_run  # noqa: E402
-from pocketvit.verbs.stages import labelled_indices  # noqa: E402
 
-STAGES = ("pretrain", "finetune")
 PLAN, CALLS, EVIDENCE = "plan.json", "calls.jsonl", "reproduction.json"
-
-# How --total-time is spent.
-PRETRAIN_SHARE = 0.6  # of the time for training; the fine-tunings have equal shares of the rest
-MARGIN = 0.1  # of the total that nothing is planned for
-AROUND = 20.0  # seconds for loading again, report and evidence
-MEASURE_SECONDS = 8.0  # at most, for each stage, after its first step
-MEASURE_STEPS = 4  # between two readings of the clock
 
 SOURCES = {
     "cifar10": "CIFAR-10 (Krizhevsky 2009). Its authors state no licence; the images come from the web, by way of "
@@ -76,14 +60,17 @@ def main(argv: list[str] | None = None) -> int:
         job = Job.parse(argv)
         if job.overwrite or not (job.folder / EVIDENCE).is_file():
             reproduce(job, started)
+        publish(job)
         print((job.folder / EVIDENCE).resolve(), json.dumps(in_short(job.folder)), sep="\n")
         return 0
     except TimeIsUp:
         print(f"{job.folder}: not finished: the same command goes on", file=sys.stderr)
         return 0
     except Interrupted as stop:
-        print(f"reproduce: {stop}: the same command goes on", file=sys.stderr)
+        print(f"{job.folder}: stopped by signal {stop.signum}: the same command goes on", file=sys.stderr)
         return 128 + stop.signum
+    except KeyboardInterrupt:
+        return 130
     except (UserError, NonFiniteLoss) as error:
         print(f"reproduce: {error}", file=sys.stderr)
         return 2 if isinstance(error, UserError) else 1
@@ -189,7 +176,12 @@ def settings_in(words: list[str]) -> dict[str, str]:
 def reproduce(job: Job, started: float) -> None:
     """Plan, unless there is a plan; run or go on; write the evidence. Raises TimeIsUp and what `fit` raises."""
     if job.overwrite or not (job.folder / CONFIG).is_file():
-        plan = make_plan(job, started) if job.total_time else {"epochs": {}}
+        dataset = job.load(job.settings())  # what is wrong with the data is said before anything is written
+        plan: Json = {"epochs": {}}
+        if job.total_time:
+            total = seconds_of(job.total_time)
+            plan = planning.make_plan(total, dataset, job.settings(), job.accelerator, started)
+            print(f"plan for {job.total_time}: {json.dumps(plan)}", file=sys.stderr)
         open_run(job.folder, job.name, job.settings(plan["epochs"]), job.overwrite, resume=False)
         write_whole(job.folder / PLAN, json.dumps({"total_time": job.total_time, **plan}, indent=1) + "\n")
     try:
@@ -224,106 +216,8 @@ def note_call(job: Job, started: float, finished: bool) -> None:
         file.write(json.dumps(call) + "\n")
 
 
-# The plan.
-
-
-def make_plan(job: Job, started: float) -> Json:
-    """Measure both stages and a probe for a moment, here, and choose the epochs that fit; raises UserError."""
-    settings = job.settings()
-    dataset = job.load(settings)
-    found = {
-        "seconds_per_epoch": {stage: seconds_per_epoch(stage, dataset, settings, job.accelerator) for stage in STAGES},
-        "probe_seconds": probe_seconds(dataset, settings, job.accelerator.device),
-    }
-    fine_tunings = len(INITS) * settings.seeds * len(settings.data.label_budgets)
-    spent = time.perf_counter() - started
-    epochs = choose_epochs(seconds_of(job.total_time or 0), spent, found, fine_tunings)
-    paces = ", ".join(f"{stage} {found['seconds_per_epoch'][stage]:.3g} s/epoch" for stage in STAGES)
-    print(f"plan for {job.total_time}: {paces}; epochs: {epochs}", file=sys.stderr)
-    return {"epochs": epochs, "measured": found, "planning_seconds": round(spent, 1)}
-
-
-def choose_epochs(total: float, spent: float, found: Json, fine_tunings: int) -> dict[str, int]:
-    """Epochs of both stages, for everything to take under `total` seconds; raises UserError where not even one fits.
-
-    Args:
-        total: seconds.
-        spent: seconds of them that are over.
-        found: "seconds_per_epoch" of both stages, and "probe_seconds" of one encoder; two are probed.
-        fine_tunings: how many there will be.
-    """
-    left = total * (1 - MARGIN) - spent - AROUND - len(INITS) * found["probe_seconds"]
-    shares = {"pretrain": PRETRAIN_SHARE, "finetune": (1 - PRETRAIN_SHARE) / fine_tunings}
-    paces = found["seconds_per_epoch"]
-    epochs = {stage: int(left * shares[stage] / paces[stage]) for stage in STAGES}
-    if min(epochs.values()) < 1:
-        least = (max(paces[s] / shares[s] for s in STAGES) + total * (1 - MARGIN) - left) / (1 - MARGIN)
-        raise UserError(f"--total-time: {total:.0f} s are too short for one epoch of each stage: give {least:.0f}s")
-    return epochs
-
-
-def seconds_per_epoch(stage: str, dataset: Dataset, settings: Settings, accelerator: Accelerator) -> float:
-    """Seconds of an epoch of `stage`, from some warm steps of it; readings are not counted."""
-    config = getattr(settings, stage)
-    images = len(dataset.train) if stage == "pretrain" else len(labels_of(dataset, settings))
-    batch = min(config.batch_size, images)
-    some = first(dataset, MEASURE_STEPS * batch)
-    brief = dataclasses.replace(settings, **{stage: dataclasses.replace(config, epochs=50, min_steps=0)})
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            deadline = time.monotonic() + MEASURE_SECONDS
-            done = train(stage, some, brief, accelerator, folder=Path(folder), deadline=deadline)
-            steps, seconds, history = done.steps, done.seconds, done.history
-        except TimeIsUp:
-            kept = read(Path(folder) / NEWEST)
-            steps, seconds, history = kept.step, kept.notes["seconds"], kept.notes["history"]
-    # From the first reading on, which comes when all is warm; from the start where there is no time for two.
-    marks = [(r["step"], r["step"] * batch / r["images_per_second"]) for r in history if r["step"] < steps][:1]
-    warm, began = marks[0] if marks else (0, 0.0)
-    return (seconds - began) / (steps - warm) * (images // batch)
-
-
-def probe_seconds(dataset: Dataset, settings: Settings, device: torch.device) -> float:
-    """Seconds that kNN and linear probe of one encoder will take, from a tenth of the images of a large set."""
-    thin = 10 if len(dataset.train) > 10_000 else 1
-    vit = ViT(ViTShape.of(settings.model, dataset.shape), pool=settings.model.pool).to(device)
-    splits = [tuple(array[::thin] for array in dataset.labelled(split)) for split in ("train", "test")]
-    began = time.perf_counter()
-    parts = [array for x, y in splits for array in (features(vit, x, dataset.mean, dataset.std, device), y)]
-    linear_accuracy(*parts)
-    linear = time.perf_counter()
-    knn_accuracy(*parts)  # takes time with the product of both counts
-    return (linear - began) * thin + (time.perf_counter() - linear) * thin**2
-
-
-def labels_of(dataset: Dataset, settings: Settings) -> np.ndarray:
-    """Indices of the train images that the largest fine-tuning reads."""
-    return labelled_indices(dataset, settings, settings.data.largest_budget, settings.seed)
-
-
-def first(dataset: Dataset, images: int) -> Dataset:
-    """The data set with its first train images only, and hardly any to validate."""
-    (x, y), (val_x, val_y) = dataset.labelled("train"), dataset.labelled("val")
-    return dataclasses.replace(dataset, train=Split(x[:images], y[:images]), val=Split(val_x[:2], val_y[:2]))
-
-
-def train(stage: str, dataset: Dataset, settings: Settings, accelerator: Accelerator, **where: Any) -> TrainResult:
-    """One stage on all of `dataset`, in silence, from random init."""
-    log = RunLog(quiet=True)
-    if stage == "pretrain":
-        return pretrain_mae(dataset, settings, accelerator, log=log, **where)
-    everything = np.arange(len(dataset.train))
-    tags = {"stage": stage}
-    return finetune_classifier(
-        dataset, everything, settings, accelerator, seed=settings.seed, init=None, log=log, tags=tags, **where
-    )
-
-
-# The evidence.
-
-
 def write_evidence(job: Job, settings: Settings, plan: Json) -> None:
-    """Evidence, float16 weights and model card, in the run directory, and where they are published."""
+    """Evidence, float16 weights and model card, in the run directory."""
     folder, dataset = job.folder, job.load(settings)
     summary = json.loads((folder / SUMMARY).read_text())
     calls = [json.loads(line) for line in (folder / CALLS).read_text().splitlines()]
@@ -342,61 +236,22 @@ def write_evidence(job: Job, settings: Settings, plan: Json) -> None:
         "recipe": job.stem, "seed": job.seed, "changes": job.changes, "plan": plan, "calls": calls,
         "peak_memory_mb": max(call["peak_memory_mb"] or 0 for call in calls) or None,
         "float16_accuracy": Metrics.of(probabilities, labels, dataset.classes).accuracy,
-        **speed(dataset, settings, summary, job.accelerator),
+        **roofline.speed(dataset, settings, summary, job.accelerator),
     }  # fmt: skip
     write_whole(card, model_card(job, summary))
     write_whole(folder / EVIDENCE, json.dumps(summary, indent=1) + "\n")
+
+
+def publish(job: Job) -> None:
+    """Copy what a finished run wrote to results/ and models/; a changed recipe's only where --out asks for it."""
     out = job.out or (None if job.changes else REPO)
-    if out is not None:
-        publish(folder / EVIDENCE, out / "results" / f"{job.name}.json")
-        if job.seed == 0:  # one model of a recipe is shipped, and no accuracy chooses which
-            publish(model, out / "models" / model.name)
-            publish(card, out / "models" / card.name)
-
-
-def publish(file: Path, to: Path) -> None:
-    write_whole(to, file.read_bytes())
-
-
-def speed(dataset: Dataset, settings: Settings, summary: Json, accelerator: Accelerator) -> Json:
-    """Both stages' pace, and how near it comes to what the device does at best."""
-    bf16 = accelerator.mixed_precision == "bf16"
-    ceilings = Ceilings.measure(accelerator.device, torch.bfloat16 if bf16 else torch.float32)
-    cost = budget(settings.model, dataset.shape, len(dataset.classes), settings.pretrain.mask_ratio)
-    labels, pretrained = len(labels_of(dataset, settings)), summary["pretrain"]
-    runs = [run for run in summary["details"]["runs"] if run["labels"] == labels]
-    batch = min(settings.finetune.batch_size, labels)
-    seconds = max(0.05, sum(run["seconds"] for run in runs))  # of each run they are rounded to tenths
-    finetuned = {
-        "epochs": runs[0]["steps"] // (labels // batch),
-        "images_per_second": sum(run["steps"] for run in runs) * batch / seconds,
-    }
-    found: Json = {"ceilings": {"matmul_flops": ceilings.flops, "copy_bytes": ceilings.bytes}}
-    for stage, images, done, macs in (
-        ("pretrain", len(dataset.train), pretrained, cost.pretrain_macs),
-        ("finetune", labels, finetuned, cost.macs),
-    ):
-        batch, rate = min(getattr(settings, stage).batch_size, images), done["images_per_second"]
-        # Backward takes twice the products of forward; a MAC is two FLOPs.
-        flops, moved = 6 * macs * batch, bytes_of_a_step(stage, dataset, settings, accelerator)
-        found[stage] = {
-            "epochs": done["epochs"], "batch_size": batch, "images_per_second": rate,
-            "seconds_per_epoch": images // batch * batch / rate,
-            "step": ceilings.roofline(flops, moved, batch / rate),
-        }  # fmt: skip
-    return found
-
-
-def bytes_of_a_step(stage: str, dataset: Dataset, settings: Settings, accelerator: Accelerator) -> int:
-    """Bytes that the operators of one training step move: those of two steps without those of one."""
-    config, totals = getattr(settings, stage), []
-    one_batch = first(dataset, config.batch_size)
-    for steps in (1, 2):
-        brief = dataclasses.replace(settings, **{stage: dataclasses.replace(config, epochs=steps, min_steps=0)})
-        with torch.compiler.set_stance("force_eager"), BytesMoved() as moved:
-            train(stage, one_batch, brief, accelerator)
-        totals.append(moved.total)
-    return totals[1] - totals[0]
+    if out is None:
+        return
+    write_whole(out / "results" / f"{job.name}.json", (job.folder / EVIDENCE).read_bytes())
+    if job.seed == 0:  # one model of a recipe is shipped, and no accuracy chooses which
+        for suffix in (".safetensors", ".md"):
+            file = job.folder / f"{job.stem}{suffix}"
+            write_whole(out / "models" / file.name, file.read_bytes())
 
 
 def in_short(folder: Path) -> Json:
@@ -408,8 +263,8 @@ def in_short(folder: Path) -> Json:
         **{f"accuracy_{name}": last[name]["accuracy"] for name in INITS},
         "probe": summary["probe"]["mae"],
         "seconds": summary["details"]["seconds"],
-        **{f"{stage}_seconds_per_epoch": round(pace[stage]["seconds_per_epoch"], 3) for stage in STAGES},
-        **{f"{stage}_utilisation": round(pace[stage]["step"]["utilisation"], 4) for stage in STAGES},
+        **{f"{stage}_seconds_per_epoch": round(pace[stage]["seconds_per_epoch"], 3) for stage in planning.STAGES},
+        **{f"{stage}_utilisation": round(pace[stage]["step"]["utilisation"], 4) for stage in planning.STAGES},
     }
 
 

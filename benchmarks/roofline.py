@@ -1,17 +1,64 @@
-"""How near a training step comes to what the device can do: its work, over rates measured in the same process."""
+"""How fast a run's stages were, and how near a step comes to what the device does, measured in the same process."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from accelerate import Accelerator
+from planning import Json, first, labels_of, train
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from pocketvit.config import Settings
+from pocketvit.data import Dataset
+from pocketvit.model.budget import budget
+
 REPEATS = 10
+
+
+def speed(dataset: Dataset, settings: Settings, summary: Json, accelerator: Accelerator) -> Json:
+    """Both stages' pace, and how near it comes to what the device does at best."""
+    bf16 = accelerator.mixed_precision == "bf16"
+    ceilings = Ceilings.measure(accelerator.device, torch.bfloat16 if bf16 else torch.float32)
+    cost = budget(settings.model, dataset.shape, len(dataset.classes), settings.pretrain.mask_ratio)
+    labels, pretrained = len(labels_of(dataset, settings)), summary["pretrain"]
+    runs = [run for run in summary["details"]["runs"] if run["labels"] == labels]
+    batch = min(settings.finetune.batch_size, labels)
+    seconds = max(0.05, sum(run["seconds"] for run in runs))  # of each run they are rounded to tenths
+    finetuned = {
+        "epochs": runs[0]["steps"] // (labels // batch),
+        "images_per_second": sum(run["steps"] for run in runs) * batch / seconds,
+    }
+    found: Json = {"ceilings": {"matmul_flops": ceilings.flops, "copy_bytes": ceilings.bytes}}
+    for stage, images, done, macs in (
+        ("pretrain", len(dataset.train), pretrained, cost.pretrain_macs),
+        ("finetune", labels, finetuned, cost.macs),
+    ):
+        batch, rate = min(getattr(settings, stage).batch_size, images), done["images_per_second"]
+        # Backward takes twice the products of forward; a MAC is two FLOPs.
+        flops, moved = 6 * macs * batch, bytes_of_a_step(stage, dataset, settings, accelerator)
+        found[stage] = {
+            "epochs": done["epochs"], "batch_size": batch, "images_per_second": rate,
+            "seconds_per_epoch": images // batch * batch / rate,
+            "step": ceilings.roofline(flops, moved, batch / rate),
+        }  # fmt: skip
+    return found
+
+
+def bytes_of_a_step(stage: str, dataset: Dataset, settings: Settings, accelerator: Accelerator) -> int:
+    """Bytes that the operators of one training step move: those of two steps without those of one."""
+    config, totals = getattr(settings, stage), []
+    one_batch = first(dataset, config.batch_size)
+    for steps in (1, 2):
+        brief = replace(settings, **{stage: replace(config, epochs=steps, min_steps=0)})
+        with torch.compiler.set_stance("force_eager"), BytesMoved() as moved:
+            train(stage, one_batch, brief, accelerator)
+        totals.append(moved.total)
+    return totals[1] - totals[0]
 
 
 @dataclass(frozen=True)

@@ -171,10 +171,9 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     for name in TRAINING:
         monkeypatch.setattr(pocketvit, name, functools.partial(getattr(pocketvit, name), **SMALL))
-    monkeypatch.setattr(importlib.import_module("reproduce"), "MEASURE_SECONDS", 0.1)
-    monkeypatch.setattr(
-        importlib.import_module("reproduce"), "choose_epochs", lambda *_: {"pretrain": 1, "finetune": 1}
-    )
+    planning = importlib.import_module("planning")
+    monkeypatch.setattr(planning, "MEASURE_SECONDS", 0.1)
+    monkeypatch.setattr(planning, "choose_epochs", lambda *_: {"pretrain": 1, "finetune": 1})
     return tmp_path
 
 

@@ -204,7 +204,12 @@ def test_a_finished_run_is_not_run_again(
         raise AssertionError("it was run again")
 
     monkeypatch.setattr(reproduce, "fit", never)
+    monkeypatch.setattr(reproduce, "REPO", finished / "checkout")
     assert reproduce.main([RECIPE, "--device=cpu"]) == 0
+    # What it wrote can still be had elsewhere.
+    assert reproduce.main([RECIPE, "--device=cpu", "--out=elsewhere"]) == 0
+    for file in ("results/small-cifar10-cpu-0.json", "models/small-cifar10.safetensors", "models/small-cifar10.md"):
+        assert (finished / "elsewhere" / file).read_bytes() == (finished / "checkout" / file).read_bytes()
 
 
 def test_a_total_time_is_planned_once_and_kept(
@@ -215,16 +220,16 @@ def test_a_total_time_is_planned_once_and_kept(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(reproduce, "MEASURE_SECONDS", 1.0)
+    monkeypatch.setattr(reproduce.planning, "MEASURE_SECONDS", 1.0)
     planned: list[dict[str, float]] = []
-    choose = reproduce.choose_epochs
+    choose = reproduce.planning.choose_epochs
 
     def few(total: float, spent: float, found: dict[str, dict[str, float]], fine_tunings: int) -> dict[str, int]:
         planned.append(found["seconds_per_epoch"])
         assert min(choose(total, spent, found, fine_tunings).values()) >= 1
         return {"pretrain": 3, "finetune": 2}
 
-    monkeypatch.setattr(reproduce, "choose_epochs", few)
+    monkeypatch.setattr(reproduce.planning, "choose_epochs", few)
     args = ["lite-cifar10", "--data", str(images), *SHRUNKEN, "--total-time", "20m"]
     assert reproduce.main([*args, "--time-limit", "0.01s"]) == 0
     assert reproduce.main(args) == 0
@@ -247,20 +252,22 @@ def test_a_total_time_is_planned_once_and_kept(
 def test_what_is_planned_fits_into_the_time(reproduce: ModuleType, total: float, fine_tunings: int) -> None:
     paces = {"pretrain": 1.7, "finetune": 2.3}
     found = {"seconds_per_epoch": paces, "probe_seconds": 13.0}
-    epochs = reproduce.choose_epochs(total, 40.0, found, fine_tunings)
+    epochs = reproduce.planning.choose_epochs(total, 40.0, found, fine_tunings)
     training = epochs["pretrain"] * paces["pretrain"] + fine_tunings * epochs["finetune"] * paces["finetune"]
     everything = 40.0 + 2 * 13.0 + training
-    assert everything < (1 - reproduce.MARGIN) * total
-    assert everything > 0.8 * (1 - reproduce.MARGIN) * total
-    assert epochs["pretrain"] * paces["pretrain"] / training == pytest.approx(reproduce.PRETRAIN_SHARE, abs=0.02)
+    assert everything < (1 - reproduce.planning.MARGIN) * total
+    assert everything > 0.8 * (1 - reproduce.planning.MARGIN) * total
+    assert epochs["pretrain"] * paces["pretrain"] / training == pytest.approx(
+        reproduce.planning.PRETRAIN_SHARE, abs=0.02
+    )
 
 
 def test_a_time_too_short_names_one_that_is_not(reproduce: ModuleType) -> None:
     found = {"seconds_per_epoch": {"pretrain": 30.0, "finetune": 30.0}, "probe_seconds": 5.0}
     with pytest.raises(UserError, match=r"give (\d+)s") as error:
-        reproduce.choose_epochs(60.0, 10.0, found, 2)
+        reproduce.planning.choose_epochs(60.0, 10.0, found, 2)
     enough = float(str(error.value).split("give ")[1].removesuffix("s"))
-    assert min(reproduce.choose_epochs(enough + 1, 10.0, found, 2).values()) == 1
+    assert min(reproduce.planning.choose_epochs(enough + 1, 10.0, found, 2).values()) == 1
 
 
 @pytest.mark.parametrize(
@@ -289,6 +296,7 @@ def test_a_mistake_gets_one_line(
     error = capsys.readouterr().err
     assert expected in error
     assert error.count("\n") == 1
+    assert not list(tmp_path.iterdir())
 
 
 def test_bytes_moved_are_those_of_each_operator(reproduce: ModuleType) -> None:
@@ -300,7 +308,7 @@ def test_bytes_moved_are_those_of_each_operator(reproduce: ModuleType) -> None:
         (lambda: a.view(10, 10).t(), 0),
         (lambda: torch.empty(100), 0),
     ):
-        with reproduce.BytesMoved() as moved:
+        with reproduce.roofline.BytesMoved() as moved:
             work()
         assert moved.total == expected
 
