@@ -281,7 +281,7 @@ class Settings:
         seeds: how many times to fine-tune, with seeds seed, seed + 1, ...
         device: auto, cpu, cuda or mps
         precision: float32, bf16, or auto: bf16 where the device has it in hardware
-        compile: torch.compile always, never, or auto: in stages of over ten minutes, where a short trial shows a gain
+        compile: torch.compile always, never, or auto: in stages of over four minutes, where a short trial shows a gain
         deterministic: on CUDA, only kernels that give the same bits each time, some of them slower; a CPU always does
         tensorboard: also write TensorBoard events into the run directory; needs the extra "track"
     """

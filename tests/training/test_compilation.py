@@ -129,7 +129,7 @@ def test_a_compiler_that_fails_is_named_and_done_without(monkeypatch: pytest.Mon
 
 
 def test_a_short_stage_is_not_worth_a_trial(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "WORTH_SECONDS", 600.0)
+    monkeypatch.setattr(loop, "WORTH_SECONDS", 240.0)
     replace_compiler(monkeypatch, lambda network: pytest.fail("compiled"))
     log = Said()
     run("auto", log)

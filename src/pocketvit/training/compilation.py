@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pocketvit.training.device import from_main
 
-WORTH_SECONDS = 600.0  # stages that eager steps finish sooner are not worth a minute of compiling
+WORTH_SECONDS = 240.0  # stages that eager steps finish sooner are not worth a minute of compiling
 TRIAL_STEPS = 5
 
 
