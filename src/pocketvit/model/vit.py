@@ -72,8 +72,8 @@ class Attention(nn.Module):
             q = F.linear(x, weight[:d], bias[:d]).view(b, n, self.heads, d // self.heads).transpose(1, 2)
             both = F.linear(context, weight[d:], bias[d:])
             k, v = both.view(b, -1, 2, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
-        if x.device.type == "cpu":
-            # On CPU the backward pass of the fused kernel is slower than two products and a softmax at these lengths.
+        if x.device.type == "cpu" and q.dtype != torch.float32:
+            # There the backward pass of the fused kernel is slower than two products and a softmax at these lengths.
             weights = (q * (d // self.heads) ** -0.5) @ k.transpose(-2, -1)
             out = weights.softmax(dim=-1).to(v.dtype) @ v
         else:
