@@ -59,7 +59,7 @@ if stage == "pretrain":
 else:
     labelled = np.arange(len(dataset.train))
     result = finetune_classifier(dataset, labelled, settings, accelerator, seed=3, init=None, log=log, tags={})
-weights = sum(float(p.double().abs().sum()) for p in result.model.parameters())
+weights = sum(float(p.detach().double().abs().sum()) for p in result.model.parameters())
 record = {"losses": losses, "used": used, "images": len(dataset.train), "weights": weights}
 (out / f"rank{accelerator.process_index}.json").write_text(json.dumps(record))
 """
@@ -72,11 +72,12 @@ def trained(folder: Path, stage: str, processes: int, accumulate: int = 1) -> li
     script.write_text(SCRIPT)
     launch = ["-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]
     launch += ["--nproc-per-node", str(processes)]
-    subprocess.run(
+    done = subprocess.run(
         [sys.executable, *(launch if processes > 1 else []), str(script), stage, str(folder), str(accumulate)],
         env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
-        check=True, capture_output=True, text=True, timeout=120,
+        capture_output=True, text=True, timeout=120,
     )  # fmt: skip
+    assert done.returncode == 0, done.stderr
     return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(processes)]
 
 

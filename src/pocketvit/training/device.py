@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 from datetime import timedelta
 from typing import TypeVar
@@ -36,11 +37,19 @@ def make_accelerator(device: str = "auto", precision: str = "auto", deterministi
         precision = "bf16" if kind in has_bf16 and has_bf16[kind]() else "float32"
     # accelerate keeps one state a process, and refuses another precision until it is reset.
     AcceleratorState._reset_state(reset_partial_state=True)
+    # A process that ends amid the group's threads is aborted now and then, after all its work is done.
+    atexit.unregister(_leave_group)
+    atexit.register(_leave_group)
     return Accelerator(
         cpu=kind == "cpu",
         mixed_precision="no" if precision == "float32" else precision,
         kwargs_handlers=[InitProcessGroupKwargs(timeout=WAIT)],
     )
+
+
+def _leave_group() -> None:
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def from_main(accelerator: Accelerator, value: T) -> T:
