@@ -38,35 +38,47 @@ def life(verb: str, folder: Path) -> None:
     train("digits", recipe="digits", out=folder, overwrite=not begun, resume=begun, **SMALL)
 
 
-def live(verb: str, folder: Path, seconds: float | None = None) -> int | None:
-    """Start a life, killed after `seconds`; its exit status, 0 where it ended by itself."""
+def live(verb: str, folder: Path, seconds: float | None = None, trained: bool = False) -> tuple[int | None, float]:
+    """Start a life, killed after `seconds`, which count from when there is a checkpoint if it shall have `trained`.
+
+    Returns its exit status, 0 where it ended by itself, and how long it lived from that moment.
+    """
     child = processes.Process(target=life, args=(verb, folder))
     child.start()
+    while trained and child.is_alive() and not has_checkpoint(folder):
+        time.sleep(0.001)
+    began = time.monotonic()
     child.join(seconds)
+    lived = time.monotonic() - began
     child.kill()
     child.join()
-    return child.exitcode
+    return child.exitcode, lived
+
+
+def has_checkpoint(folder: Path) -> bool:
+    return any(folder.glob("checkpoints/*/checkpoint*.safetensors"))
 
 
 @pytest.mark.parametrize("runs", [5, pytest.param(50, marks=pytest.mark.slow)])
 def test_runs_killed_at_random_moments_end_with_the_same_bits(tmp_path: Path, runs: int) -> None:
-    rng, whole, usual = random.Random(runs), {}, {}
-    for verb in ("pretrain", "finetune"):
-        began = time.monotonic()
-        assert live(verb, tmp_path / verb) == 0
-        usual[verb] = time.monotonic() - began
+    rng, verbs, whole, usual = random.Random(runs), ("pretrain", "finetune"), {}, {}
+    for verb in verbs:
+        status, usual[verb] = live(verb, tmp_path / verb, trained=True)
+        assert status == 0
         whole[verb] = (tmp_path / verb / WEIGHTS).read_bytes()
     killed = resumed = 0
     for number in range(runs):
-        verb = ("pretrain", "finetune")[number % 2]
+        verb = verbs[number % 2]
         folder = tmp_path / f"{verb}-{number}"
-        for _ in range(KILLS):
-            if live(verb, folder, rng.uniform(0, usual[verb])) == 0:
+        for kill in range(KILLS):
+            # The first may come at any moment, before training too; how long a process takes to begin is the machine's
+            # affair, and so the others wait until there is something to go on from.
+            if live(verb, folder, rng.uniform(0, usual[verb]), trained=kill > 0)[0] == 0:
                 break
             killed += 1
-            resumed += any(folder.glob("checkpoints/*/checkpoint*.safetensors"))
+            resumed += has_checkpoint(folder)
         else:
-            assert live(verb, folder) == 0
+            assert live(verb, folder)[0] == 0
         assert (folder / WEIGHTS).read_bytes() == whole[verb], f"run {number} differs"
         steps = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
         assert steps == sorted(set(steps))
