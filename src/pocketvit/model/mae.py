@@ -125,7 +125,7 @@ class MaskedAutoencoder(nn.Module):
         """
         x = self.decoder_embed(tokens)
         if self.cross:
-            queries = (self.mask_token + self.decoder_pos_embed).expand(len(x), -1, -1)
+            queries = (self.mask_token + self.decoder_pos_embed).to(x.dtype).expand(len(x), -1, -1)
             if decoded is not None:
                 queries = select(queries, decoded)
             for block in self.decoder_blocks:
@@ -133,7 +133,7 @@ class MaskedAutoencoder(nn.Module):
             return self.decoder_pred(self.decoder_norm(queries))
         patches = self.mask_token.to(x.dtype).expand(len(x), self.encoder.shape.patches, -1)
         patches = patches.scatter(1, visible[..., None].expand(-1, -1, x.shape[-1]), x[:, 1:])
-        x = torch.cat([x[:, :1], patches], dim=1) + self.decoder_pos_embed
+        x = torch.cat([x[:, :1], patches], dim=1) + self.decoder_pos_embed.to(x.dtype)
         if decoded is not None:
             x = torch.cat([x[:, :1], select(x[:, 1:], decoded)], dim=1)
         for block in self.decoder_blocks:

@@ -66,7 +66,8 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         b, n, d = x.shape
         if context is None:
-            q, k, v = self.qkv(x).view(b, n, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
+            # Taken apart in the order in which they lie: the gradients are put together in one pass.
+            q, k, v = (part.transpose(1, 2) for part in self.qkv(x).view(b, n, 3, self.heads, -1).unbind(2))
         else:
             weight, bias = self.qkv.weight, self.qkv.bias
             q = F.linear(x, weight[:d], bias[:d]).view(b, n, self.heads, d // self.heads).transpose(1, 2)
@@ -158,10 +159,12 @@ class ViT(nn.Module):
         if visible is not None:
             # Gathered before the embedding: hidden patches then cost nothing.
             patches, pos = select(patches, visible), select(pos.expand(len(images), -1, -1), visible)
-        tokens = self.patch_embed(patches) + pos
+        tokens = self.patch_embed(patches)
         # The linear layer maps a patch of zeros to its bias: the class token needs no product.
         class_token = (self.patch_embed.bias + self.pos_embed[:, :1]).expand(len(images), -1, -1)
-        x = torch.cat([class_token.to(tokens.dtype), tokens], dim=1)
+        # Under autocast tokens stay in its type from here on: float32 positions would widen them, and each layer would
+        # go over them again to narrow them.
+        x = torch.cat([class_token.to(tokens.dtype), tokens + pos.to(tokens.dtype)], dim=1)
         for block in self.blocks:
             x = block(x)
         return self.norm(x)
