@@ -174,15 +174,15 @@ def _train(verb: str, args: list[str], **more: Any) -> int:
     options = {name: given[name] for name in (*more, *OUT)}
     try:
         run = getattr(pocketvit, verb)(given["source"], settings=settings, **options)
+        result, text = run.summary, f"report: {run.summary['files']['report']}"
     except Interrupted as stop:
         return _fail(stop, 128 + stop.signum)
     except NonFiniteLoss as error:
         return _fail(error, 1)
     except TimeIsUp as stop:
-        return _show(given, {"unfinished": str(stop)}, str(stop))
-    if not PartialState().is_main_process:  # of several processes one speaks
-        return 0
-    return _show(given, run.summary, f"report: {run.summary['files']['report']}")
+        result, text = {"unfinished": str(stop)}, str(stop)
+    # Of several processes one speaks.
+    return _show(given, result, text) if PartialState().is_main_process else 0
 
 
 def _settings(verb: str, args: list[str], **arguments: Any) -> tuple[Any, Any]:
