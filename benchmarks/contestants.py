@@ -37,8 +37,12 @@ CROP_ATTEMPTS = 10  # of torchvision's RandomResizedCrop, after which it takes t
 
 
 def alike(settings: Settings) -> Settings:
-    """The settings without what only PocketViT's fine-tuning does: moving average and stochastic depth."""
-    return dataclasses.replace(settings, finetune=dataclasses.replace(settings.finetune, ema=0.0, drop_path=0.0))
+    """The settings without what only PocketViT does: another optimiser, moving average and stochastic depth."""
+    return dataclasses.replace(
+        settings,
+        pretrain=dataclasses.replace(settings.pretrain, optimizer="adamw"),
+        finetune=dataclasses.replace(settings.finetune, optimizer="adamw", ema=0.0, drop_path=0.0),
+    )
 
 
 class Ours:
