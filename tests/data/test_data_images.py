@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
+
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngImageFile, PngInfo
 
 from pocketvit.config import DataConfig
 from pocketvit.data import list_images, load, read_images
+from pocketvit.data.images import read_header
 from pocketvit.errors import UserError
 
 CONFIG = DataConfig()
@@ -68,6 +73,37 @@ def test_exif_orientation(tmp_path, name, orientation):
     assert images.shape[1:3] == ((32, 16) if orientation in (6, 8) else (16, 32))
     edges = {1: images[0, :, :4], 3: images[0, :, -4:], 6: images[0, :4], 8: images[0, -4:]}
     assert all((edge.mean() > 240) == (key == orientation) for key, edge in edges.items())
+
+
+@pytest.mark.parametrize("keeps", ["eXIf behind the pixels", "XMP", "raw profile", "packed raw profile"])
+def test_orientation_wherever_a_png_keeps_it(tmp_path, keeps):
+    exif, info = Image.Exif(), PngInfo()
+    exif[0x0112] = 6
+    raw = exif.tobytes()
+    if keeps == "XMP":
+        info.add_itxt("XML:com.adobe.xmp", '<x tiff:Orientation="6"/>')
+    elif "profile" in keeps:
+        info.add_text("Raw profile type exif", f"\nexif\n{len(raw):8}\n{raw.hex()}", zip="packed" in keeps)
+    file = tmp_path / "a.png"
+    Image.new("RGB", (32, 16)).save(file, pnginfo=info)
+    if "behind" in keeps:
+        chunk = b"eXIf" + raw.removeprefix(b"Exif\0\0")
+        length, check = struct.pack(">I", len(chunk) - 4), struct.pack(">I", zlib.crc32(chunk))
+        content, end = file.read_bytes()[:-12], file.read_bytes()[-12:]
+        file.write_bytes(content + length + chunk + check + end)
+    header = read_header(file)
+    assert (header.height, header.width) == (32, 16)
+    assert read_header(file.read_bytes()) == header
+
+
+def test_pixels_are_not_decoded_for_a_header(tmp_path, monkeypatch):
+    Image.new("RGB", (32, 16)).save(tmp_path / "a.png")
+
+    def decoding(*args):
+        raise AssertionError("decoded")
+
+    monkeypatch.setattr(PngImageFile, "load", decoding)
+    assert read_header(tmp_path / "a.png").width == 32
 
 
 def test_animated(tmp_path):

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.PngImagePlugin import PngImageFile
 
 from pocketvit.data.folders import find_images
 from pocketvit.data.structures import in_order
@@ -23,6 +24,7 @@ from pocketvit.errors import UserError
 GREY_MODES = frozenset(("1", "L", "LA", "La", "I", "F"))
 MOVING_FORMATS = frozenset(("GIF", "WEBP", "PNG", "TIFF"))
 ORIENTATION = 0x0112  # EXIF tag; values from 5 on lie on their side
+TURNING = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")  # what Pillow reads an orientation from, in a PNG
 
 
 class BadImage(Exception):
@@ -63,8 +65,7 @@ def read_header(content: Path | bytes | NDArray[np.uint8]) -> Header:
         return Header(height, width, "L" if channels == 1 else "RGB", channels == 1, False, False)
     with _open(content) as image:
         width, height = image.size
-        # Pillow turns TIFF by itself, and its size says so already.
-        if image.format != "TIFF" and image.getexif().get(ORIENTATION, 1) >= 5:
+        if _may_be_turned(image) and image.getexif().get(ORIENTATION, 1) >= 5:
             width, height = height, width
         animated = image.format in MOVING_FORMATS and bool(getattr(image, "is_animated", False))
         return Header(height, width, image.mode, _is_grey(image), image.has_transparency_data, animated)
@@ -159,6 +160,20 @@ def _open(content: Path | bytes) -> Iterator[Image.Image]:
     # Damaged files make Pillow's readers raise nearly anything: OSError, SyntaxError, struct.error, IndexError, ...
     except Exception as error:
         raise BadImage((str(error) or type(error).__name__).splitlines()[0]) from error
+
+
+def _may_be_turned(image: Image.Image) -> bool:
+    """Whether metadata may say that the image is to be turned; a quick look, which says yes too often."""
+    if image.format == "TIFF":  # Pillow turns it by itself, and its size says so already.
+        return False
+    if isinstance(image, PngImageFile) and image.fp:
+        # Metadata may follow the pixels, which Pillow would decode to get there, in every file, for the few that turn.
+        place = image.fp.tell()
+        image.fp.seek(0)
+        content = image.fp.read()
+        image.fp.seek(place)
+        return any(name in content for name in TURNING)
+    return True
 
 
 def _is_grey(image: Image.Image) -> bool:
