@@ -247,6 +247,7 @@ def _underscored(args: list[str], flat: dict[str, str] | None = None) -> list[st
 # Settings that are given as a bare flag.
 BOOLEAN_SETTINGS = (
     "--data.skip_bad",
+    "--shard",
     "--deterministic",
     "--tensorboard",
     "--finetune.freeze_encoder",

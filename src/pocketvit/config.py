@@ -282,6 +282,7 @@ class Settings:
         device: auto, cpu, cuda or mps
         precision: float32, bf16, or auto: bf16 where the device has it in hardware
         compile: torch.compile always, never, or auto: in stages of over four minutes, where a short trial shows a gain
+        shard: over several processes, keep a part of the weights in each (FSDP), for networks too large for one device
         deterministic: on CUDA, only kernels that give the same bits each time, some of them slower; a CPU always does
         tensorboard: also write TensorBoard events into the run directory; needs the extra "track"
     """
@@ -292,6 +293,7 @@ class Settings:
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     precision: Literal["auto", "float32", "bf16"] = "auto"
     compile: Literal["auto", "always", "never"] = "auto"
+    shard: bool = False
     deterministic: bool = False
     tensorboard: bool = False
     data: DataConfig = field(default_factory=DataConfig)

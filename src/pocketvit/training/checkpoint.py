@@ -6,7 +6,7 @@ import json
 import os
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from pocketvit.errors import UserError
 from pocketvit.files import write_whole
+from pocketvit.training.sharding import laid_out, whole
 
 NEWEST, BEFORE, REPLAY = "checkpoint.safetensors", "checkpoint-before.safetensors", "replay.safetensors"
 
@@ -48,22 +49,29 @@ def capture(step: int, optimizer: torch.optim.Optimizer, modules: dict[str, nn.M
     return Snapshot(step, {k: v.detach().clone().contiguous() for k, v in tensors.items()}, numbers)
 
 
+def gathered(snapshot: Snapshot) -> Snapshot:
+    """The same with whole tensors, in every process; where they are sharded, all processes have to call this."""
+    return replace(snapshot, tensors={name: whole(tensor) for name, tensor in snapshot.tensors.items()})
+
+
 def restore(snapshot: Snapshot, optimizer: torch.optim.Optimizer, modules: dict[str, nn.Module]) -> None:
     """Put a state back, in place; RuntimeError or ValueError where it is that of another network."""
     for name, module in modules.items():
-        module.load_state_dict(_below(snapshot.tensors, name))
+        kept, there = _below(snapshot.tensors, name), module.state_dict()
+        module.load_state_dict({k: laid_out(v, there.get(k, v)) for k, v in kept.items()})
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in _below(snapshot.tensors, "optimizer").items():
         index, name = key.split("/")
         # A copy: the optimiser would go on writing into the snapshot.
-        state.setdefault(int(index), {})[name] = value.clone()
+        state.setdefault(int(index), {})[name] = laid_out(value, parameters[int(index)]).clone()
     groups = optimizer.state_dict()["param_groups"]
     merged = [group | numbers for group, numbers in zip(groups, snapshot.numbers, strict=True)]
     optimizer.load_state_dict({"state": state, "param_groups": merged})
 
 
 def write(file: Path, snapshot: Snapshot) -> None:
-    """Write a snapshot; OSError where it cannot be, with what was there before left as it was."""
+    """Write a snapshot of whole tensors; OSError where it cannot be, with what was there before left as it was."""
     tensors = {k: v.cpu() for k, v in snapshot.tensors.items()}
     kept = {"step": snapshot.step, "numbers": snapshot.numbers, "notes": snapshot.notes, "sum": _checksum(tensors)}
     write_whole(file, to_bytes(tensors, {"state": json.dumps(kept)}))

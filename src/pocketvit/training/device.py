@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 from datetime import timedelta
 from typing import TypeVar
@@ -49,6 +50,8 @@ def make_accelerator(device: str = "auto", precision: str = "auto", deterministi
 
 def _leave_group() -> None:
     if torch.distributed.is_available() and torch.distributed.is_initialized():
+        # Sharded networks, which refer to themselves, hold the group, and its threads with it.
+        gc.collect()
         torch.distributed.destroy_process_group()
 
 

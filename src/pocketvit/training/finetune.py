@@ -82,5 +82,5 @@ def finetune_classifier(
     return train(
         vit, loss_function, batches, config, accelerator,
         seed=seed, log=log, tags=tags, evaluate=evaluate, reading_images=len(heldout),
-        folder=folder, deadline=deadline, compilation=settings.compile,
+        folder=folder, deadline=deadline, compilation=settings.compile, sharded=settings.shard,
     )  # fmt: skip

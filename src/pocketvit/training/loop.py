@@ -6,6 +6,7 @@ Nothing here waits for the device within a step: losses stay there, and are read
 
 from __future__ import annotations
 
+import copy
 import math
 import signal
 import time
@@ -24,11 +25,12 @@ from torch.nn.parallel import DistributedDataParallel
 from pocketvit.config import OptimConfig
 from pocketvit.data.batches import Batches
 from pocketvit.data.draws import sharing
-from pocketvit.training.checkpoint import REPLAY, Snapshot, capture, load_state, restore, save_state, write
+from pocketvit.training.checkpoint import REPLAY, Snapshot, capture, gathered, load_state, restore, save_state, write
 from pocketvit.training.compilation import WORTH_SECONDS, compiled, faster
 from pocketvit.training.device import from_main
 from pocketvit.training.log import RunLog, StageProgress
 from pocketvit.training.optimizer import Average, learning_rate, make_optimizer, scaled, set_mode
+from pocketvit.training.sharding import gather, shard
 
 CHECKPOINT_SECONDS = 60.0
 SETTLE_SECONDS = 2.0
@@ -90,8 +92,9 @@ def train(
     folder: Path | None = None,
     deadline: float = math.inf,
     compilation: str = "never",
+    sharded: bool = False,
 ) -> TrainResult:
-    """Train `model` in place.
+    """Train `model`, in place unless it is sharded.
 
     Args:
         model: on the accelerator's device; declares `no_weight_decay` and `layer_of`.
@@ -105,6 +108,7 @@ def train(
         folder: where checkpoints go; those that are there are resumed from.
         deadline: when to save and stop, on time.monotonic's clock.
         compilation: "always", "never", or "auto": where the stage is long and a measured trial says that it pays.
+        sharded: keep a part of the weights in each process, rather than a copy of them all.
 
     Raises:
         NonFiniteLoss: after saving the state before that step to `folder`/replay.safetensors.
@@ -116,10 +120,15 @@ def train(
     config = scaled(config, batches.batch_size)
     if config.lr != given.lr:
         log.say(f"{title}: peak learning rate {config.lr:g}, for batches of {batches.batch_size} images")
-    optimizer = make_optimizer(model, config)
     average = Average(model, config.ema) if config.ema else None
     trained = average.model if average else model
     modules = {"model": model} | ({"average": average.model} if average else {})
+    usable, sharded = trained, sharded and accelerator.num_processes > 1
+    if sharded:
+        usable = copy.deepcopy(trained)
+        for module in modules.values():
+            shard(module, accelerator)
+    optimizer = make_optimizer(model, config)
     per_epoch = batches.steps_per_epoch
     steps = total_steps(config, per_epoch)
     between = max(steps / READINGS, 2 * reading_images / batches.batch_size)
@@ -133,9 +142,11 @@ def train(
     history: list[dict[str, Any]] = notes.get("history", [])
     losses: list[float] = notes.get("losses", [])
     seconds, began, saved = notes.get("seconds", 0.0), time.perf_counter(), time.monotonic()
-    eager = DistributedDataParallel(model) if accelerator.num_processes > 1 else model
+    eager = DistributedDataParallel(model) if accelerator.num_processes > 1 and not sharded else model
     # Whether to compile: None until it is known whether that pays. A resumed run computes with what it began with.
-    compiling: bool | None = notes.get("compiled", {"always": True, "never": False}.get(compilation))
+    # A trial that failed in one process would leave the others waiting for its weights.
+    choice = {"always": True, "never": False, "auto": False if sharded else None}[compilation]
+    compiling: bool | None = notes.get("compiled", choice)
     network = compiled(eager) if compiling else eager
 
     def run_step(step: int, network: nn.Module) -> Tensor:
@@ -202,7 +213,9 @@ def train(
                     }
                     if evaluate:
                         set_mode(optimizer, training=False)
-                        reading |= evaluate(trained, reading["epoch"], done == steps)
+                        if sharded:
+                            gather(trained, into=usable)
+                        reading |= evaluate(usable, reading["epoch"], done == steps)
                         set_mode(optimizer, training=True)
                         model.train()
                     log.metrics(reading)
@@ -213,12 +226,13 @@ def train(
                 elapsed = seconds + time.perf_counter() - began
                 progress.update(done, f"loss {values[-1]:.4f}  {done * batches.batch_size / elapsed:,.0f} img/s")
                 # The main process decides for all of them, or they would stop at different steps.
-                pace, elapsed, rest, late, signum = from_main(
+                pace, elapsed, rest, due, late, signum = from_main(
                     accelerator,
                     (
                         max(1, min(4 * pace, int(SETTLE_SECONDS * done / elapsed))),
                         elapsed,
                         (steps - done) * elapsed / done,
+                        now - saved > CHECKPOINT_SECONDS,
                         now > deadline,
                         stop[0] if stop else 0,
                     ),
@@ -231,10 +245,13 @@ def train(
                     compiling = network is not eager
                 if folder:
                     good = snapshot(done)
-                    due = now - saved > CHECKPOINT_SECONDS or late or signum or done == steps
-                    if due and accelerator.is_main_process:
-                        save_state(folder, good)
-                    saved = now if due else saved
+                    if due or late or signum or done == steps:
+                        state, saved = gathered(good), now
+                        if accelerator.is_main_process:
+                            save_state(folder, state)
+                if late or signum:
+                    # Nobody leaves before the state is on the disk: whoever ends first may have the others killed.
+                    accelerator.wait_for_everyone()
                 if signum:
                     raise Interrupted(signum)
                 if late and done < steps:
@@ -242,9 +259,11 @@ def train(
         finally:
             progress.close()
     set_mode(optimizer, training=False)
+    if sharded:
+        gather(trained, into=usable)
     speed = steps * batches.batch_size / seconds if seconds else 0.0
     loss_at_end = history[-1]["train_loss"] if history else float("nan")
-    return TrainResult(trained.eval(), steps, -(-steps // per_epoch), seconds, speed, loss_at_end, history)
+    return TrainResult(usable.eval(), steps, -(-steps // per_epoch), seconds, speed, loss_at_end, history)
 
 
 def _read_losses(losses: list[Tensor], accelerator: Accelerator) -> list[float]:
@@ -274,7 +293,7 @@ def _keep_for_replay(
     for before in range(good.step, step):
         run_step(before)
     # Named like a checkpoint of its own: copied to checkpoint.safetensors, --resume repeats the failing step.
-    write(folder / REPLAY, replace(capture(step, optimizer, modules), notes=good.notes))
+    write(folder / REPLAY, replace(gathered(capture(step, optimizer, modules)), notes=good.notes))
     return f"{message}; the state before that step is in {folder / REPLAY}"
 
 

@@ -56,7 +56,7 @@ def pretrain_mae(
     return train(
         mae, loss_function, batches, config, accelerator,
         seed=settings.seed, log=log, tags=tags, evaluate=evaluate, reading_images=len(heldout),
-        folder=folder, deadline=deadline, compilation=settings.compile,
+        folder=folder, deadline=deadline, compilation=settings.compile, sharded=settings.shard,
     )  # fmt: skip
 
 
