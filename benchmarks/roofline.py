@@ -33,10 +33,12 @@ def speed(dataset: Dataset, settings: Settings, summary: Json, accelerator: Acce
         "epochs": runs[0]["steps"] // (labels // batch),
         "images_per_second": sum(run["steps"] for run in runs) * batch / seconds,
     }
+    # What is reconstructed beside is as many images.
+    finetune_macs = cost.macs + bool(settings.finetune.reconstruction) * cost.pretrain_macs
     found: Json = {"ceilings": {"matmul_flops": ceilings.flops, "copy_bytes": ceilings.bytes}}
     for stage, images, done, macs in (
         ("pretrain", len(dataset.train), pretrained, cost.pretrain_macs),
-        ("finetune", labels, finetuned, cost.macs),
+        ("finetune", labels, finetuned, finetune_macs),
     ):
         batch, rate = min(getattr(settings, stage).batch_size, images), done["images_per_second"]
         # Backward takes twice the products of forward; a MAC is two FLOPs.

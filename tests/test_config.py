@@ -182,6 +182,12 @@ def test_weights_are_averaged_once(stage: str) -> None:
     )
 
 
+def test_a_frozen_encoder_reconstructs_nothing() -> None:
+    message = refused(**{"finetune.reconstruction": 1.0, "finetune.freeze_encoder": True})
+    assert "--finetune.reconstruction" in message
+    assert "--finetune.freeze_encoder" in message
+
+
 @pytest.mark.parametrize("value", [0.0, 1.0])
 def test_the_ends_of_a_closed_range_are_in_it(value: float) -> None:
     assert resolve(mask_ratio=value).pretrain.mask_ratio == value

@@ -170,6 +170,7 @@ class OptimConfig:
         min_steps: train at least this many steps, however few images there are
         batch_size: images a step, over all processes
         accumulate: parts that a batch goes through the device in, one after the other, where memory is short
+        repeats: times that an image stands in a batch, changed anew each time; an epoch has as many steps as with 1
         optimizer: adamw; muon for the matrices inside the layers and AdamW for the rest; lion or schedule-free (AdamW),
             which need the extra "optim"
         lr: peak learning rate
@@ -188,6 +189,7 @@ class OptimConfig:
     min_steps: int = 0
     batch_size: int = 256
     accumulate: int = 1
+    repeats: int = 1
     optimizer: Literal["adamw", "muon", "lion", "schedule-free"] = "adamw"
     lr: float = 1e-3
     lr_base_size: int = 0
@@ -233,6 +235,8 @@ class FinetuneConfig(OptimConfig):
         mix_share: share of the batches that are mixed, where mixup or cutmix is on
         drop_path: stochastic depth of the last layer
         freeze_encoder: train the head alone (a linear probe with augmentation)
+        reconstruction: weight of a masked autoencoder's loss, trained at once on all train images, with labels or not,
+            as `pretrain` describes it; 0 leaves it out
         augment: random changes to the images
     """
 
@@ -243,16 +247,17 @@ class FinetuneConfig(OptimConfig):
     mix_share: float = 1.0
     drop_path: float = 0.1
     freeze_encoder: bool = False
+    reconstruction: float = 0.0
     augment: AugmentConfig = field(default_factory=lambda: AugmentConfig(crop_scale=0.5))
 
 
 # What values may be; names are those of fields, in whichever stage they are.
 _LIMITS: dict[str, tuple[Callable[[float], bool], str]] = {
-    "at least 1": (lambda v: v is None or v >= 1, "seeds epochs batch_size accumulate images"),
+    "at least 1": (lambda v: v is None or v >= 1, "seeds epochs batch_size accumulate repeats images"),
     "at least 0": (
         lambda v: v >= 0,
         "seed split_seed min_steps lr min_lr lr_base_size weight_decay clip visible_discount knn_every mixup cutmix "
-        "rotate",
+        "rotate reconstruction",
     ),
     "from 0 to 1": (lambda v: 0 <= v <= 1, "mask_ratio warmup label_smoothing mix_share layer_decay shift erase"),
     "at least 0 and below 1": (lambda v: 0 <= v < 1, "beta2 ema drop_path"),
@@ -309,6 +314,8 @@ class Settings:
                     f"--{name}.ema: {stage.ema} beside --{name}.optimizer schedule-free, which averages the weights "
                     f"itself: add --{name}.ema 0"
                 )
+        if self.finetune.freeze_encoder and self.finetune.reconstruction:
+            raise UserError("--finetune.reconstruction trains the encoder, which --finetune.freeze_encoder forbids")
 
 
 # What people change often is a flat flag; everything else is reached by its dotted name.

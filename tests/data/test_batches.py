@@ -40,6 +40,43 @@ def test_a_batch_depends_on_its_step_and_not_on_the_steps_before(steps: list[int
         assert torch.equal(used.at(step)[2], batches(23, 4, seed).at(step)[2])
 
 
+@given(n=st.integers(1, 60), batch_size=st.integers(1, 70), repeats=st.integers(1, 5))
+def test_repeats_bring_each_image_several_times_in_a_batch_and_in_one_only(
+    n: int, batch_size: int, repeats: int
+) -> None:
+    images = np.zeros((n, 1, 1, 1), np.uint8)
+    data = Batches(images, None, [0.0], [1.0], batch_size=batch_size, repeats=repeats, seed=0, device="cpu")
+    size = min(n, batch_size)
+    assert data.steps_per_epoch == n // size
+    different = -(-size // repeats)
+    seen: list[int] = []
+    for step in range(n // different):
+        indices = data.at(step)[2].tolist()
+        assert len(indices) == size
+        counts = [indices.count(i) for i in set(indices)]
+        assert len(counts) == different
+        assert max(counts) <= repeats
+        assert size - (repeats - 1) * different <= counts.count(max(counts)) <= different
+        seen += set(indices)
+    assert len(seen) == len(set(seen)) == n // different * different
+
+
+@pytest.mark.parametrize("resident", [True, False])
+def test_samples_are_images_drawn_by_the_global_generator(resident: bool) -> None:
+    images = np.arange(40, dtype=np.uint8).reshape(40, 1, 1, 1)
+    data = Batches(images, None, [0.0], [1.0], batch_size=4, seed=0, device="cpu", resident=resident)
+    torch.manual_seed(3)
+    drawn = data.sample(2000)
+    assert drawn.shape == (2000, 1, 1, 1)
+    counts = torch.bincount((drawn * 255).round().long().flatten(), minlength=40)
+    assert len(counts) == 40  # every image, and nothing else
+    assert counts.min() > 20
+    assert counts.max() < 90
+    torch.manual_seed(3)
+    assert torch.equal(data.sample(2000), drawn)
+    assert not torch.equal(data.sample(2000), drawn)
+
+
 def test_orders_differ_between_epochs_and_between_seeds() -> None:
     orders = [tuple(batches(50, 5, seed).order(epoch).tolist()) for seed in range(4) for epoch in range(4)]
     assert len(set(orders)) == 16

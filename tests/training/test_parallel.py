@@ -16,7 +16,7 @@ from pocketvit.data.batches import Batches
 from pocketvit.data.draws import share, sharing, uniform
 from pocketvit.errors import UserError
 
-# Everything that draws: crop, flip, rotation, RandAugment, erasing, mixup, cutmix, drop-path and masks.
+# Everything that draws: crop, flip, rotation, RandAugment, erasing, mixup, cutmix, drop-path, masks and what is masked.
 SCRIPT = """
 import json, sys
 from pathlib import Path
@@ -35,8 +35,8 @@ settings = resolve("digits", **json.loads(sys.argv[5]), **{
     "model.width": 16, "model.depth": 2, "model.heads": 2, "model.decoder_width": 16, "model.decoder_heads": 2,
     "pretrain.epochs": 2, "pretrain.batch_size": 128, "pretrain.accumulate": accumulate,
     "finetune.epochs": 2, "finetune.min_steps": 0, "finetune.batch_size": 128, "finetune.accumulate": accumulate,
-    "finetune.drop_path": 0.3, "finetune.cutmix": 1.0, "finetune.ema": 0.9, "finetune.augment.policy": "randaugment",
-    "finetune.augment.erase": 0.5, "device": "cpu", "precision": "float32",
+    "finetune.drop_path": 0.3, "finetune.cutmix": 1.0, "finetune.ema": 0.9, "finetune.reconstruction": 0.5,
+    "finetune.augment.policy": "randaugment", "finetune.augment.erase": 0.5, "device": "cpu", "precision": "float32",
 })
 accelerator = make_accelerator("cpu", "float32")
 dataset = load("digits", settings.data, multiple_of=2)

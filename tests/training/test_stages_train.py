@@ -121,7 +121,8 @@ def test_bf16_trains_float32_weights_to_nearly_the_same_loss(digits: Dataset) ->
     assert half.history[-1]["heldout_loss"] != full.history[-1]["heldout_loss"]
 
 
-def test_labels_outside_the_budget_are_never_read(digits: Dataset) -> None:
+@pytest.mark.parametrize("reconstruction", [0.0, 1.0])
+def test_labels_outside_the_budget_are_never_read(digits: Dataset, reconstruction: float) -> None:
     labels = digits.train.labels
     assert labels is not None
     labelled = label_subset(labels, per_class=5, seed=0, classes=digits.classes)
@@ -129,9 +130,40 @@ def test_labels_outside_the_budget_are_never_read(digits: Dataset) -> None:
     poisoned = np.full_like(labels, 7)
     poisoned[labelled] = labels[labelled]
     other = dataclasses.replace(digits, train=Split(digits.train.images, poisoned))
-    honest, blind = finetuned(digits, labelled), finetuned(other, labelled)
+    joint = {"finetune.reconstruction": reconstruction}
+    honest, blind = finetuned(digits, labelled, **joint), finetuned(other, labelled, **joint)
     for a, b in zip(honest.model.state_dict().values(), blind.model.state_dict().values(), strict=True):
         assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("reconstruction", [0.0, 1.0])
+def test_images_outside_the_budget_are_read_for_reconstruction_alone(digits: Dataset, reconstruction: float) -> None:
+    changed = digits.train.images.copy()
+    changed[50:] = 255 - changed[50:]
+    other = dataclasses.replace(digits, train=Split(changed, digits.train.labels))
+    joint = {"finetune.reconstruction": reconstruction}
+    a, b = (finetuned(d, np.arange(50), **joint).model.state_dict() for d in (digits, other))
+    assert list(a) == list(make_classifier(digits, settings(), 0, None).state_dict())  # no decoder
+    assert all(torch.equal(a[name], b[name]) for name in a) == (reconstruction == 0)
+
+
+def test_a_classifier_learns_to_reconstruct_beside(digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    losses: list[float] = []
+    forward = MaskedAutoencoder.forward
+
+    def recorded(self: MaskedAutoencoder, *args: Any, **kwargs: Any) -> Any:
+        out = forward(self, *args, **kwargs)
+        assert self.encoder.head.out_features == 10
+        losses.append(out.loss.item())
+        return out
+
+    monkeypatch.setattr(MaskedAutoencoder, "forward", recorded)
+    longer = {"finetune.reconstruction": 1.0, "finetune.min_steps": 300, "finetune.lr": 5e-3}
+    straight = {"finetune.augment.flip": False, "finetune.augment.crop_scale": 1.0}
+    result = finetuned(digits, np.arange(400), **longer, **straight)
+    assert len(losses) == 300
+    assert np.mean(losses[-30:]) < 0.8 * np.mean(losses[:30])
+    assert result.history[-1]["val_accuracy"] > 0.4
 
 
 def test_a_label_inside_the_budget_is_read(digits: Dataset) -> None:

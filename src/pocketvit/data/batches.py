@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pocketvit.data.draws import share
+from pocketvit.data import draws
 from pocketvit.errors import UserError
 
 RESIDENT_SHARE = 0.5  # of the device's free memory that the images may take
@@ -30,6 +30,8 @@ class Batches:
         mean: of each channel, in units of [0, 1]
         std: as mean
         batch_size: images a batch, over all processes; a smaller set is one batch
+        repeats: times that an image stands in a batch, for each to be changed in another way (repeated augmentation,
+            Hoffer et al. 2019, arXiv 1901.09335); what is left over by batch_size stands there once less
         seed: of the order
         device: where images and labels are kept
         resident: whether the images are moved to the device; None moves them where they take at most RESIDENT_SHARE of
@@ -47,6 +49,7 @@ class Batches:
         std: Sequence[float],
         *,
         batch_size: int,
+        repeats: int = 1,
         seed: int,
         device: torch.device | str,
         resident: bool | None = None,
@@ -58,7 +61,7 @@ class Batches:
         self._images: _Resident | _Streamed = (_Resident if self.resident else _Streamed)(images, self.device)
         self.labels = None if labels is None else torch.tensor(labels, dtype=torch.int64, device=device)
         self.mean, self.std = (torch.tensor(v, dtype=torch.float32, device=device).view(-1, 1, 1) for v in (mean, std))
-        self.batch_size, self.seed = min(batch_size, len(images)), seed
+        self.batch_size, self.repeats, self.seed = min(batch_size, len(images)), repeats, seed
         self._order: tuple[int, Tensor] | None = None
 
     def __len__(self) -> int:
@@ -83,16 +86,19 @@ class Batches:
         Raises:
             UserError: processes and parts that do not divide the batch.
         """
-        epoch, batch = divmod(step, self.steps_per_epoch)
-        own = share()
+        own = draws.share()
         size, rest = divmod(self.batch_size, parts * own.world)
         if rest:
             raise UserError(
                 f"--batch-size: {self.batch_size} images cannot be shared evenly by {own.world} processes in {parts} "
                 "parts (--accumulate): choose a multiple of both"
             )
-        start = batch * self.batch_size + (part * own.world + own.rank) * size
-        return self.order(epoch)[start : start + size]
+        # All images are gone through before any comes again, in an epoch or, with repeats, in several.
+        different = -(-self.batch_size // self.repeats)
+        epoch, batch = divmod(step, len(self) // different)
+        whole = self.order(epoch)[batch * different : (batch + 1) * different].repeat(self.repeats)
+        start = (part * own.world + own.rank) * size
+        return whole[start : start + size]
 
     def at(self, step: int, part: int = 0, parts: int = 1) -> tuple[Tensor, Tensor | None, Tensor]:
         """What this process has of the batch of a step, counted from 0 over all epochs; Raises as `indices`.
@@ -112,6 +118,10 @@ class Batches:
         else:
             images = self._images.take(indices)
         return images / 255, None if self.labels is None else self.labels[indices], indices
+
+    def sample(self, count: int) -> Tensor:
+        """(count, C, H, W) float32 in [0, 1]: images drawn with replacement, by torch's global generator."""
+        return self._images.take((draws.uniform((count,), self.device) * len(self)).long()) / 255
 
     def normalise(self, images: Tensor) -> Tensor:
         """(B, C, H, W) in [0, 1] to mean 0 and deviation 1 of every channel of the train images."""
@@ -151,8 +161,10 @@ class _Streamed:
     def __len__(self) -> int:
         return len(self.images)
 
-    def take(self, indices: Tensor, following: Tensor) -> Tensor:
+    def take(self, indices: Tensor, following: Tensor | None = None) -> Tensor:
         """The images at `indices`; those at `following` are fetched meanwhile."""
+        if following is None:
+            return self._to_device(self._fetch(indices.cpu()))
         ahead, self._ahead = self._ahead, None
         fetched = ahead[1].result() if ahead and torch.equal(ahead[0], indices) else self._fetch(indices)
         self._ahead = following, self._thread.submit(self._fetch, following)

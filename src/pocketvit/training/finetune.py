@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,12 @@ from pocketvit.config import Settings
 from pocketvit.data import Dataset
 from pocketvit.data.augment import Augment, mix
 from pocketvit.data.batches import Batches
+from pocketvit.model.mae import SupervisedMAE
 from pocketvit.model.vit import ViT, ViTShape
 from pocketvit.model.weights import load_encoder
 from pocketvit.training.log import RunLog
 from pocketvit.training.loop import TrainResult, train
+from pocketvit.training.pretrain import make_mae
 
 
 def make_classifier(dataset: Dataset, settings: Settings, seed: int, init: Path | None) -> ViT:
@@ -48,6 +51,9 @@ def finetune_classifier(
 ) -> TrainResult:
     """Train a classifier on the train images at the indices `labelled`; its readings hold `val_accuracy`.
 
+    With `finetune.reconstruction`, each step also reconstructs as many of all train images; the decoder for it starts
+    from random init.
+
     Args:
         init: weights or run directory whose encoder to start from; None starts from random.
     """
@@ -59,28 +65,43 @@ def finetune_classifier(
     norm = {"mean": dataset.mean, "std": dataset.std, "device": device, "seed": seed}
     images, labels = dataset.labelled("train")
     val_images, val_labels = dataset.labelled("val")
-    batches = Batches(images[labelled], labels[labelled], batch_size=config.batch_size, **norm)
+    batches = Batches(images[labelled], labels[labelled], batch_size=config.batch_size, repeats=config.repeats, **norm)
     heldout = Batches(val_images, None, batch_size=512, **norm)
     truth = torch.from_numpy(val_labels).to(device)
     augment = Augment(config.augment, dataset.shape[2], fill=dataset.mean)
-    classes = len(dataset.classes)
+    classes, masking = len(dataset.classes), settings.pretrain
+    model: nn.Module = vit
+    if config.reconstruction:
+        model = SupervisedMAE(make_mae(dataset, settings), vit).to(device)
+        everything = Batches(images, None, batch_size=config.batch_size, **norm)
+        augment_masked = Augment(masking.augment, dataset.shape[2], fill=dataset.mean)
 
     def loss_function(model: nn.Module, images: Tensor, labels: Tensor | None) -> Tensor:
         assert labels is not None
         images, targets = mix(
             augment(images), labels, classes, config.mixup, config.cutmix, config.mix_share, config.label_smoothing
         )
-        return nn.functional.cross_entropy(model(batches.normalise(images)).float(), targets)
+        images = batches.normalise(images)
+        if not config.reconstruction:
+            return nn.functional.cross_entropy(model(images).float(), targets)
+        others = everything.normalise(augment_masked(everything.sample(len(images))))
+        logits, reconstruction = model(images, others, masking.mask_ratio, masking.decode_share)
+        return nn.functional.cross_entropy(logits.float(), targets) + config.reconstruction * reconstruction
 
     @torch.no_grad()
     def evaluate(model: nn.Module, epoch: int, last: bool) -> dict[str, float]:
-        model.eval()
+        vit = _classifier(model).eval()
         with accelerator.autocast():
-            predicted = torch.cat([model(chunk).argmax(dim=1) for chunk in heldout.chunks(512)])
+            predicted = torch.cat([vit(chunk).argmax(dim=1) for chunk in heldout.chunks(512)])
         return {"val_accuracy": (predicted == truth).float().mean().item()}
 
-    return train(
-        vit, loss_function, batches, config, accelerator,
+    result = train(
+        model, loss_function, batches, config, accelerator,
         seed=seed, log=log, tags=tags, evaluate=evaluate, reading_images=len(heldout),
         folder=folder, deadline=deadline, compilation=settings.compile, sharded=settings.shard,
     )  # fmt: skip
+    return replace(result, model=_classifier(result.model))
+
+
+def _classifier(model: nn.Module) -> nn.Module:
+    return model.classifier if isinstance(model, SupervisedMAE) else model

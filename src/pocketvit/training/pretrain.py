@@ -22,6 +22,12 @@ from pocketvit.training.loop import TrainResult, train
 HELDOUT_BATCH = 512
 
 
+def make_mae(dataset: Dataset, settings: Settings) -> MaskedAutoencoder:
+    """A masked autoencoder for the images of `dataset`, drawn from torch's global generator."""
+    config = settings.pretrain
+    return MaskedAutoencoder(settings.model, dataset.shape, config.visible_discount, config.normalise_targets)
+
+
 def pretrain_mae(
     dataset: Dataset,
     settings: Settings,
@@ -35,10 +41,12 @@ def pretrain_mae(
     """Train a masked autoencoder on `dataset.train`; its readings hold `heldout_loss`, and `knn` where given."""
     config, device = settings.pretrain, accelerator.device
     torch.manual_seed(settings.seed)
-    mae = MaskedAutoencoder(settings.model, dataset.shape, config.visible_discount, config.normalise_targets).to(device)
+    mae = make_mae(dataset, settings).to(device)
     augment = Augment(config.augment, dataset.shape[2], fill=dataset.mean)
     norm = {"mean": dataset.mean, "std": dataset.std, "device": device}
-    batches = Batches(dataset.train.images, None, batch_size=config.batch_size, seed=settings.seed, **norm)
+    batches = Batches(
+        dataset.train.images, None, batch_size=config.batch_size, repeats=config.repeats, seed=settings.seed, **norm
+    )
     heldout = Batches(dataset.val.images, None, batch_size=HELDOUT_BATCH, seed=0, **norm)
     noise = _fixed_noise(len(dataset.val), mae).to(device)
 
