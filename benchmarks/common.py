@@ -20,6 +20,7 @@ from accelerate import Accelerator
 from PIL import Image
 
 from pocketvit.config import Settings, resolve
+from pocketvit.errors import UserError
 from pocketvit.files import write_whole
 from pocketvit.training.device import describe
 from pocketvit.verbs.run import evidence
@@ -64,6 +65,18 @@ def settings_of(sizes: str, batch_size: int) -> Settings:
     """The recipe `sizes` with another batch size."""
     sides = {"finetune.batch_size": batch_size, "data.size": resolve(sizes).data.size or NATIVE}
     return resolve(sizes, batch_size=batch_size, **sides)
+
+
+def settings_in(words: list[str]) -> dict[str, str]:
+    """`--name value` and `--name=value` as a dictionary; raises UserError."""
+    found, rest = {}, iter(words)
+    for word in rest:
+        name, equals, value = word.removeprefix("--").partition("=")
+        value = value if equals else next(rest, "")
+        if not word.startswith("--") or not value:
+            raise UserError(f"'{word}': expected --NAME VALUE; --help lists the flags")
+        found[name.replace("-", "_")] = value
+    return found
 
 
 def write_images(folder: Path, images: int) -> None:
@@ -126,7 +139,13 @@ def say(text: str) -> None:
 
 
 def write_evidence(
-    script: str, given: argparse.Namespace, argv: Sequence[str], accelerator: Accelerator, began: float, found: Any
+    script: str,
+    given: argparse.Namespace,
+    argv: Sequence[str],
+    accelerator: Accelerator,
+    began: float,
+    found: Any,
+    seeds: Sequence[int] = (0,),
 ) -> Path:
     """Write what was found with where, when and how, as the verbs' summaries state it; returns the file."""
     details = evidence(script)
@@ -146,7 +165,7 @@ def write_evidence(
         "seconds": round(time.perf_counter() - began, 1),
         "device": describe(accelerator)["device"],
         "settings": {k: v for k, v in vars(given).items() if k != "out"},
-        "seeds": [0],
+        "seeds": list(seeds),
     }
     file = getattr(given, "out", REPO / "results" / f"{script}-{accelerator.device.type}.json")
     write_whole(file, json.dumps({**found, "details": details}, indent=1) + "\n")

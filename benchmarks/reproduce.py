@@ -27,6 +27,7 @@ import planning  # noqa: E402
 import roofline  # noqa: E402
 import torch  # noqa: E402
 from accelerate import Accelerator  # noqa: E402
+from common import settings_in  # noqa: E402
 
 from pocketvit.config import Settings, recipe_path, resolve, seconds_of  # noqa: E402
 from pocketvit.data import Dataset, load  # noqa: E402
@@ -159,18 +160,6 @@ class Job:
     def load(self, settings: Settings) -> Dataset:
         """The images, from the cache where they were decoded before."""
         return load(self.data, settings.data, multiple_of=settings.model.resolved().patch or 1, need_labels=True)
-
-
-def settings_in(words: list[str]) -> dict[str, str]:
-    """`--name value` and `--name=value` as a dictionary; raises UserError."""
-    found, rest = {}, iter(words)
-    for word in rest:
-        name, equals, value = word.removeprefix("--").partition("=")
-        value = value if equals else next(rest, "")
-        if not word.startswith("--") or not value:
-            raise UserError(f"'{word}': expected --NAME VALUE; --help lists the flags")
-        found[name.replace("-", "_")] = value
-    return found
 
 
 def reproduce(job: Job, started: float) -> None:

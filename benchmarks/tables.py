@@ -2,8 +2,8 @@
 
 A table stands between `<!-- table:NAME -->` and `<!-- /table -->`. NAME is `budget`, which is counted here and now;
 `cifar`: what benchmarks/reproduce.py wrote for the recipes of CIFAR-10 and CIFAR-100, beside what others have published
-(benchmarks/published.json); or a file results/NAME.json: `throughput-DEVICE` and `scaling-DEVICE` are written by the
-benchmarks of those names, and any other is a copy of a run's summary.json.
+(benchmarks/published.json); or a file results/NAME.json: `throughput-DEVICE`, `scaling-DEVICE` and `trials-NAME` are
+written by the benchmarks of those names, and any other is a copy of a run's summary.json.
 
     python benchmarks/tables.py           write the tables
     python benchmarks/tables.py --check   write nothing; exit status 1 where a table differs from its evidence
@@ -84,6 +84,7 @@ def table(name: str, results: Path) -> str:
     made_by: dict[str, tuple[Callable[[Json], str], str]] = {
         "throughput": (throughput_table, "the evidence of benchmarks/throughput.py"),
         "scaling": (scaling_table, "the evidence of benchmarks/scaling.py"),
+        "trials": (trials_table, "the evidence of benchmarks/trials.py"),
     }
     table_of, what = made_by.get(name.partition("-")[0], (result_table, "the summary of a `fit`"))
     try:
@@ -215,6 +216,34 @@ def scaling_table(evidence: Json) -> str:
         head = [title, "step", "precision", "MACs of an image, forward", "images/s", "product", "over the median"]
         tables.append(_markdown(head, rows))
     return _plain("\n\n".join([*filter(None, tables), f"<sub>{_bench_origin(evidence)}</sub>"]) + "\n")
+
+
+def trials_table(evidence: Json) -> str:
+    """A row for each trial: accuracy on validation images from both inits, and what the training took."""
+    rows = []
+    for trial in evidence["trials"]:
+        changes = " ".join(f"`{name} {value}`" for name, value in trial["changes"].items()) or "none"
+        before, tuned = trial.get("pretrain"), [trial.get(init) for init in ("mae", "random")]
+        accuracies = [
+            f"{100 * found['validation_accuracy']:.1f} ± {100 * found['std']:.1f} %" if found else "–"
+            for found in tuned
+        ]
+        took = [f"{before['epochs']} epochs, {_minutes(before['seconds'])}"] if before else ["–"]
+        took += [
+            f"{found['steps']:,} steps, {_minutes(found['seconds'] / len(found['all']))}" if found else "–"
+            for found in tuned
+        ]
+        rows.append([changes, *accuracies, *took])
+    head = ["changes", "MAE", "random init", "pre-training", "fine-tuning, MAE", "fine-tuning, random init"]
+    details = evidence["details"]
+    labels = next(trial[init]["labels"] for trial in evidence["trials"] for init in ("mae", "random") if init in trial)
+    seeds = ", ".join(str(seed) for seed in details["seeds"])
+    device = (
+        f"{details['device']} ({details['environment']['cpu']})" if details["device"] == "cpu" else details["device"]
+    )
+    threads = f"{details['environment']['threads']} threads"
+    origin = f"`{details['command']}`. {labels:,} labels; {device}, {threads}. Seeds {seeds}; {_when(details)}."
+    return _plain(f"{_markdown(head, rows)}\n\n<sub>{origin}</sub>\n")
 
 
 def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

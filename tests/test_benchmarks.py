@@ -18,6 +18,7 @@ import pytest
 import tables
 import throughput
 import torch
+import trials
 from PIL import Image
 
 from pocketvit.config import ModelConfig, Settings
@@ -232,3 +233,55 @@ def test_wrong_flags_are_named(script: Any, flags: list[str], named: str, capsys
         script.main([*TINY, *flags])
     assert ended.value.code == 2
     assert named in capsys.readouterr().err
+
+
+def test_trials_share_what_they_have_in_common_and_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    out = tmp_path / "results" / "trials-digits.json"
+    small = ["--pretrain.epochs", "2", "--finetune.epochs", "1", "--finetune.min_steps", "8", "--labels-per-class", "5"]
+    changes = ["finetune.repeats=2", "pretrain.optimizer=muon pretrain.lr=0.001", "finetune.reconstruction=1"]
+    command = ["digits", "digits", *small, "--device", "cpu", "--seeds", "2", "--out", str(out)]
+    command += [word for change in changes for word in ("--trial", change)]
+    assert trials.main([*command, "--time-limit", "2s"]) == 0
+    assert not out.exists()
+    assert "the same command goes on" in capsys.readouterr().err
+    assert trials.main(command) == 0
+    found = json.loads(out.read_text())
+    assert set(found["details"]) == DETAILS
+    assert found["details"]["seeds"] == [0, 1]
+    plain, repeats, muon, joint = found["trials"]
+    assert [trial["changes"] for trial in found["trials"]] == [
+        {}, {"finetune.repeats": "2"}, {"pretrain.optimizer": "muon", "pretrain.lr": "0.001"},
+        {"finetune.reconstruction": "1"},
+    ]  # fmt: skip
+    for trial in found["trials"]:
+        for init in ("mae", "random"):
+            assert len(trial[init]["all"]) == 2
+            assert trial[init]["validation_accuracy"] == pytest.approx(np.mean(trial[init]["all"]))
+            assert (trial[init]["labels"], trial[init]["steps"]) == (50, 8)
+    # How pre-training went is the same where its settings are, and from random init it does not matter.
+    assert plain["pretrain"] == repeats["pretrain"] == joint["pretrain"] != muon["pretrain"]
+    assert plain["random"] == muon["random"]
+    folders = [folder.name.rsplit("-", 1)[0] for folder in (tmp_path / "runs" / "trials-digits").iterdir()]
+    assert {name: folders.count(name) for name in folders} == {
+        "pretrain": 2, "finetune-mae": 4, "finetune-random": 3,
+    }  # fmt: skip
+
+    (tmp_path / "README.md").write_text("<!-- table:trials-digits -->\n<!-- /table -->\n")
+    assert tables.main(["--root", str(tmp_path)]) == 0
+    rows = [line for line in (tmp_path / "README.md").read_text().splitlines() if line.startswith("| `")]
+    assert [row.split(" |")[0] for row in rows] == [
+        "| `finetune.repeats 2`", "| `pretrain.optimizer muon` `pretrain.lr 0.001`", "| `finetune.reconstruction 1`",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("change", ["finetune.no_such_setting=1", "finetune.repeats", "finetune.repeats=0"])
+def test_a_trial_that_cannot_be_is_refused_before_any_runs(
+    change: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert trials.main(["digits", "digits", "--trial", change]) == 2
+    assert change.split("=")[0] in capsys.readouterr().err
+    assert not any(tmp_path.iterdir())

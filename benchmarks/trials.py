@@ -1,0 +1,144 @@
+"""Try changes to a recipe, one at a time, and judge them on validation images: evidence for docs/experiments.md.
+
+    python benchmarks/trials.py tiny eurosat_32 --label-fraction 0.02 --trial "finetune.repeats=3" \\
+        --trial "pretrain.optimizer=adamw pretrain.normalise_targets=false"
+
+The recipe as it is comes first. Each trial pre-trains, unless one before it did so with the same settings, and
+fine-tunes from that and from random init. The same command goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from common import REPO, at_least_1, say, settings_in, write_evidence
+
+import pocketvit
+from pocketvit.config import flat_names, recipe_path, resolve, seconds_of
+from pocketvit.errors import UserError
+from pocketvit.training.device import make_accelerator
+from pocketvit.training.loop import Interrupted, NonFiniteLoss, TimeIsUp
+from pocketvit.verbs.run import CONFIG, Run, read_summary
+
+INITS = ("mae", "random")
+Changes = dict[str, str]
+
+
+def parser() -> argparse.ArgumentParser:
+    """The flags; what they do not know is a setting of all trials."""
+    made = argparse.ArgumentParser(
+        prog="benchmarks/trials.py",
+        description=__doc__.split("\n")[0],
+        epilog="Any other --NAME VALUE is a setting of all trials, as for `pocketvit fit`: --label-fraction 0.02.",
+        allow_abbrev=False,
+    )
+    made.add_argument("recipe", help="name of a recipe, or a YAML file")
+    made.add_argument("data", help="source of images with labels")
+    made.add_argument(
+        "--trial", action="append", default=[], metavar="CHANGES", help='"NAME=VALUE ...", of settings; once a trial'
+    )
+    made.add_argument(
+        "--inits", nargs="+", choices=INITS, default=list(INITS), help="what to fine-tune (default: both)"
+    )
+    made.add_argument("--seeds", type=at_least_1, default=3, help="fine-tunings of each (default: 3)")
+    made.add_argument("--time-limit", help="as 9m: save and stop; the next call goes on")
+    made.add_argument("--name", help="of the evidence, results/trials-NAME.json (default: the recipe's)")
+    made.add_argument("--out", type=Path, default=argparse.SUPPRESS, help="evidence file in its place")
+    return made
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run or go on; returns the exit status, as `pocketvit` does."""
+    argv, began = sys.argv[1:] if argv is None else argv, time.perf_counter()
+    given, rest = parser().parse_known_args(argv)
+    try:
+        name = given.name or recipe_path(given.recipe).stem
+        settings, *trials = (in_full(settings_in(words)) for words in (rest, [], *map(words_of, given.trial)))
+        # What is wrong with any of them is said before the first one runs.
+        used, *_ = (resolve(given.recipe, **{**settings, **changes}) for changes in trials)
+        bench = Bench(given, settings, Path("runs") / f"trials-{name}", began)
+        found = []
+        for changes in trials:
+            found.append(bench.trial(changes))
+            say(json.dumps(found[-1]))
+        given.out = getattr(given, "out", REPO / "results" / f"trials-{name}.json")
+        accelerator = make_accelerator(used.device, used.precision)
+        seeds = range(used.seed, used.seed + given.seeds)
+        write_evidence("trials", given, argv, accelerator, began, {"trials": found}, seeds)
+        return 0
+    except TimeIsUp:
+        say("trials: not finished: the same command goes on")
+        return 0
+    except Interrupted as stop:
+        say(f"trials: {stop}")
+        return 128 + stop.signum
+    except (UserError, NonFiniteLoss) as error:
+        say(f"trials: {error}")
+        return 2 if isinstance(error, UserError) else 1
+
+
+def words_of(trial: str) -> list[str]:
+    """The flags in "NAME=VALUE NAME=VALUE"."""
+    return [f"--{word}" for word in trial.split()]
+
+
+def in_full(changes: Changes) -> Changes:
+    """With dotted names alone; the short ones mean what they mean in `fit`."""
+    names = flat_names("pretrain")
+    return {names.get(name, name): value for name, value in changes.items()}
+
+
+class Bench:
+    """Where trials run: what one of them has done, the next one with the same settings takes over."""
+
+    def __init__(self, given: argparse.Namespace, settings: Changes, folder: Path, began: float) -> None:
+        self.given, self.settings, self.folder, self.began = given, settings, folder, began
+
+    def trial(self, changes: Changes) -> dict[str, Any]:
+        """What became of the recipe with `changes`; raises what `pocketvit.pretrain` and `finetune` raise."""
+        beside = float({**self.settings, **changes}.get("finetune.reconstruction", 0))
+        before = {k: v for k, v in changes.items() if not k.startswith("finetune.")}
+        found: dict[str, Any] = {"changes": changes}
+        run = None
+        if "mae" in self.given.inits:
+            run = self._run("pretrain", before)
+            found["pretrain"] = read_summary(run.path)["pretrain"]
+        for init in self.given.inits:
+            # Pre-training's settings matter to a random init where it reconstructs too.
+            kept = changes if init == "mae" or beside else after(changes)
+            tuned = self._run("finetune", kept, f"-{init}", init=run if init == "mae" else None, seeds=self.given.seeds)
+            runs = read_summary(tuned.path)["details"]["runs"]
+            values = [r["val_accuracy"] for r in runs]
+            found[init] = {
+                "validation_accuracy": statistics.fmean(values), "std": statistics.pstdev(values), "all": values,
+                "labels": runs[0]["labels"], "steps": runs[0]["steps"], "seconds": sum(r["seconds"] for r in runs),
+            }  # fmt: skip
+        return found
+
+    def _run(self, verb: str, changes: Changes, suffix: str = "", **more: Any) -> Run:
+        of = [self.given.recipe, self.given.data, self.settings, changes, more.get("seeds")]
+        mark = hashlib.blake2b(json.dumps(of, sort_keys=True).encode(), digest_size=4).hexdigest()
+        folder = self.folder / f"{verb}{suffix}-{mark}"
+        limit = self.given.time_limit
+        left = None if limit is None else max(0.01, seconds_of(limit) - (time.perf_counter() - self.began))
+        run: Run = getattr(pocketvit, verb)(
+            self.given.data, recipe=self.given.recipe, out=folder, resume=(folder / CONFIG).exists(), time_limit=left,
+            **{**self.settings, **changes, **more},
+        )  # fmt: skip
+        return run
+
+
+def after(changes: Changes) -> Changes:
+    """Those that do not concern pre-training alone."""
+    return {k: v for k, v in changes.items() if not k.startswith("pretrain.")}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
