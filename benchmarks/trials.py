@@ -57,12 +57,9 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Run or go on; returns the exit status, as `pocketvit` does."""
     argv, began = sys.argv[1:] if argv is None else argv, time.perf_counter()
-    given, rest = parser().parse_known_args(argv)
     try:
-        name = given.name or recipe_path(given.recipe).stem
-        settings, *trials = (in_full(settings_in(words)) for words in (rest, [], *map(words_of, given.trial)))
-        # What is wrong with any of them is said before the first one runs.
-        used, *_ = (resolve(given.recipe, **{**settings, **changes}) for changes in trials)
+        given, settings, trials = plan(argv)
+        name, used = given.name or recipe_path(given.recipe).stem, resolve(given.recipe, **settings)
         bench = Bench(given, settings, Path("runs") / f"trials-{name}", began)
         found = []
         for changes in trials:
@@ -82,6 +79,15 @@ def main(argv: list[str] | None = None) -> int:
     except (UserError, NonFiniteLoss) as error:
         say(f"trials: {error}")
         return 2 if isinstance(error, UserError) else 1
+
+
+def plan(argv: list[str]) -> tuple[argparse.Namespace, Changes, list[Changes]]:
+    """Flags, settings of all trials, and the changes of each; raises UserError for settings that cannot be."""
+    given, rest = parser().parse_known_args(argv)
+    settings, *trials = (in_full(settings_in(words)) for words in (rest, [], *map(words_of, given.trial)))
+    for changes in trials:
+        resolve(given.recipe, **{**settings, **changes})
+    return given, settings, trials
 
 
 def words_of(trial: str) -> list[str]:

@@ -4,8 +4,8 @@ The convention:
 - bash and console blocks hold one command a line (in console blocks, after `$ `; other lines there are output).
   `pocketvit ...` and `python benchmarks/reproduce.py ...` are run in this process and must succeed. `make TARGET`,
   `pip install .` and the activation of .venv are not run: the target, the extras and the folder's name must exist. Nor
-  are the other programs of benchmarks/, which take hours: their flags must be right. Of `torchrun ...` and `accelerate
-  launch ...` the launcher's flags must be right, and what it launches is run in this process alone.
+  are the other programs of benchmarks/, which take hours: their flags and settings must be right. Of `torchrun ...` and
+  `accelerate launch ...` the launcher's flags must be right, and what it launches is run in this process alone.
 - a python block is run as it stands; a yaml block begins with `# NAME.yaml` and is written to that file.
 - text blocks are not code. A block or a line of any other kind fails.
 - commands that train get the values of SMALL for what they don't set themselves.
@@ -113,8 +113,9 @@ def run_line(line: str) -> None:
         assert set((extras[1] or "track").split(",")) <= set(metadata("pocketvit").get_all("Provides-Extra", []))
     elif words[0] == "python" and Path(words[1]).parent == Path("benchmarks"):
         assert (REPO / words[1]).is_file(), f"{line}: no such script"
+        script = importlib.import_module(Path(words[1]).stem)
         try:
-            importlib.import_module(Path(words[1]).stem).parser().parse_args(words[2:])
+            (script.plan if hasattr(script, "plan") else script.parser().parse_args)(words[2:])
         except SystemExit:
             pytest.fail(f"{line}: not its flags")
     elif words == [".", ".venv/bin/activate"]:
