@@ -60,7 +60,7 @@ def profile(
             last = time.perf_counter()
             ours.full_step(mark)
     cost = budget(settings.model, dataset.shape, len(dataset.classes), settings.pretrain.mask_ratio)
-    macs = cost.pretrain_macs if stage == "pretrain" else cost.macs
+    macs = cost.pretrain_macs if stage == "pretrain" else cost.macs_computed
     flop = 2 * macs * (1 + BACKWARD) * ours.batches.batch_size
     steps = [sum(values) for values in zip(*parts.values(), strict=True)]
     inputs = [sum(values) for values in zip(*(parts[part] for part in INPUT), strict=True)]

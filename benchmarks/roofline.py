@@ -34,7 +34,7 @@ def speed(dataset: Dataset, settings: Settings, summary: Json, accelerator: Acce
         "images_per_second": sum(run["steps"] for run in runs) * batch / seconds,
     }
     # What is reconstructed beside is as many images.
-    finetune_macs = cost.macs + bool(settings.finetune.reconstruction) * cost.pretrain_macs
+    finetune_macs = cost.macs_computed + bool(settings.finetune.reconstruction) * cost.pretrain_macs
     found: Json = {"ceilings": {"matmul_flops": ceilings.flops, "copy_bytes": ceilings.bytes}}
     for stage, images, done, macs in (
         ("pretrain", len(dataset.train), pretrained, cost.pretrain_macs),

@@ -138,7 +138,7 @@ def time_cases(
     rows = []
     for case, dataset in sets.items():
         cost = budget(settings.model, dataset.shape, CLASSES, settings.pretrain.mask_ratio)
-        macs = cost.pretrain_macs if case.stage == "pretrain" else cost.macs
+        macs = cost.pretrain_macs if case.stage == "pretrain" else cost.macs_computed
         speeds = [given.steps * given.batch_size / value for value in seconds[str(case)]]
         rows.append(
             {

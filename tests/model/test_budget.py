@@ -25,6 +25,17 @@ def macs(module: nn.Module, shape: tuple[int, int, int], **kwargs: float) -> int
     return counter.get_total_flops() // 2
 
 
+class Whole(nn.Module):
+    """A classifier that computes every token in every layer."""
+
+    def __init__(self, vit: ViT) -> None:
+        super().__init__()
+        self.vit = vit
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.vit.head(self.vit.encode(images)[:, 0])
+
+
 def test_the_paper_preset_has_the_papers_budget() -> None:
     b = budget(ModelConfig("paper"), (36, 36, 3), classes=10)
     assert 3.59e6 < b.params < 3.65e6
@@ -48,12 +59,20 @@ def test_counts_agree_with_torch(config: ModelConfig, mask_ratio: float) -> None
     b = budget(config, shape, classes, mask_ratio)
     assert b.params == sum(p.numel() for p in vit.parameters())
     assert b.pretrain_params == sum(p.numel() for p in autoencoder.parameters())
-    assert b.macs == macs(vit, shape)
+    assert b.macs_computed == macs(vit, shape)
+    assert b.macs == macs(Whole(vit), shape)
     assert b.pretrain_macs == macs(autoencoder, shape, mask_ratio=mask_ratio)
     for block in vit.blocks:
         assert isinstance(block.attn, Attention)
         block.attn = nn.Identity()
-    assert b.macs_without_attention == macs(vit, shape)
+    assert b.macs_without_attention == macs(Whole(vit), shape)
+
+
+def test_only_a_pooled_class_token_spares_the_last_layer() -> None:
+    token, mean = (budget(ModelConfig("lite", pool=pool), (32, 32, 3), classes=10) for pool in ("token", "mean"))
+    assert mean.macs_computed == mean.macs == token.macs
+    # All but keys and values, of one layer in twelve.
+    assert 0.92 < token.macs_computed / token.macs < 0.96
 
 
 def test_an_encoder_alone_has_no_head() -> None:

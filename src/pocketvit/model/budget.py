@@ -19,7 +19,8 @@ class Budget:
 
     Args:
         params: parameters of the classifier, encoder and head.
-        macs: every matrix product of the classifier, attention's included.
+        macs: every matrix product of the classifier, attention's included, all tokens in all layers, as others count.
+        macs_computed: those that are computed: where the class token alone is read, the last layer is for it alone.
         macs_without_attention: the same without attention modules (qkv, both products and the projection): the
             convention that reproduces the figure of arXiv 2402.03752.
         pretrain_macs: every matrix product of the masked autoencoder, with the patches that training decodes.
@@ -29,6 +30,7 @@ class Budget:
 
     params: int
     macs: int
+    macs_computed: int
     macs_without_attention: int
     pretrain_macs: int
     pretrain_params: int
@@ -58,13 +60,18 @@ def budget(
     """
     c = config.resolved()
     with torch.device("meta"):
-        classifier, autoencoder = ViT(ViTShape.of(c, shape), classes), MaskedAutoencoder(c, shape, visible_discount)
+        classifier = ViT(ViTShape.of(c, shape), classes, pool=c.pool)
+        autoencoder = MaskedAutoencoder(c, shape, visible_discount)
         noise = torch.empty(1, classifier.shape.patches)
         visible, _ = random_mask(noise, mask_ratio)
         some = autoencoder.to_decode(noise, visible, decode_share)
     vit, seen = classifier.shape, visible.shape[1]
     decoded = vit.patches if some is None else some.shape[1]
     attention, mlp = _layers(1 + vit.patches, vit.dim, vit.depth, vit.mlp_ratio)
+    unread = 0
+    if c.pool == "token":
+        whole, first = (sum(_layers(n, vit.dim, 1, vit.mlp_ratio, 1 + vit.patches)) for n in (1 + vit.patches, 1))
+        unread = whole - first
     # The class token's embedding is a bias, and costs nothing.
     linear = vit.patches * vit.patch_dim * vit.dim + mlp + vit.dim * classes
     encoding = seen * vit.patch_dim * vit.dim + sum(_layers(1 + seen, vit.dim, vit.depth, vit.mlp_ratio))
@@ -77,6 +84,7 @@ def budget(
     return Budget(
         params=params,
         macs=linear + attention,
+        macs_computed=linear + attention - unread,
         macs_without_attention=linear,
         pretrain_macs=encoding + decoding,
         pretrain_params=_parameters(autoencoder),

@@ -97,7 +97,8 @@ class Mlp(nn.Module):
 class Block(nn.Module):
     """Pre-norm transformer layer with stochastic depth (Huang et al. 2016), (B, N, D) to (B, N, D).
 
-    A second argument, (B, M, D), is what the attention reads in place of the layer's own input, as it stands.
+    A second argument, (B, M, D), is what the attention reads in place of the layer's own input, as it stands. With
+    `first_only`, the result is (B, 1, D), of the first token alone: the others are attended to, and no more.
     """
 
     def __init__(self, dim: int, heads: int, mlp_ratio: float, drop_path: float = 0.0) -> None:
@@ -108,8 +109,11 @@ class Block(nn.Module):
         self.mlp = Mlp(dim, int(dim * mlp_ratio))
         self.drop_path = drop_path
 
-    def forward(self, x: Tensor, *context: Tensor) -> Tensor:
-        x = x + self._drop(self.attn(self.norm1(x), *context))
+    def forward(self, x: Tensor, *context: Tensor, first_only: bool = False) -> Tensor:
+        normed = self.norm1(x)
+        if first_only:
+            x, normed, context = x[:, :1], normed[:, :1], (*context, normed)[:1]
+        x = x + self._drop(self.attn(normed, *context))
         return x + self._drop(self.mlp(self.norm2(x)))
 
     def _drop(self, branch: Tensor) -> Tensor:
@@ -144,15 +148,16 @@ class ViT(nn.Module):
         self.apply(init_weights)
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
 
-    def encode(self, images: Tensor, visible: Tensor | None = None) -> Tensor:
+    def encode(self, images: Tensor, visible: Tensor | None = None, class_only: bool = False) -> Tensor:
         """Tokens of the last layer, normalised.
 
         Args:
             images: (B, C, H, W) float, normalised with the training set's mean and standard deviation.
             visible: (B, K) int64, the patches that the encoder may see; None shows all N of them.
+            class_only: compute the last layer for the class token alone, where nobody reads the others.
 
         Returns:
-            (B, 1 + K, D): the class token's output first.
+            (B, 1 + K, D): the class token's output first; (B, 1, D) with `class_only`.
         """
         patches = patchify(images, self.shape.patch)
         pos = self.pos_embed[:, 1:]
@@ -165,14 +170,15 @@ class ViT(nn.Module):
         # Under autocast tokens stay in its type from here on: float32 positions would widen them, and each layer would
         # go over them again to narrow them.
         x = torch.cat([class_token.to(tokens.dtype), tokens + pos.to(tokens.dtype)], dim=1)
-        for block in self.blocks:
-            x = block(x)
+        for number, block in enumerate(self.blocks, start=1):
+            x = block(x, first_only=class_only and number == len(self.blocks))
         return self.norm(x)
 
     def features(self, images: Tensor) -> Tensor:
         """(B, D): what the head reads."""
-        tokens = self.encode(images)
-        return tokens[:, 0] if self.pool == "token" else tokens[:, 1:].mean(dim=1)
+        if self.pool == "token":
+            return self.encode(images, class_only=True)[:, 0]
+        return self.encode(images)[:, 1:].mean(dim=1)
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, C, H, W) normalised images to (B, classes) logits."""
