@@ -287,7 +287,7 @@ class Settings:
         device: auto, cpu, cuda or mps
         precision: float32, bf16, or auto: bf16 where the device has it in hardware
         compile: torch.compile always, never, or auto: in stages of over four minutes, where a short trial shows a gain
-        shard: over several processes, keep a part of the weights in each (FSDP), for networks too large for one device
+        shard: over several processes, keep a part of what training holds in each (FSDP), where it is too much for one
         deterministic: on CUDA, only kernels that give the same bits each time, some of them slower; a CPU always does
         tensorboard: also write TensorBoard events into the run directory; needs the extra "track"
     """

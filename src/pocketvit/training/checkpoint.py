@@ -49,9 +49,17 @@ def capture(step: int, optimizer: torch.optim.Optimizer, modules: dict[str, nn.M
     return Snapshot(step, {k: v.detach().clone().contiguous() for k, v in tensors.items()}, numbers)
 
 
-def gathered(snapshot: Snapshot) -> Snapshot:
-    """The same with whole tensors, in every process; where they are sharded, all processes have to call this."""
-    return replace(snapshot, tensors={name: whole(tensor) for name, tensor in snapshot.tensors.items()})
+def gathered(snapshot: Snapshot, keep: bool = True) -> Snapshot:
+    """The same with whole tensors, or with none for who does not `keep` them.
+
+    Where they are sharded, all processes have to call this, and the device holds one whole tensor at a time.
+    """
+    tensors = {}
+    for name, tensor in snapshot.tensors.items():
+        full = whole(tensor)
+        if keep:
+            tensors[name] = full.cpu()
+    return replace(snapshot, tensors=tensors)
 
 
 def restore(snapshot: Snapshot, optimizer: torch.optim.Optimizer, modules: dict[str, nn.Module]) -> None:

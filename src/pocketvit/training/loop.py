@@ -246,7 +246,7 @@ def train(
                 if folder:
                     good = snapshot(done)
                     if due or late or signum or done == steps:
-                        state, saved = gathered(good), now
+                        state, saved = gathered(good, keep=accelerator.is_main_process), now
                         if accelerator.is_main_process:
                             save_state(folder, state)
                 if late or signum:
