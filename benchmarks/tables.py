@@ -234,14 +234,22 @@ def trials_table(evidence: Json) -> str:
             for found in tuned
         ]
         rows.append([changes, *accuracies, *took])
-    head = ["changes", "MAE", "random init", "pre-training", "fine-tuning, MAE", "fine-tuning, random init"]
+    head = [
+        "changes",
+        "from MAE, validation",
+        "from random init, validation",
+        "pre-training",
+        "fine-tuning, MAE",
+        "fine-tuning, random init",
+    ]
     details = evidence["details"]
     labels = next(trial[init]["labels"] for trial in evidence["trials"] for init in ("mae", "random") if init in trial)
     seeds = ", ".join(str(seed) for seed in details["seeds"])
     device = (
         f"{details['device']} ({details['environment']['cpu']})" if details["device"] == "cpu" else details["device"]
     )
-    threads = f"{details['environment']['threads']} threads"
+    count = details["environment"]["threads"]
+    threads = f"{count} thread{'s' if count > 1 else ''}"
     origin = f"`{details['command']}`. {labels:,} labels; {device}, {threads}. Seeds {seeds}; {_when(details)}."
     return _plain(f"{_markdown(head, rows)}\n\n<sub>{origin}</sub>\n")
 
