@@ -127,7 +127,7 @@ def _accuracy(result: Json, seeds: int) -> str:
 def _origin(summary: Json, entry: Json) -> str:
     data, model, pretrain, details = summary["dataset"], summary["model"], summary["pretrain"], summary["details"]
     here = details["environment"]
-    device = f"{details['device']} ({here['cpu']})" if details["device"] == "cpu" else details["device"]
+    device = _device(details)
     size = "×".join(str(side) for side in data["shape"])
     seeds = ", ".join(str(seed) for seed in entry["mae"]["seeds"])
     # A resumed run's seconds are those of its last part, while a stage's are those of all its parts.
@@ -245,9 +245,7 @@ def trials_table(evidence: Json) -> str:
     details = evidence["details"]
     labels = next(trial[init]["labels"] for trial in evidence["trials"] for init in ("mae", "random") if init in trial)
     seeds = ", ".join(str(seed) for seed in details["seeds"])
-    device = (
-        f"{details['device']} ({details['environment']['cpu']})" if details["device"] == "cpu" else details["device"]
-    )
+    device = _device(details)
     count = details["environment"]["threads"]
     threads = f"{count} thread{'s' if count > 1 else ''}"
     origin = f"`{details['command']}`. {labels:,} labels; {device}, {threads}. Seeds {seeds}; {_when(details)}."
@@ -278,7 +276,7 @@ def _tera(summary: Json) -> str:
 def _bench_origin(evidence: Json) -> str:
     details = evidence["details"]
     here, settings, versions = details["environment"], details["settings"], details["versions"]
-    device = f"{details['device']} ({here['cpu']})" if details["device"] == "cpu" else details["device"]
+    device = _device(details)
     libraries = (f"{name} {versions[name]}" for name in ("torch", "transformers", "vit-pytorch") if name in versions)
     sentences = [
         f"`{details['command']}`",
@@ -288,6 +286,10 @@ def _bench_origin(evidence: Json) -> str:
         _when(details),
     ]
     return ". ".join(sentences) + "."
+
+
+def _device(details: Json) -> str:
+    return f"cpu ({details['environment']['cpu']})" if details["device"] == "cpu" else str(details["device"])
 
 
 def _when(details: Json) -> str:

@@ -25,9 +25,9 @@ from pocketvit.config import flat_names, recipe_path, resolve, seconds_of
 from pocketvit.errors import UserError
 from pocketvit.training.device import make_accelerator
 from pocketvit.training.loop import Interrupted, NonFiniteLoss, TimeIsUp
+from pocketvit.verbs.fit import INITS
 from pocketvit.verbs.run import CONFIG, Run, read_summary
 
-INITS = ("mae", "random")
 Changes = dict[str, str]
 
 

@@ -173,7 +173,7 @@ class MaskedAutoencoder(nn.Module):
 class SupervisedMAE(nn.Module):
     """A classifier and a masked autoencoder with one encoder, to be trained at once.
 
-    Das et al. 2024 (arXiv 2310.20704): with few images that beats training the one after the other.
+    Das et al. 2024 (arXiv 2310.20704), who report that with few images it beats training the one after the other.
 
     Args:
         mae: its encoder is replaced by `classifier`.
