@@ -149,7 +149,7 @@ class AugmentConfig:
         crop_scale: least share of the area that a random resized crop keeps; 1 turns cropping off
         shift: furthest random shift, as a share of the side
         rotate: furthest random rotation in degrees
-        policy: kornia's RandAugment or TrivialAugment, or none
+        policy: RandAugment or TrivialAugment, drawn for each image, or none
         erase: share of the images with a random rectangle erased
     """
 
@@ -347,7 +347,7 @@ def seconds_of(duration: str | float) -> float:
     """Seconds in "90s", "50m", "1.5h" or a number of seconds; UserError for anything else."""
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smh]?)\s*", str(duration))
     if not found or float(found[1]) <= 0:
-        raise UserError(f"--time-limit: '{duration}' is not a duration: expected one like 90s, 50m or 1.5h")
+        raise UserError(f"'{duration}' is not a duration: expected one like 90s, 50m or 1.5h")
     return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[found[2]]
 
 
@@ -421,7 +421,7 @@ def resolve(
     args = [f"--config={recipe_path(recipe)}"] if recipe else []
     args += [f"--config={config}"] if config else []
     flat = flat_names(stage)
-    for name, value in {"recipe": recipe, **overrides}.items():
+    for name, value in (({"recipe": recipe} if recipe else {}) | overrides).items():
         text = value if isinstance(value, str) else yaml.safe_dump(value, default_flow_style=True).split("\n")[0]
         args.append(f"--{flat.get(name, name)}={text}")
     parser = settings_parser(prog="pocketvit")

@@ -7,22 +7,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from pocketvit.config import AugmentConfig
-from pocketvit.data import draws
+from pocketvit.data import draws, policy
 from pocketvit.errors import UserError
 
 CROP_RATIO = 4 / 3  # of a crop, to the image's own; as torchvision's RandomResizedCrop
 ERASE_AREA = (0.02, 0.33)  # Zhong et al. 2017
 ERASE_RATIO = 3.3
-RANDAUGMENT_OPERATIONS, RANDAUGMENT_STRENGTH = 2, 9  # the strength is of 30
-# kornia draws one set of operations a call, so a batch is changed in this many parts.
-POLICY_PARTS = 4
 
 
 class Augment:
@@ -32,12 +28,19 @@ class Augment:
         config: which changes, and how strong
         channels: C
         fill: what erased pixels become, a value for each channel (the mean, say); None makes them 0
+        device: where the images will be
 
     Raises:
         UserError: a strength out of range.
     """
 
-    def __init__(self, config: AugmentConfig, channels: int, fill: Sequence[float] | None = None) -> None:
+    def __init__(
+        self,
+        config: AugmentConfig,
+        channels: int,
+        fill: Sequence[float] | None = None,
+        device: torch.device | str = "cpu",
+    ) -> None:
         for name, highest in (("crop_scale", 1), ("shift", 1), ("rotate", 180), ("erase", 1)):
             value = getattr(config, name)
             if not 0 <= value <= highest or (name == "crop_scale" and value == 0):
@@ -46,34 +49,25 @@ class Augment:
                     f"and at most {highest}"
                 )
         self.config = config
-        self.fill = torch.zeros(channels) if fill is None else torch.tensor(fill, dtype=torch.float32)
-        self.policy = _policy(config.policy, channels)
+        self.fill = torch.tensor([0.0] * channels if fill is None else fill, device=device).view(-1, 1, 1)
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
         config = self.config
-        if config.crop_scale < 1 or config.shift or config.rotate:
+        resampled = config.crop_scale < 1 or config.shift or config.rotate or config.policy != "none"
+        theta = self._affine(images) if resampled else None
+        operations = policy.draw(config.policy, images)
+        if theta is not None:
+            for operation in operations:
+                theta = theta @ policy.matrix(operation, *images.shape[-2:])
             # Mirrored at the border: neither bars nor smears for the model to learn from.
-            theta = self._affine(images)
             grid = F.affine_grid(theta, list(images.shape), align_corners=False)
             images = F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
         elif config.flip:
             images = torch.where(_uniform(images, 1) < 0.5, images.flip(-1), images)
-        if self.policy is not None:
-            images = self._in_parts(self.policy, images)
+        for operation in operations:
+            images = policy.recolour(images, operation)
         return self._erase(images) if config.erase else images
-
-    @staticmethod
-    def _in_parts(policy: nn.Module, images: Tensor) -> Tensor:
-        """`policy` on each part of the batch; a part's seed depends on its place in the whole batch."""
-        share = draws.share()
-        seeds = torch.randint(2**31, (max(POLICY_PARTS, share.world) + 1,)).tolist()
-        parts, changed = images.chunk(max(1, POLICY_PARTS // share.world)), []
-        for number, part in enumerate(parts, start=share.rank * len(parts)):
-            torch.manual_seed(seeds[number])
-            changed.append(policy(part))
-        torch.manual_seed(seeds[-1])
-        return torch.cat(changed)
 
     def _affine(self, images: Tensor) -> Tensor:
         """(B, 2, 3): where each output pixel is read, in coordinates from -1 to 1.
@@ -106,8 +100,7 @@ class Augment:
             centres = (torch.arange(pixels, device=images.device) + 0.5) / pixels
             offset = (centres.view((-1, 1) if dim == -2 else (1, -1)) - start * (1 - length)) / length
             hidden = hidden & (offset >= 0) & (offset < 1)
-        self.fill = self.fill.to(images.device)
-        return torch.where(hidden, self.fill.view(-1, 1, 1), images)
+        return torch.where(hidden, self.fill, images)
 
 
 def mix(
@@ -173,19 +166,3 @@ def _neighbours(tensor: Tensor) -> Tensor:
     """Rows swapped in pairs, 0 with 1, 2 with 3: a pair is never split between processes. An odd last row stays."""
     rows = torch.arange(len(tensor), device=tensor.device)
     return tensor[(rows ^ 1).clamp(max=len(tensor) - 1)]
-
-
-def _policy(name: str, channels: int) -> nn.Module | None:
-    if name == "none":
-        return None
-    from kornia.augmentation.auto import RandAugment, TrivialAugment
-    from kornia.augmentation.auto.rand_augment.rand_augment import default_policy as randaugment
-    from kornia.augmentation.auto.trivial_augment.trivial_augment import default_policy as trivialaugment
-
-    def usable(policy: list[Any]) -> list[Any]:
-        # Of all operations only saturation ("color") is defined by red, green and blue.
-        return [operations for operations in policy if channels == 3 or operations[0][0] != "color"]
-
-    if name == "randaugment":
-        return RandAugment(RANDAUGMENT_OPERATIONS, RANDAUGMENT_STRENGTH, usable(randaugment), "skip")
-    return TrivialAugment(usable(trivialaugment), "skip")

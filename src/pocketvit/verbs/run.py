@@ -97,7 +97,7 @@ def evidence(verb: str, resumed: bool = False) -> dict[str, Any]:
 
 def _versions() -> dict[str, str]:
     found = {}
-    for name in ("pocketvit", "torch", "numpy", "pillow", "kornia", "scikit-learn", "lion-pytorch", "schedulefree"):
+    for name in ("pocketvit", "torch", "numpy", "pillow", "scikit-learn", "lion-pytorch", "schedulefree"):
         try:
             found[name] = version(name)
         except PackageNotFoundError:
@@ -120,5 +120,6 @@ def _commit() -> str | None:
         head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
         changed = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", str(here.parent)]).returncode
     except (OSError, subprocess.CalledProcessError):
-        return None
+        # A tree that travels without .git, to a machine that is borrowed, takes it along in the environment.
+        return os.environ.get("POCKETVIT_COMMIT")
     return head + ("+changes" if changed else "")
