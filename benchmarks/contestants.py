@@ -26,7 +26,8 @@ from pocketvit.data.augment import CROP_RATIO, Augment, mix
 from pocketvit.data.batches import Batches
 from pocketvit.model.mae import MaskedAutoencoder
 from pocketvit.model.vit import NORM_EPS
-from pocketvit.training import compilation
+from pocketvit.training.compilation import Programs
+from pocketvit.training.compilation import compiled as compiled_programs
 from pocketvit.training.finetune import make_classifier
 from pocketvit.training.loop import total_steps
 from pocketvit.training.optimizer import Average, learning_rate, make_optimizer
@@ -69,7 +70,7 @@ class Ours:
         else:
             model = make_classifier(dataset, settings, self.seed, None)
         self.model = model.to(accelerator.device).train()
-        self.call = compilation.compiled(self.model) if compiled else self.model
+        self.weights = list(self.model.parameters())
         self.optimizer = make_optimizer(self.model, self.config)
         self.average = Average(self.model, self.config.ema) if self.config.ema else None
         self.batches = Batches(
@@ -77,7 +78,10 @@ class Ours:
             batch_size=self.config.batch_size, seed=self.seed, device=accelerator.device,
             resident=resident,
         )  # fmt: skip
-        self.augment = Augment(self.config.augment, dataset.shape[2], fill=dataset.mean)
+        programs = Programs(
+            self.model, Augment(self.config.augment, dataset.shape[2], dataset.mean, accelerator.device)
+        )
+        self.call, self.augment = compiled_programs(programs) if compiled else programs
         self.steps = total_steps(self.config, self.batches.steps_per_epoch)
         self.done = 0
 
@@ -93,8 +97,8 @@ class Ours:
         self._schedule()
         images, labels, _ = self.batches.at(self.done)
         mark("draw")
+        images = self.augment(images)
         with self.accelerator.autocast():
-            images = self.augment(images)
             if labels is not None:
                 config = self.finetune
                 images, labels = mix(
@@ -124,11 +128,11 @@ class Ours:
         self.accelerator.backward(loss)
         mark("backward")
         if self.config.clip:
-            self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.clip)
+            self.accelerator.clip_grad_norm_(self.weights, self.config.clip)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         if self.average:
-            self.average.update(self.model, self.done)
+            self.average.update(self.weights, self.done)
         mark("optimiser")
         self.done += 1
         return loss.detach()

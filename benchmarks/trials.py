@@ -24,7 +24,7 @@ import pocketvit
 from pocketvit.config import flat_names, recipe_path, resolve, seconds_of
 from pocketvit.errors import UserError
 from pocketvit.training.device import make_accelerator
-from pocketvit.training.loop import Interrupted, NonFiniteLoss, TimeIsUp
+from pocketvit.training.loop import Interrupted, NonFiniteLoss, Paused
 from pocketvit.verbs.fit import INITS
 from pocketvit.verbs.run import CONFIG, Run, read_summary
 
@@ -48,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
         "--inits", nargs="+", choices=INITS, default=list(INITS), help="what to fine-tune (default: both)"
     )
     made.add_argument("--seeds", type=at_least_1, default=3, help="fine-tunings of each (default: 3)")
-    made.add_argument("--time-limit", help="as 9m: save and stop; the next call goes on")
+    made.add_argument("--pause-after", help="as 9m: save and stop; the next call goes on")
     made.add_argument("--name", help="of the evidence, results/trials-NAME.json (default: the recipe's)")
     made.add_argument("--out", type=Path, default=argparse.SUPPRESS, help="evidence file in its place")
     return made
@@ -70,7 +70,7 @@ def main(argv: list[str] | None = None) -> int:
         seeds = range(used.seed, used.seed + given.seeds)
         write_evidence("trials", given, argv, accelerator, began, {"trials": found}, seeds)
         return 0
-    except TimeIsUp:
+    except Paused:
         say("trials: not finished: the same command goes on")
         return 0
     except Interrupted as stop:
@@ -132,10 +132,10 @@ class Bench:
         of = [self.given.recipe, self.given.data, self.settings, changes, more.get("seeds")]
         mark = hashlib.blake2b(json.dumps(of, sort_keys=True).encode(), digest_size=4).hexdigest()
         folder = self.folder / f"{verb}{suffix}-{mark}"
-        limit = self.given.time_limit
+        limit = self.given.pause_after
         left = None if limit is None else max(0.01, seconds_of(limit) - (time.perf_counter() - self.began))
         run: Run = getattr(pocketvit, verb)(
-            self.given.data, recipe=self.given.recipe, out=folder, resume=(folder / CONFIG).exists(), time_limit=left,
+            self.given.data, recipe=self.given.recipe, out=folder, resume=(folder / CONFIG).exists(), pause_after=left,
             **{**self.settings, **changes, **more},
         )  # fmt: skip
         return run

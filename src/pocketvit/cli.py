@@ -160,7 +160,7 @@ OUT = {
     "out": (str, None, "run directory; default: a new one in runs/"),
     "overwrite": (bool, False, "replace the run that is in --out"),
     "resume": (bool, False, "go on with the run that is in --out"),
-    "time_limit": (str, None, "save and stop after 90s, 50m or 1.5h; --resume goes on"),
+    "pause_after": (str, None, "save and stop after 90s, 50m or 1.5h; --resume goes on"),
 }
 
 
@@ -169,7 +169,7 @@ def _train(verb: str, args: list[str], **more: Any) -> int:
     from accelerate import PartialState
 
     import pocketvit
-    from pocketvit.training.loop import Interrupted, NonFiniteLoss, TimeIsUp
+    from pocketvit.training.loop import Interrupted, NonFiniteLoss, Paused
 
     options = {name: given[name] for name in (*more, *OUT)}
     try:
@@ -179,7 +179,7 @@ def _train(verb: str, args: list[str], **more: Any) -> int:
         return _fail(stop, 128 + stop.signum)
     except NonFiniteLoss as error:
         return _fail(error, 1)
-    except TimeIsUp as stop:
+    except Paused as stop:
         result, text = {"unfinished": str(stop)}, str(stop)
     # Of several processes one speaks.
     return _show(given, result, text) if PartialState().is_main_process else 0

@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from pocketvit.config import ModelConfig, OptimConfig
 from pocketvit.data.batches import Batches
 from pocketvit.model.mae import MaskedAutoencoder
-from pocketvit.model.vit import Block
 from pocketvit.training import compilation, loop
 from pocketvit.training.checkpoint import NEWEST, read
 from pocketvit.training.device import make_accelerator
 from pocketvit.training.log import RunLog
-from pocketvit.training.loop import TimeIsUp, TrainResult, train
+from pocketvit.training.loop import Paused, TrainResult, train
+from pocketvit.training.schedule import Deadlines
 
 EPOCHS, STEPS = 3, 15
 
@@ -56,20 +56,18 @@ def try_at_once(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.compiler.reset()
 
 
-def run(choice: str, log: RunLog | None = None, folder: Path | None = None, deadline: float = math.inf) -> TrainResult:
+def run(choice: str, log: RunLog | None = None, folder: Path | None = None, pause: float = math.inf) -> TrainResult:
     images = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 1), dtype=np.uint8)
     batches = Batches(images, None, [0.5], [0.3], batch_size=8, seed=5, device="cpu")
     torch.manual_seed(0)
     mae = MaskedAutoencoder(
         ModelConfig("digits", width=16, depth=2, heads=2, decoder_width=8, decoder_heads=2), (8, 8, 1)
     )
-    for block in mae.modules():
-        if isinstance(block, Block):
-            block.drop_path = 0.3
+    mae.encoder.drop_path = 0.3
     return train(
         mae, lambda model, images, labels: model(batches.normalise(images)).loss, batches,
         OptimConfig(epochs=EPOCHS, batch_size=8, lr=1e-2), make_accelerator("cpu", "float32"),
-        seed=5, log=log or RunLog(quiet=True), tags={"stage": "test"}, folder=folder, deadline=deadline,
+        seed=5, log=log or RunLog(quiet=True), tags={"stage": "test"}, folder=folder, deadlines=Deadlines(pause=pause),
         compilation=choice,
     )  # fmt: skip
 
@@ -80,8 +78,7 @@ def same_weights(a: TrainResult, b: TrainResult) -> bool:
 
 
 def replace_compiler(monkeypatch: pytest.MonkeyPatch, make: Callable[[nn.Module], nn.Module]) -> None:
-    for module in (compilation, loop):
-        monkeypatch.setattr(module, "compiled", make)
+    monkeypatch.setattr(compilation, "compiled", lambda programs: programs._replace(network=make(programs.network)))
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs g++ on a CPU")
@@ -108,23 +105,26 @@ def test_the_trial_leaves_no_trace_in_the_training(monkeypatch: pytest.MonkeyPat
 def test_a_resumed_run_goes_on_with_what_was_chosen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     made: list[nn.Module] = []
     replace_compiler(monkeypatch, lambda network: made.append(network) or Wrapped(network))
-    monkeypatch.setattr(compilation, "_seconds_a_step", lambda network, *_: -float(isinstance(network, Wrapped)))
-    with pytest.raises(TimeIsUp):
-        run("auto", folder=tmp_path, deadline=0.0)
+    monkeypatch.setattr(
+        compilation, "_seconds_a_step", lambda programs, *_: -float(isinstance(programs.network, Wrapped))
+    )
+    with pytest.raises(Paused):
+        run("auto", folder=tmp_path, pause=0.0)
     log = Said()
     run("auto", log, tmp_path)
     assert len(made) == 2  # once tried, once for the resumed run
     assert not [line for line in log.lines if "torch.compile" in line]
 
 
-def test_a_compiler_that_fails_is_named_and_done_without(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("choice", ["auto", "always"])
+def test_a_compiler_that_fails_is_named_and_done_without(monkeypatch: pytest.MonkeyPatch, choice: str) -> None:
     class Broken(Wrapped):
         def forward(self, images: Tensor) -> Any:
             raise RuntimeError("no compiler\nand a long story")
 
     replace_compiler(monkeypatch, Broken)
     log = Said()
-    assert same_weights(run("auto", log), run("never"))
+    assert same_weights(run(choice, log), run("never"))
     assert log.lines == ["torch.compile: failed (RuntimeError: no compiler), training without it"]
 
 

@@ -16,9 +16,10 @@ from pocketvit.model.mae import MaskedAutoencoder
 from pocketvit.training import loop
 from pocketvit.training.device import describe, make_accelerator
 from pocketvit.training.log import RunLog
-from pocketvit.training.loop import TimeIsUp, TrainResult
+from pocketvit.training.loop import Paused, TrainResult
 from pocketvit.training.optimizer import make_optimizer
 from pocketvit.training.pretrain import pretrain_mae
+from pocketvit.training.schedule import Deadlines
 
 
 @pytest.fixture(autouse=True)
@@ -38,9 +39,11 @@ def digits(of: Settings) -> Dataset:
     return load("digits", of.data, multiple_of=2)
 
 
-def train(of: Settings, folder: Path | None = None, deadline: float = math.inf) -> TrainResult:
+def train(of: Settings, folder: Path | None = None, pause: float = math.inf) -> TrainResult:
     accelerator = make_accelerator("cuda", of.precision, of.deterministic)
-    return pretrain_mae(digits(of), of, accelerator, log=RunLog(quiet=True), folder=folder, deadline=deadline)
+    return pretrain_mae(
+        digits(of), of, accelerator, log=RunLog(quiet=True), folder=folder, deadlines=Deadlines(pause=pause)
+    )
 
 
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
@@ -57,8 +60,8 @@ def test_deterministic_mode_resumes_to_the_same_bits(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(loop, "SETTLE_SECONDS", 0.0)
     chosen = settings(deterministic=True)
     whole = train(chosen)
-    with pytest.raises(TimeIsUp):
-        train(chosen, tmp_path, deadline=0.0)
+    with pytest.raises(Paused):
+        train(chosen, tmp_path, pause=0.0)
     resumed = train(chosen, tmp_path)
     for a, b in zip(whole.model.state_dict().values(), resumed.model.state_dict().values(), strict=True):
         assert torch.equal(a, b)

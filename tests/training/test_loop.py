@@ -31,9 +31,10 @@ from pocketvit.training import loop
 from pocketvit.training.checkpoint import BEFORE, NEWEST, REPLAY, capture, read, save_state
 from pocketvit.training.device import make_accelerator
 from pocketvit.training.log import RunLog
-from pocketvit.training.loop import Interrupted, NonFiniteLoss, TimeIsUp, TrainResult, train
+from pocketvit.training.loop import Interrupted, NonFiniteLoss, Paused, TrainResult, train
 from pocketvit.training.optimizer import Average, learning_rate, make_optimizer
 from pocketvit.training.pretrain import verdict
+from pocketvit.training.schedule import Deadlines
 
 CONFIG = OptimConfig(epochs=3, batch_size=8, lr=1e-2, clip=1.0, ema=0.9, layer_decay=0.8)
 STEPS = 15  # of CONFIG on 40 images
@@ -83,7 +84,7 @@ def run(
     config: OptimConfig = CONFIG,
     model_seed: int = 0,
     images: np.ndarray | None = None,
-    deadline: float = math.inf,
+    deadlines: Deadlines = Deadlines(),  # noqa: B008
     compilation: str = "never",
 ) -> TrainResult:
     rng = np.random.default_rng(0)
@@ -92,7 +93,7 @@ def run(
     batches = Batches(images, labels, [0.5], [0.3], batch_size=config.batch_size, seed=5, device="cpu")
     return train(
         classifier(model_seed), loss, batches, config, make_accelerator("cpu", "float32"),
-        seed=5, log=RunLog(folder), tags={"stage": "test"}, folder=folder, deadline=deadline,
+        seed=5, log=RunLog(folder), tags={"stage": "test"}, folder=folder, deadlines=deadlines,
         evaluate=lambda model, epoch, last: {"weight": next(model.parameters()).sum().item()},
         compilation=compilation,
     )  # fmt: skip
@@ -223,10 +224,10 @@ def test_killed_between_two_files_the_one_before_is_there(tmp_path: Path) -> Non
     assert same_weights(run(tmp_path, model_seed=99).model, run(None).model)
 
 
-def test_a_deadline_saves_and_stops_and_resuming_ends_with_the_same_bits(tmp_path: Path) -> None:
+def test_a_pause_saves_and_stops_and_resuming_ends_with_the_same_bits(tmp_path: Path) -> None:
     for part in range(3):
-        with pytest.raises(TimeIsUp, match="--resume"):
-            run(tmp_path, model_seed=99 if part else 0, deadline=0)
+        with pytest.raises(Paused, match="--resume"):
+            run(tmp_path, model_seed=99 if part else 0, deadlines=Deadlines(pause=0))
     assert read(tmp_path / NEWEST).step == 3  # at least a step each time, so that slices end
     assert same_weights(run(tmp_path, model_seed=99).model, run(None).model)
 
@@ -281,11 +282,11 @@ def test_the_moving_average_follows_its_formula() -> None:
     with torch.no_grad():
         model.weight.fill_(values[0])
         average = Average(model, decay=0.15)
-        average.update(model, 0)  # the first is a copy
+        average.update([model.weight], 0)  # the first is a copy
         expected = values[0]
         for count, value in enumerate(values[1:], start=1):
             model.weight.fill_(value)
-            average.update(model, count)
+            average.update([model.weight], count)
             decay = min(0.15, (1 + count) / (10 + count))
             expected = decay * expected + (1 - decay) * value
     assert average.model.weight.item() == pytest.approx(expected, rel=1e-6)
@@ -475,13 +476,13 @@ def test_a_disk_that_fills_up_leaves_the_last_good_state(tmp_path: Path, whole_r
     assert (out / "model.safetensors").read_bytes() == (whole_run / "model.safetensors").read_bytes()
 
 
-def test_a_time_limit_ends_with_status_0_and_slices_end_with_the_same_bits(
+def test_a_pause_ends_with_status_0_and_slices_end_with_the_same_bits(
     tmp_path: Path, whole_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out, calls = tmp_path / "run", 0
     while not (out / "summary.json").exists():
         resume = ["--resume"] if calls else []
-        assert main([*PRETRAIN, "--out", str(out), "--time-limit", "0.01s", "--json", *resume]) == 0
+        assert main([*PRETRAIN, "--out", str(out), "--pause-after", "0.01s", "--json", *resume]) == 0
         printed = json.loads(capsys.readouterr().out)
         assert "unfinished" in printed or "pretrain" in printed
         calls += 1

@@ -29,6 +29,7 @@ from pocketvit.training.device import make_accelerator
 from pocketvit.training.finetune import finetune_classifier
 from pocketvit.training.log import RunLog
 from pocketvit.training.pretrain import pretrain_mae
+from pocketvit.training.schedule import Deadlines
 
 stage, out, accumulate, interrupted = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), bool(int(sys.argv[4]))
 settings = resolve("digits", **json.loads(sys.argv[5]), **{
@@ -71,8 +72,8 @@ if interrupted:
     # The main process's clock alone decides when to save, or the others would wait for each other's weights.
     loop.SETTLE_SECONDS, loop.CHECKPOINT_SECONDS = 0.0, 1000.0 * accelerator.process_index
     try:
-        train(folder=out / "checkpoints", deadline=0.0)
-    except loop.TimeIsUp:
+        train(folder=out / "checkpoints", deadlines=Deadlines(pause=0.0))
+    except loop.Paused:
         assert 0 < len(losses) < 20, losses
     result = train(folder=out / "checkpoints")
 else:

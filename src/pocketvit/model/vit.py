@@ -95,32 +95,28 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm transformer layer with stochastic depth (Huang et al. 2016), (B, N, D) to (B, N, D).
+    """Pre-norm transformer layer, (B, N, D) to (B, N, D).
 
     A second argument, (B, M, D), is what the attention reads in place of the layer's own input, as it stands. With
     `first_only`, the result is (B, 1, D), of the first token alone: the others are attended to, and no more.
+    `paths`, (2, B, 1, 1), are factors of its two branches, attention and feed-forward; None leaves both as they are.
     """
 
-    def __init__(self, dim: int, heads: int, mlp_ratio: float, drop_path: float = 0.0) -> None:
+    def __init__(self, dim: int, heads: int, mlp_ratio: float) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, eps=NORM_EPS)
         self.attn = Attention(dim, heads)
         self.norm2 = nn.LayerNorm(dim, eps=NORM_EPS)
         self.mlp = Mlp(dim, int(dim * mlp_ratio))
-        self.drop_path = drop_path
 
-    def forward(self, x: Tensor, *context: Tensor, first_only: bool = False) -> Tensor:
+    def forward(self, x: Tensor, *context: Tensor, first_only: bool = False, paths: Tensor | None = None) -> Tensor:
         normed = self.norm1(x)
         if first_only:
             x, normed, context = x[:, :1], normed[:, :1], (*context, normed)[:1]
-        x = x + self._drop(self.attn(normed, *context))
-        return x + self._drop(self.mlp(self.norm2(x)))
-
-    def _drop(self, branch: Tensor) -> Tensor:
-        if not self.training or self.drop_path == 0:
-            return branch
-        keep = draws.uniform((branch.shape[0], 1, 1), branch.device) >= self.drop_path
-        return branch * keep / (1 - self.drop_path)
+        attended = self.attn(normed, *context)
+        x = x + (attended if paths is None else attended * paths[0])
+        changed = self.mlp(self.norm2(x))
+        return x + (changed if paths is None else changed * paths[1])
 
 
 class ViT(nn.Module):
@@ -129,20 +125,17 @@ class ViT(nn.Module):
     Args:
         shape: image and network sizes; raises UserError where the patch does not divide the image.
         classes: outputs of the head; 0 builds the encoder alone.
-        drop_path: stochastic depth of the last layer, rising linearly from 0 in the first.
+        drop_path: stochastic depth (Huang et al. 2016) of the last layer, rising linearly from 0 in the first.
         pool: "token" reads the class token's output (the paper's choice), "mean" the mean over patches.
     """
 
     def __init__(self, shape: ViTShape, classes: int = 0, drop_path: float = 0.0, pool: str = "token") -> None:
         super().__init__()
         check_patch(shape.height, shape.width, shape.patch)
-        self.shape, self.pool = shape, pool
+        self.shape, self.pool, self.drop_path = shape, pool, drop_path
         self.patch_embed = nn.Linear(shape.patch_dim, shape.dim)
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + shape.patches, shape.dim))
-        self.blocks = nn.ModuleList(
-            Block(shape.dim, shape.heads, shape.mlp_ratio, drop_path * i / max(1, shape.depth - 1))
-            for i in range(shape.depth)
-        )
+        self.blocks = nn.ModuleList(Block(shape.dim, shape.heads, shape.mlp_ratio) for _ in range(shape.depth))
         self.norm = nn.LayerNorm(shape.dim, eps=NORM_EPS)
         self.head = nn.Linear(shape.dim, classes) if classes else nn.Identity()
         self.apply(init_weights)
@@ -170,9 +163,16 @@ class ViT(nn.Module):
         # Under autocast tokens stay in its type from here on: float32 positions would widen them, and each layer would
         # go over them again to narrow them.
         x = torch.cat([class_token.to(tokens.dtype), tokens + pos.to(tokens.dtype)], dim=1)
-        for number, block in enumerate(self.blocks, start=1):
-            x = block(x, first_only=class_only and number == len(self.blocks))
+        paths = self._paths(x) if self.training and self.drop_path else [None] * len(self.blocks)
+        for number, (block, path) in enumerate(zip(self.blocks, paths, strict=True), start=1):
+            x = block(x, first_only=class_only and number == len(self.blocks), paths=path)
         return self.norm(x)
+
+    def _paths(self, x: Tensor) -> Tensor:
+        """(depth, 2, B, 1, 1) in the type of `x`: 0 where a branch is dropped, drawn once for all layers."""
+        rates = torch.linspace(0, self.drop_path, len(self.blocks), device=x.device).view(-1, 1, 1, 1, 1)
+        kept = draws.uniform((len(self.blocks), 2, len(x), 1, 1), x.device, images=2) >= rates
+        return (kept / (1 - rates)).to(x.dtype)
 
     def features(self, images: Tensor) -> Tensor:
         """(B, D): what the head reads."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from accelerate import Accelerator
@@ -16,59 +16,87 @@ WORTH_SECONDS = 240.0  # stages that eager steps finish sooner are not worth a m
 TRIAL_STEPS = 5
 
 
-def compiled(network: nn.Module) -> nn.Module:
-    """The same network, its forward and backward pass compiled for the shapes that it meets.
+class Programs(NamedTuple):
+    """What a step computes with: the network, and what changes its images, both as they are or both compiled."""
 
-    Random numbers are drawn as the eager network draws them.
+    network: nn.Module
+    augment: Callable[[Tensor], Tensor]
+
+
+RunStep = Callable[[int, Programs], Tensor]
+Say = Callable[[str], None]
+
+
+def compiled(programs: Programs) -> Programs:
+    """The same programs, forward and backward pass compiled for the shapes that they meet.
+
+    Random numbers come from the generators that eager programs draw from; on CUDA the compiler may draw them in another
+    order (pytorch issue 181136), so that a run that goes on has to compute with what it began with.
     """
     import torch._inductor.config as inductor
 
     inductor.fallback_random = True
-    return cast(nn.Module, torch.compile(network, dynamic=False))
+    network, augment = (torch.compile(program, dynamic=False) for program in programs)
+    return Programs(cast(nn.Module, network), augment)
+
+
+def working(programs: Programs, run_step: RunStep, first: int, undo: Callable[[], None], say: Say) -> Programs:
+    """`programs` compiled, or as they are where a compiler or its absence fails in a first step.
+
+    Args:
+        programs: what trains, in training mode.
+        run_step: (step, programs) trains one step and returns its loss.
+        first: the step to try.
+        undo: puts the state before it back.
+        say: takes a line on what failed.
+    """
+    candidate = compiled(programs)
+    try:
+        run_step(first, candidate).item()
+    except Exception as error:
+        return _without(programs, error, undo, say)
+    undo()
+    return candidate
 
 
 def faster(
-    network: nn.Module,
-    run_step: Callable[[int, nn.Module], Tensor],
+    programs: Programs,
+    run_step: RunStep,
     first: int,
     undo: Callable[[], None],
     accelerator: Accelerator,
-    say: Callable[[str], None],
-) -> nn.Module:
-    """`network` or its compiled form, whichever trains faster in a few steps of each.
+    say: Say,
+) -> Programs:
+    """`programs` or their compiled form, whichever trains faster in a few steps of each.
 
-    Args:
-        network: what is trained, in training mode.
-        run_step: (step, network) trains one step and returns its loss.
-        first: the step to try them from.
-        undo: puts the state before the trial back.
-        accelerator: of the training; the main process measures and decides.
-        say: takes a line on what was chosen and why.
+    Args as in `working`; the main process of `accelerator` measures and decides.
     """
-    candidate, began = compiled(network), time.perf_counter()
+    candidate, began = compiled(programs), time.perf_counter()
     try:
-        eager, fast = (_seconds_a_step(n, run_step, first, undo) for n in (network, candidate))
+        eager, fast = (_seconds_a_step(p, run_step, first, undo) for p in (programs, candidate))
     except Exception as error:
-        # Whatever a compiler or its absence raises, the eager network trains as well.
-        torch.compiler.reset()
-        undo()
-        say(f"torch.compile: failed ({type(error).__name__}: {str(error).splitlines()[0]}), training without it")
-        return network
+        return _without(programs, error, undo, say)
     better = from_main(accelerator, fast < eager)
     say(
         f"torch.compile: {1000 * fast:.0f} ms a step against {1000 * eager:.0f} without, known after "
         f"{time.perf_counter() - began:.0f} s: training {'with' if better else 'without'} it"
     )
-    return candidate if better else network
+    return candidate if better else programs
 
 
-def _seconds_a_step(
-    network: nn.Module, run_step: Callable[[int, nn.Module], Tensor], first: int, undo: Callable[[], None]
-) -> float:
-    run_step(first, network).item()  # compiles, and warms up
+def _without(programs: Programs, error: Exception, undo: Callable[[], None], say: Say) -> Programs:
+    """Eager programs train as well."""
+    torch.compiler.reset()
+    undo()
+    say(f"torch.compile: failed ({type(error).__name__}: {str(error).splitlines()[0]}), training without it")
+    return programs
+
+
+def _seconds_a_step(programs: Programs, run_step: RunStep, first: int, undo: Callable[[], None]) -> float:
+    run_step(first, programs).item()  # compiles, and warms up
     began = time.perf_counter()
     for step in range(first + 1, first + 1 + TRIAL_STEPS):
-        loss = run_step(step, network)
+        loss = run_step(step, programs)
     loss.item()
     seconds = (time.perf_counter() - began) / TRIAL_STEPS
     undo()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from pocketvit.model.weights import load_encoder
 from pocketvit.training.log import RunLog
 from pocketvit.training.loop import TrainResult, train
 from pocketvit.training.pretrain import make_mae
+from pocketvit.training.schedule import Deadlines
 
 
 def make_classifier(dataset: Dataset, settings: Settings, seed: int, init: Path | None) -> ViT:
@@ -47,7 +47,7 @@ def finetune_classifier(
     log: RunLog,
     tags: dict[str, Any],
     folder: Path | None = None,
-    deadline: float = math.inf,
+    deadlines: Deadlines = Deadlines(),  # noqa: B008  # frozen
 ) -> TrainResult:
     """Train a classifier on the train images at the indices `labelled`; its readings hold `val_accuracy`.
 
@@ -68,18 +68,18 @@ def finetune_classifier(
     batches = Batches(images[labelled], labels[labelled], batch_size=config.batch_size, repeats=config.repeats, **norm)
     heldout = Batches(val_images, None, batch_size=512, **norm)
     truth = torch.from_numpy(val_labels).to(device)
-    augment = Augment(config.augment, dataset.shape[2], fill=dataset.mean)
+    augment = Augment(config.augment, dataset.shape[2], dataset.mean, device)
     classes, masking = len(dataset.classes), settings.pretrain
     model: nn.Module = vit
     if config.reconstruction:
         model = SupervisedMAE(make_mae(dataset, settings), vit).to(device)
         everything = Batches(images, None, batch_size=config.batch_size, **norm)
-        augment_masked = Augment(masking.augment, dataset.shape[2], fill=dataset.mean)
+        augment_masked = Augment(masking.augment, dataset.shape[2], dataset.mean, device)
 
     def loss_function(model: nn.Module, images: Tensor, labels: Tensor | None) -> Tensor:
         assert labels is not None
         images, targets = mix(
-            augment(images), labels, classes, config.mixup, config.cutmix, config.mix_share, config.label_smoothing
+            images, labels, classes, config.mixup, config.cutmix, config.mix_share, config.label_smoothing
         )
         images = batches.normalise(images)
         if not config.reconstruction:
@@ -98,7 +98,7 @@ def finetune_classifier(
     result = train(
         model, loss_function, batches, config, accelerator,
         seed=seed, log=log, tags=tags, evaluate=evaluate, reading_images=len(heldout),
-        folder=folder, deadline=deadline, compilation=settings.compile, sharded=settings.shard,
+        augment=augment, folder=folder, deadlines=deadlines, compilation=settings.compile, sharded=settings.shard,
     )  # fmt: skip
     return replace(result, model=_classifier(result.model))
 

@@ -96,6 +96,12 @@ class StageProgress:
             self._said, self._silent = now, False
             self._log.say(f"{self._title}  step {step}/{self._steps}  {note}  {left:.0f} s left")
 
+    def shorten(self, steps: int) -> None:
+        """Take in that the stage has fewer steps than it had."""
+        self._steps = steps
+        if self._bar is not None:
+            self._bar.update(self._task, total=steps)
+
     def close(self) -> None:
         """Take the bar away."""
         if self._bar is not None:

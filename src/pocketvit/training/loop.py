@@ -12,7 +12,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,15 +26,17 @@ from pocketvit.config import OptimConfig
 from pocketvit.data.batches import Batches
 from pocketvit.data.draws import sharing
 from pocketvit.training.checkpoint import REPLAY, Snapshot, capture, gathered, load_state, restore, save_state, write
-from pocketvit.training.compilation import WORTH_SECONDS, compiled, faster
+from pocketvit.training.compilation import WORTH_SECONDS, Programs, faster, working
 from pocketvit.training.device import from_main
 from pocketvit.training.log import RunLog, StageProgress
 from pocketvit.training.optimizer import Average, learning_rate, make_optimizer, scaled, set_mode
+from pocketvit.training.schedule import Deadlines, Pace, Schedule
 from pocketvit.training.sharding import gather, shard
 
 CHECKPOINT_SECONDS = 60.0
+CHECKPOINT_COST = 0.1  # seconds that writing one may take; where it takes longer, they come less often in proportion
 SETTLE_SECONDS = 2.0
-READINGS = 50  # how often a stage is evaluated, at the most
+READINGS = 20  # how often a stage is evaluated, at the most
 
 LossFunction = Callable[[nn.Module, Tensor, "Tensor | None"], Tensor]
 Evaluate = Callable[[nn.Module, int, bool], dict[str, float]]
@@ -52,19 +54,24 @@ class Interrupted(Exception):
         self.signum = signum
 
 
-class TimeIsUp(Exception):
-    """The time limit is reached, and the state is saved."""
+class Paused(Exception):
+    """The time after which to pause is over, and the state is saved."""
 
     def __init__(self) -> None:
-        super().__init__("the time limit is reached; continue with --resume")
+        super().__init__("paused; continue with --resume")
 
 
 @dataclass
 class TrainResult:
-    """What a stage did: the model to use (with averaged weights where there are some) and its readings."""
+    """What a stage did: the model to use (with averaged weights where there are some) and its readings.
+
+    `steps` are fewer than those `planned` where it had to land early; `compiled` says whether torch.compile's were.
+    """
 
     model: nn.Module
     steps: int
+    planned: int
+    compiled: bool
     epochs: int
     seconds: float
     images_per_second: float
@@ -89,8 +96,9 @@ def train(
     tags: dict[str, Any],
     evaluate: Evaluate | None = None,
     reading_images: int = 0,
+    augment: Callable[[Tensor], Tensor] | None = None,
     folder: Path | None = None,
-    deadline: float = math.inf,
+    deadlines: Deadlines = Deadlines(),  # noqa: B008  # frozen
     compilation: str = "never",
     sharded: bool = False,
 ) -> TrainResult:
@@ -105,15 +113,17 @@ def train(
         tags: what identifies the stage in metrics.jsonl, such as {"stage": "pretrain"}.
         evaluate: (model, epoch, whether it is the last) to readings, called at most READINGS times.
         reading_images: images that one such call goes through; training goes through twice as many between two.
+        augment: changes the images before the loss sees them; compiled where the network is.
         folder: where checkpoints go; those that are there are resumed from.
-        deadline: when to save and stop, on time.monotonic's clock.
-        compilation: "always", "never", or "auto": where the stage is long and a measured trial says that it pays.
+        deadlines: when to land, and when to save and stop.
+        compilation: "always" (but where the compiler fails), "never", or "auto": where the stage is long and a measured
+            trial says that it pays.
         sharded: keep a part of the weights in each process, rather than a copy of them all.
 
     Raises:
         NonFiniteLoss: after saving the state before that step to `folder`/replay.safetensors.
         Interrupted: on SIGINT or SIGTERM, after saving a checkpoint.
-        TimeIsUp: at the deadline, after saving a checkpoint.
+        Paused: at `deadlines.pause`, after saving a checkpoint.
         OSError: a checkpoint cannot be written; the last good one is left as it was.
     """
     title, given = " ".join(str(v) for v in tags.values()), config
@@ -131,14 +141,17 @@ def train(
     optimizer = make_optimizer(model, config)
     per_epoch = batches.steps_per_epoch
     steps = total_steps(config, per_epoch)
+    schedule = Schedule(steps, steps)
     between = max(steps / READINGS, 2 * reading_images / batches.batch_size)
     every = max(1, round(between / per_epoch)) * per_epoch
     resumed = load_state(folder, optimizer, modules, log.say) if folder else None
     # Checkpoints are taken in this mode too, for a change of modes rounds the weights.
     set_mode(optimizer, training=True)
     start, notes = (resumed.step, resumed.notes) if resumed else (0, {})
+    if "schedule" in notes:
+        schedule = Schedule(**notes["schedule"])
     log.rewind(tags, start)
-    progress = StageProgress(log, title, steps, start, per_epoch)
+    progress = StageProgress(log, title, schedule.steps, start, per_epoch)
     history: list[dict[str, Any]] = notes.get("history", [])
     losses: list[float] = notes.get("losses", [])
     seconds, began, saved = notes.get("seconds", 0.0), time.perf_counter(), time.monotonic()
@@ -147,29 +160,32 @@ def train(
     # A trial that failed in one process would leave the others waiting for its weights.
     choice = {"always": True, "never": False, "auto": False if sharded else None}[compilation]
     compiling: bool | None = notes.get("compiled", choice)
-    network = compiled(eager) if compiling else eager
+    plain = programs = Programs(eager, augment or nn.Identity())
+    weights = list(model.parameters())  # once, for walking the tree of modules takes the host longer than a kernel
 
-    def run_step(step: int, network: nn.Module) -> Tensor:
+    def run_step(step: int, programs: Programs) -> Tensor:
         """One step of training; returns the loss on this process's images, on the device."""
-        rate = learning_rate(step, steps, config)
+        rate = learning_rate(schedule.at(step), schedule.planned, config)
         for group in optimizer.param_groups:
             group["lr"] = rate * group["lr_scale"]
         total = torch.zeros((), device=accelerator.device)
         for part in range(config.accumulate):
             torch.manual_seed((seed * 1_000_003 + step) * config.accumulate + part)
             images, labels, _ = batches.at(step, part, config.accumulate)
+            # Outside of autocast, which would round the coordinates at which an image is read.
+            images = programs.augment(images)
             last = part == config.accumulate - 1
             # Gradients are exchanged once a step, with the last part's.
             with nullcontext() if last else accelerator.no_sync(eager), accelerator.autocast():
-                loss = loss_function(network, images, labels) / config.accumulate
+                loss = loss_function(programs.network, images, labels) / config.accumulate
             accelerator.backward(loss)
             total += loss.detach()
         if config.clip:
-            accelerator.clip_grad_norm_(model.parameters(), config.clip)
+            accelerator.clip_grad_norm_(weights, config.clip)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         if average:
-            average.update(model, step)
+            average.update(weights, step)
         return total
 
     def snapshot(step: int) -> Snapshot:
@@ -178,17 +194,23 @@ def train(
             "history": history.copy(),
             "losses": losses.copy(),
             "compiled": compiling,
+            "schedule": asdict(schedule),
         }
         return replace(capture(step, optimizer, modules), notes=notes)
 
     model.train()
     with _signals() as stop, sharing(accelerator.process_index, accelerator.num_processes):
         try:
-            settled, unread, pace, good = start, [], 1, snapshot(start)
-            for step in range(start, steps):
-                unread.append(run_step(step, network))
-                done = step + 1
-                read = done % every == 0 or done == steps
+            settled, unread, pace, good, watch, cost = start, [], 1, snapshot(start), Pace(), 0.0
+            if compiling and start < steps:
+                undo = partial(restore, good, optimizer, modules)
+                programs = working(plain, run_step, start, undo, log.say)
+                compiling = programs is not plain
+            done = start
+            while done < schedule.steps:
+                unread.append(run_step(done, programs))
+                done += 1
+                read = done % every == 0 or done == schedule.steps
                 if done - settled < pace and not read:
                     continue
                 values = _read_losses(unread, accelerator)
@@ -196,7 +218,7 @@ def train(
                 if bad is not None:
                     raise NonFiniteLoss(
                         _keep_for_replay(
-                            folder, settled + bad, good, optimizer, modules, partial(run_step, network=network), tags
+                            folder, settled + bad, good, optimizer, modules, partial(run_step, programs=programs), tags
                         )
                     )
                 losses += values
@@ -208,14 +230,14 @@ def train(
                         "epoch": -(-done // per_epoch),
                         "step": done,
                         "train_loss": sum(losses) / len(losses),
-                        "lr": learning_rate(step, steps, config),
+                        "lr": learning_rate(schedule.at(done - 1), schedule.planned, config),
                         "images_per_second": round(speed, 1),
                     }
                     if evaluate:
                         set_mode(optimizer, training=False)
                         if sharded:
                             gather(trained, into=usable)
-                        reading |= evaluate(usable, reading["epoch"], done == steps)
+                        reading |= evaluate(usable, reading["epoch"], done == schedule.steps)
                         set_mode(optimizer, training=True)
                         model.train()
                     log.metrics(reading)
@@ -226,44 +248,56 @@ def train(
                 elapsed = seconds + time.perf_counter() - began
                 progress.update(done, f"loss {values[-1]:.4f}  {done * batches.batch_size / elapsed:,.0f} img/s")
                 # The main process decides for all of them, or they would stop at different steps.
-                pace, elapsed, rest, due, late, signum = from_main(
+                pace, elapsed, rest, landed, due, late, signum = from_main(
                     accelerator,
                     (
                         max(1, min(4 * pace, int(SETTLE_SECONDS * done / elapsed))),
                         elapsed,
-                        (steps - done) * elapsed / done,
-                        now - saved > CHECKPOINT_SECONDS,
-                        now > deadline,
+                        (schedule.steps - done) * elapsed / done,
+                        watch.landed(schedule, done, deadlines.land),
+                        now - saved > CHECKPOINT_SECONDS * max(1.0, cost / CHECKPOINT_COST),
+                        now > deadlines.pause,
                         stop[0] if stop else 0,
                     ),
                 )
                 settled, unread = done, []
+                if landed != schedule:
+                    log.say(f"{title}: short of time: {landed.steps} steps in place of {schedule.steps}")
+                    # Kept at once: whoever goes on after a kill has to land there too.
+                    schedule, due = landed, True
+                    progress.shorten(schedule.steps)
                 # Not at once: the first steps are slow, and would make a short stage look long.
                 if compiling is None and rest > WORTH_SECONDS and elapsed > WORTH_SECONDS / 60:
                     undo = partial(restore, snapshot(done), optimizer, modules)
-                    network = faster(eager, run_step, done, undo, accelerator, log.say)
-                    compiling = network is not eager
+                    programs = faster(plain, run_step, done, undo, accelerator, log.say)
+                    compiling = programs is not plain
+                over = done == schedule.steps
                 if folder:
                     good = snapshot(done)
-                    if due or late or signum or done == steps:
+                    if due or late or signum or over:
                         state, saved = gathered(good, keep=accelerator.is_main_process), now
                         if accelerator.is_main_process:
                             save_state(folder, state)
+                        cost = time.monotonic() - now
                 if late or signum:
                     # Nobody leaves before the state is on the disk: whoever ends first may have the others killed.
                     accelerator.wait_for_everyone()
                 if signum:
                     raise Interrupted(signum)
-                if late and done < steps:
-                    raise TimeIsUp
+                if late and not over:
+                    raise Paused
         finally:
             progress.close()
     set_mode(optimizer, training=False)
     if sharded:
         gather(trained, into=usable)
+    steps = schedule.steps
     speed = steps * batches.batch_size / seconds if seconds else 0.0
     loss_at_end = history[-1]["train_loss"] if history else float("nan")
-    return TrainResult(usable.eval(), steps, -(-steps // per_epoch), seconds, speed, loss_at_end, history)
+    return TrainResult(
+        usable.eval(), steps, schedule.planned, bool(compiling), -(-steps // per_epoch), seconds, speed, loss_at_end,
+        history,
+    )  # fmt: skip
 
 
 def _read_losses(losses: list[Tensor], accelerator: Accelerator) -> list[float]:

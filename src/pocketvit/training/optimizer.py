@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
+from collections.abc import Sequence
+from functools import cached_property
 from importlib import import_module
 from itertools import islice
 from typing import Any, Protocol
@@ -53,18 +55,15 @@ def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimiz
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     last = max(model.layer_of(name) for name, _ in named)  # type: ignore[operator]
     matrices = _layer_matrices(model) if config.optimizer == "muon" else set()
-    # Muon's groups, and those of whatever has the rest.
-    hidden: dict[tuple[int, bool], dict[str, Any]] = {}
-    rest: dict[tuple[int, bool], dict[str, Any]] = {}
+    # Muon's groups, and those of whatever has the rest. One for each rate and decay: a fused step costs the host about
+    # as much for a group of one tensor as for one of a hundred.
+    hidden: dict[tuple[float, float], dict[str, Any]] = {}
+    rest: dict[tuple[float, float], dict[str, Any]] = {}
     for name, parameter in named:
-        layer, spared = model.layer_of(name), model.no_weight_decay(name, parameter)  # type: ignore[operator]
+        scale = config.layer_decay ** (last - model.layer_of(name))  # type: ignore[operator]
+        decay = 0.0 if model.no_weight_decay(name, parameter) else config.weight_decay  # type: ignore[operator]
         group = (hidden if id(parameter) in matrices else rest).setdefault(
-            (layer, spared),
-            {
-                "params": [],
-                "lr_scale": config.layer_decay ** (last - layer),
-                "weight_decay": 0.0 if spared else config.weight_decay,
-            },
+            (scale, decay), {"params": [], "lr_scale": scale, "weight_decay": decay}
         )
         group["params"].append(parameter)
     kind, groups = optimizer_class(config.optimizer), list(rest.values())
@@ -123,7 +122,7 @@ def scaled(config: OptimConfig, batch_size: int) -> OptimConfig:
     return dataclasses.replace(config, lr=config.lr * factor, min_lr=config.min_lr * factor, lr_base_size=0)
 
 
-def learning_rate(step: int, steps: int, config: OptimConfig) -> float:
+def learning_rate(step: float, steps: int, config: OptimConfig) -> float:
     """Linear warm-up, then a cosine from `lr` to `min_lr`, which schedule-free does without.
 
     It depends on the step alone, so resuming needs no state.
@@ -146,8 +145,13 @@ class Average:
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.model, self.decay = copy.deepcopy(model), decay
 
+    @cached_property
+    def parameters(self) -> list[Tensor]:
+        """The averaged weights, listed when they are first updated: sharding may have replaced them before."""
+        return list(self.model.parameters())
+
     @torch.no_grad()
-    def update(self, model: nn.Module, step: int) -> None:
-        """Take in the weights after `step`, counted from 0; the first are copied."""
+    def update(self, parameters: Sequence[Tensor], step: int) -> None:
+        """Take in a model's `parameters` after `step`, counted from 0; the first are copied."""
         decay = min(self.decay, (1 + step) / (10 + step)) if step else 0.0
-        torch._foreach_lerp_(list(self.model.parameters()), list(model.parameters()), 1 - decay)
+        torch._foreach_lerp_(self.parameters, list(parameters), 1 - decay)

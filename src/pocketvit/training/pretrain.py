@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from pocketvit.model.mae import MaskedAutoencoder
 from pocketvit.model.vit import ViT
 from pocketvit.training.log import RunLog
 from pocketvit.training.loop import TrainResult, train
+from pocketvit.training.schedule import Deadlines
 
 HELDOUT_BATCH = 512
 
@@ -35,14 +35,14 @@ def pretrain_mae(
     *,
     log: RunLog,
     folder: Path | None = None,
-    deadline: float = math.inf,
+    deadlines: Deadlines = Deadlines(),  # noqa: B008  # frozen
     knn: Callable[[ViT], float] | None = None,
 ) -> TrainResult:
     """Train a masked autoencoder on `dataset.train`; its readings hold `heldout_loss`, and `knn` where given."""
     config, device = settings.pretrain, accelerator.device
     torch.manual_seed(settings.seed)
     mae = make_mae(dataset, settings).to(device)
-    augment = Augment(config.augment, dataset.shape[2], fill=dataset.mean)
+    augment = Augment(config.augment, dataset.shape[2], dataset.mean, device)
     norm = {"mean": dataset.mean, "std": dataset.std, "device": device}
     batches = Batches(
         dataset.train.images, None, batch_size=config.batch_size, repeats=config.repeats, seed=settings.seed, **norm
@@ -51,7 +51,7 @@ def pretrain_mae(
     noise = _fixed_noise(len(dataset.val), mae).to(device)
 
     def loss_function(model: nn.Module, images: Tensor, labels: Tensor | None) -> Tensor:
-        return model(batches.normalise(augment(images)), config.mask_ratio, decode_share=config.decode_share).loss
+        return model(batches.normalise(images), config.mask_ratio, decode_share=config.decode_share).loss
 
     def evaluate(model: nn.Module, epoch: int, last: bool) -> dict[str, float]:
         with accelerator.autocast():
@@ -64,7 +64,7 @@ def pretrain_mae(
     return train(
         mae, loss_function, batches, config, accelerator,
         seed=settings.seed, log=log, tags=tags, evaluate=evaluate, reading_images=len(heldout),
-        folder=folder, deadline=deadline, compilation=settings.compile, sharded=settings.shard,
+        augment=augment, folder=folder, deadlines=deadlines, compilation=settings.compile, sharded=settings.shard,
     )  # fmt: skip
 
 

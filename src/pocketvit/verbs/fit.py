@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator, Sequence
 from functools import partial
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ from pocketvit.model.vit import ViT, ViTShape
 from pocketvit.verbs.run import MAE_WEIGHTS, Run
 from pocketvit.verbs.stages import (
     Context,
+    finetune_key,
     finetune_stage,
     finish,
     labelled_indices,
@@ -37,7 +41,7 @@ def fit(
     out: str | Path | None = None,
     overwrite: bool = False,
     resume: bool = False,
-    time_limit: str | float | None = None,
+    pause_after: str | float | None = None,
     settings: Settings | None = None,
     **overrides: Any,
 ) -> Run:
@@ -50,55 +54,88 @@ def fit(
     """
     settings = settings or resolve(recipe or default_recipe(data), config, **overrides)
     context = Context.open(
-        "fit", data, settings, out=out, overwrite=overwrite, resume=resume, time_limit=time_limit, need_labels=True
+        "fit", data, settings, out=out, overwrite=overwrite, resume=resume, pause_after=pause_after, need_labels=True
     )
-    pretrained = pretrain_stage(context)
-    mae = context.folder / MAE_WEIGHTS
-    budgets, largest = settings.data.label_budgets, settings.data.largest_budget
+    train_arms(context, INITS)
+    return complete(context, INITS)
+
+
+def train_arms(
+    context: Context,
+    arms: Sequence[str],
+    lands: Iterator[float] = repeat(math.inf),  # noqa: B008  # has no state
+) -> tuple[dict[str, Any] | None, dict[int | None, dict[str, list[dict[str, Any]]]]]:
+    """Pre-train where an arm needs it, and fine-tune each arm at each label budget and seed; what is done is only read.
+
+    Args:
+        context: of the run.
+        arms: some of INITS; random init takes as many steps as the arm from MAE has taken, where it has.
+        lands: when each fine-tuning, in order, has to be over, on time.monotonic's clock; those after the last, never.
+
+    Returns:
+        What the summary says of pre-training; the fine-tunings by label budget and arm.
+    """
+    pretrained = pretrain_stage(context) if "mae" in arms else None
+    mae, found = context.folder / MAE_WEIGHTS, {}
+    for per_class in context.settings.data.label_budgets:
+        runs: dict[str, list[dict[str, Any]]] = {name: [] for name in arms}
+        for seed in seeds(context):
+            for name in arms:
+                init, other = (
+                    (mae, None) if name == "mae" else (None, context.kept(finetune_key("mae", per_class, seed)))
+                )
+                steps, land = other["steps"] if other else None, next(lands, math.inf)
+                runs[name].append(finetune_stage(context, name, init, per_class, seed, steps, land))
+        found[per_class] = runs
+    return pretrained, found
+
+
+def complete(context: Context, arms: Sequence[str]) -> Run:
+    """Probes, baselines on raw pixels, summary and report of a run whose `arms` are trained; here or elsewhere."""
+    pretrained, found = train_arms(context, arms)
+    mae, largest = context.folder / MAE_WEIGHTS if pretrained else None, context.settings.data.largest_budget
     probed = context.once("probe", lambda: _probe(context, mae, largest))
     for name, values in probed.items():
         context.log.say(f"probe of {name}: kNN {100 * values['knn']:.2f} %, linear {100 * values['linear']:.2f} %")
-    tables, runs, pixels = [], [], []
-    for per_class in budgets:
-        found: dict[str, list[dict[str, Any]]] = {name: [] for name in INITS}
-        for seed in seeds(context):
-            for name in INITS:
-                init = mae if name == "mae" else None
-                found[name].append(finetune_stage(context, name, init, per_class, seed))
+    tables, pixels = [], []
+    for per_class, runs in found.items():
         baselines = context.once(f"pixels-{per_class or 'all'}", partial(_pixels, context, per_class))
-        tables.append(_table(per_class, found, baselines))
-        runs += [run for name in INITS for run in found[name]]
+        tables.append(_table(per_class, runs, baselines))
         test = {name: {"accuracy": v["accuracy"], "std": v["std"]} for name, v in baselines.items()}
         pixels.append({"labels_per_class": per_class, **test})
-        if per_class == largest:
-            shipped = max(INITS, key=lambda name: float(np.mean([run["val_accuracy"] for run in found[name]])))
-            context.ship(shipped)
+    best = max(arms, key=lambda name: float(np.mean([run["val_accuracy"] for run in found[largest][name]])))
+    context.ship(best)
     results = {"pretrain": pretrained, "probe": probed, "finetune": tables if len(tables) > 1 else tables[0]}
-    return finish(context, results, {"shipped": shipped, "runs": runs, "pixels": pixels}, mae)
+    every = [run for runs in found.values() for name in arms for run in runs[name]]
+    return finish(context, results, {"shipped": best, "runs": every, "pixels": pixels}, mae)
 
 
 def _table(
     per_class: int | None, found: dict[str, list[dict[str, Any]]], baselines: dict[str, dict[str, float]]
 ) -> dict[str, Any]:
     """One label budget's results. The raw-pixel baseline is the best on validation images, as a user would pick it."""
-    accuracy = {name: spread(runs) for name, runs in found.items()}
+    accuracy = {name: spread(found[name]) if name in found else None for name in INITS}
+    mae, random = accuracy.values()
     best = max(baselines, key=lambda name: baselines[name]["validation"])
     return {
         "labels_per_class": per_class,
         **accuracy,
         "pixels": {"name": best, "accuracy": baselines[best]["accuracy"]},
-        "gain": accuracy["mae"]["accuracy"] - accuracy["random"]["accuracy"],
+        "gain": mae["accuracy"] - random["accuracy"] if mae and random else None,
     }
 
 
-def _probe(context: Context, mae_file: Path, per_class: int | None) -> dict[str, dict[str, float]]:
-    """kNN and linear probe of frozen encoders, pre-trained and random, on the largest budget's labels."""
+def _probe(context: Context, mae_file: Path | None, per_class: int | None) -> dict[str, dict[str, float]]:
+    """kNN and linear probe of frozen encoders, pre-trained (where there is one) and random, on the largest budget."""
     dataset, settings = context.dataset, context.settings
     labelled = labelled_indices(dataset, settings, per_class, settings.seed)
-    mae, _ = weights.load(mae_file)
-    assert isinstance(mae, MaskedAutoencoder)
+    encoders = {}
+    if mae_file is not None:
+        mae, _ = weights.load(mae_file)
+        assert isinstance(mae, MaskedAutoencoder)
+        encoders["mae"] = mae.encoder
     torch.manual_seed(settings.seed)
-    encoders = {"mae": mae.encoder, "random": ViT(ViTShape.of(settings.model, dataset.shape), pool=settings.model.pool)}
+    encoders["random"] = ViT(ViTShape.of(settings.model, dataset.shape), pool=settings.model.pool)
     images, labels = dataset.labelled("train")
     test, device = dataset.labelled("test"), context.accelerator.device
     return {

@@ -7,7 +7,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -32,9 +32,10 @@ from pocketvit.report import write_report
 from pocketvit.training.device import describe, from_main, make_accelerator
 from pocketvit.training.finetune import finetune_classifier, make_classifier
 from pocketvit.training.log import RunLog
-from pocketvit.training.loop import TimeIsUp
+from pocketvit.training.loop import Paused
 from pocketvit.training.optimizer import optimizer_class
 from pocketvit.training.pretrain import pretrain_mae, verdict
+from pocketvit.training.schedule import Deadlines
 from pocketvit.verbs.run import (
     CONFIG,
     MAE_WEIGHTS,
@@ -62,7 +63,7 @@ class Context:
     folder: Path
     evidence: dict[str, Any]
     started: float
-    deadline: float
+    pause: float  # when to save and stop, on time.monotonic's clock
 
     @classmethod
     def open(
@@ -74,13 +75,13 @@ class Context:
         out: str | Path | None,
         overwrite: bool,
         resume: bool,
-        time_limit: str | float | None,
+        pause_after: str | float | None,
         need_labels: bool,
         init: Path | None = None,
     ) -> Context:
         """Load the data and check everything that can be wrong before the first file of the run is written."""
         started, patch = time.perf_counter(), settings.model.resolved().patch
-        deadline = math.inf if time_limit is None else time.monotonic() + seconds_of(time_limit)
+        pause = math.inf if pause_after is None else time.monotonic() + seconds_of(pause_after)
         assert patch is not None
         settings.data.label_budgets  # noqa: B018  # raises now rather than after pre-training
         for stage, config in (("pretrain", settings.pretrain), ("finetune", settings.finetune)):
@@ -102,7 +103,7 @@ class Context:
         folder = open_run(out, name, settings, overwrite, resume) if main else Path()
         folder = from_main(accelerator, folder)
         log = RunLog(folder, settings.tensorboard) if main else RunLog(quiet=True)
-        context = cls(settings, dataset, accelerator, log, folder, evidence(verb, resume), started, deadline)
+        context = cls(settings, dataset, accelerator, log, folder, evidence(verb, resume), started, pause)
         counts = {name: len(split) for name, split in _splits(dataset).items() if split is not None}
         context.log.say(f"{dataset.name}: {counts}, {len(dataset.classes)} classes, shape {dataset.shape}")
         for line in (*dataset.notes, f"{describe(accelerator)}, writing to {folder}"):
@@ -132,25 +133,36 @@ class Context:
             together: all processes compute, as in training, rather than the main one alone.
 
         Raises:
-            TimeIsUp: the time limit is reached, and the stage is not finished.
+            Paused: the time to pause has come, and the stage is not finished.
         """
-        file = self.folder / "stages" / f"{name}.json"
-        kept, late = self.on_main(lambda: (file.read_text() if file.exists() else None, self.is_late()))
+        kept, late = self.on_main(lambda: (self.kept(name), self.is_late()))
         if kept is not None:
-            return json.loads(kept)
+            return kept
         if late:
-            raise TimeIsUp
+            raise Paused
         value = compute() if together else self.on_main(compute)
-        self.on_main(lambda: write_whole(file, json.dumps(value, indent=1)))
+        self.on_main(lambda: write_whole(self._stage_file(name), json.dumps(value, indent=1)))
         return value
+
+    def kept(self, name: str) -> Any:
+        """What `once` kept of a stage; None where it has not finished."""
+        file = self._stage_file(name)
+        return json.loads(file.read_text()) if file.exists() else None
+
+    def _stage_file(self, name: str) -> Path:
+        return self.folder / "stages" / f"{name}.json"
+
+    def forget(self, stage: str) -> None:
+        """Remove a stage's checkpoints, after `once`: killed before, a resumed run still has them."""
+        self.on_main(lambda: shutil.rmtree(self.folder / "checkpoints" / stage, ignore_errors=True))
 
     def ship(self, init: str) -> None:
         """Make the kept classifier from `init` the run's model."""
         self.on_main(lambda: shutil.copyfile(classifier_file(self, init), self.folder / WEIGHTS))
 
     def is_late(self) -> bool:
-        """Whether the time limit is reached."""
-        return time.monotonic() > self.deadline
+        """Whether the time to pause has come."""
+        return time.monotonic() > self.pause
 
     def images(self) -> tuple[Any, Any, Any]:
         """Mean, standard deviation and device, as the evaluation room takes them."""
@@ -165,7 +177,7 @@ def pretrain(
     out: str | Path | None = None,
     overwrite: bool = False,
     resume: bool = False,
-    time_limit: str | float | None = None,
+    pause_after: str | float | None = None,
     settings: Settings | None = None,
     **overrides: Any,
 ) -> Run:
@@ -177,11 +189,11 @@ def pretrain(
         out: run directory; None makes a new one in runs/.
         overwrite: replace a run that is there.
         resume: go on with the run that is there.
-        time_limit: when to save and stop, in seconds or as "50m"; counted from the call.
+        pause_after: when to save and stop, in seconds or as "50m"; counted from the call.
 
     Raises:
         UserError: bad data, settings or directory.
-        TimeIsUp: the time limit is reached; what was done is saved, and `resume` goes on with it.
+        Paused: `pause_after` is over; what was done is saved, and `resume` goes on with it.
     """
     settings = settings or resolve(recipe or default_recipe(data), config, **overrides)
     context = Context.open(
@@ -191,7 +203,7 @@ def pretrain(
         out=out,
         overwrite=overwrite,
         resume=resume,
-        time_limit=time_limit,
+        pause_after=pause_after,
         need_labels=False,
     )
     result = pretrain_stage(context, WEIGHTS)
@@ -208,7 +220,7 @@ def finetune(
     out: str | Path | None = None,
     overwrite: bool = False,
     resume: bool = False,
-    time_limit: str | float | None = None,
+    pause_after: str | float | None = None,
     settings: Settings | None = None,
     **overrides: Any,
 ) -> Run:
@@ -223,7 +235,7 @@ def finetune(
     if source is not None:
         weights.encoder_state(source)  # before the data are decoded
     context = Context.open(
-        "finetune", data, settings, out=out, overwrite=overwrite, resume=resume, time_limit=time_limit,
+        "finetune", data, settings, out=out, overwrite=overwrite, resume=resume, pause_after=pause_after,
         need_labels=True, init=source,
     )  # fmt: skip
     name, tables, runs = "mae" if source else "random", [], []
@@ -238,8 +250,11 @@ def finetune(
     return finish(context, results, {"runs": runs}, source)
 
 
-def pretrain_stage(context: Context, file: str = MAE_WEIGHTS) -> dict[str, Any]:
-    """Pre-train, save the weights (decoder included) and return what the summary says of it."""
+def pretrain_stage(context: Context, file: str = MAE_WEIGHTS, land: float = math.inf) -> dict[str, Any]:
+    """Pre-train, save the weights (decoder included) and return what the summary says of it.
+
+    `land` is when it has to be over, on time.monotonic's clock.
+    """
     dataset, labels = context.dataset, context.dataset.train.labels
     knn = None
     if labels is not None and dataset.val.labels is not None and len(dataset.classes) > 1:
@@ -255,7 +270,7 @@ def pretrain_stage(context: Context, file: str = MAE_WEIGHTS) -> dict[str, Any]:
         folder = context.folder / "checkpoints" / "pretrain"
         result = pretrain_mae(
             dataset, context.settings, context.accelerator,
-            log=context.log, folder=folder, knn=knn, deadline=context.deadline,
+            log=context.log, folder=folder, knn=knn, deadlines=Deadlines(land, context.pause),
         )  # fmt: skip
         mae = result.model
         assert isinstance(mae, MaskedAutoencoder)
@@ -263,6 +278,9 @@ def pretrain_stage(context: Context, file: str = MAE_WEIGHTS) -> dict[str, Any]:
         heldout = [reading["heldout_loss"] for reading in result.history]
         return {
             "epochs": result.epochs,
+            "steps": result.steps,
+            "planned_steps": result.planned,
+            "compiled": result.compiled,
             "seconds": round(result.seconds, 1),
             "images_per_second": round(result.images_per_second, 1),
             "train_loss": result.train_loss,
@@ -271,46 +289,69 @@ def pretrain_stage(context: Context, file: str = MAE_WEIGHTS) -> dict[str, Any]:
         }
 
     stage: dict[str, Any] = context.once("pretrain", compute, together=True)
+    context.forget("pretrain")
     loss = f"train loss {stage['train_loss']:.4f}, held out {stage['heldout_loss']:.4f}"
     context.log.say(f"pretrain: {stage['epochs']} epochs in {stage['seconds']} s; {loss}; {stage['verdict']}")
     return stage
 
 
-def finetune_stage(context: Context, name: str, init: Path | None, per_class: int | None, seed: int) -> dict[str, Any]:
+def finetune_stage(
+    context: Context,
+    name: str,
+    init: Path | None,
+    per_class: int | None,
+    seed: int,
+    steps: int | None = None,
+    land: float = math.inf,
+) -> dict[str, Any]:
     """Fine-tune once and test; which labels are read depends on the seed.
 
-    The first seed's weights at the largest label budget are kept in stages/: they are what may be shipped.
+    The first seed's weights at the largest label budget are kept in stages/, since they may be shipped, and so are its
+    predictions of the test images.
+
+    Args:
+        steps: how many there are to be, in place of the settings' epochs.
+        land: when it has to be over, on time.monotonic's clock.
     """
     dataset, settings = context.dataset, context.settings
+    if steps is not None:
+        settings = replace(settings, finetune=replace(settings.finetune, epochs=1, min_steps=steps))
     keep = per_class == settings.data.largest_budget and seed == settings.seed
     tags = {"stage": "finetune", "init": name, "labels_per_class": per_class, "seed": seed}
-    key = f"finetune-{name}-{per_class or 'all'}-{seed}"
+    key = finetune_key(name, per_class, seed)
 
     def compute() -> dict[str, Any]:
         labelled = labelled_indices(dataset, context.settings, per_class, seed)
         folder = context.folder / "checkpoints" / key
         result = finetune_classifier(
-            dataset, labelled, context.settings, context.accelerator,
-            seed=seed, init=init, log=context.log, tags=tags, folder=folder, deadline=context.deadline,
+            dataset, labelled, settings, context.accelerator,
+            seed=seed, init=init, log=context.log, tags=tags, folder=folder, deadlines=Deadlines(land, context.pause),
         )  # fmt: skip
         vit = result.model
         assert isinstance(vit, ViT)
         images, labels = dataset.labelled("test")
-        metrics = Metrics.of(predict_probabilities(vit, images, *context.images()), labels, dataset.classes)
+        probabilities = predict_probabilities(vit, images, *context.images())
+        metrics = Metrics.of(probabilities, labels, dataset.classes)
         if keep:
-            file = classifier_file(context, name)
+            file, predictions = classifier_file(context, name), context.folder / "stages" / f"predictions-{name}.npy"
+            context.on_main(lambda: np.save(predictions, probabilities))
             context.on_main(lambda: weights.save(file, vit.cpu(), context.meta("classifier")))
         return {
-            **tags, "labels": len(labelled), "steps": result.steps, "seconds": round(result.seconds, 1),
+            **tags, "labels": len(labelled), "steps": result.steps, "planned_steps": result.planned,
+            "compiled": result.compiled, "seconds": round(result.seconds, 1),
             "accuracy": metrics.accuracy, "ece": metrics.ece, "val_accuracy": result.history[-1]["val_accuracy"],
         }  # fmt: skip
 
     stage: dict[str, Any] = context.once(key, compute, together=True)
-    # Only now, when the result is kept: killed in between, a resumed run still has the checkpoint.
-    context.on_main(lambda: shutil.rmtree(context.folder / "checkpoints" / key, ignore_errors=True))
+    context.forget(key)
     seconds = f"{stage['labels']} labels, {stage['steps']} steps in {stage['seconds']} s"
     context.log.say(f"finetune from {name}, seed {seed}: test {100 * stage['accuracy']:.2f} %  ({seconds})")
     return stage
+
+
+def finetune_key(name: str, per_class: int | None, seed: int) -> str:
+    """The stage of one fine-tuning."""
+    return f"finetune-{name}-{per_class or 'all'}-{seed}"
 
 
 def finish(context: Context, results: dict[str, Any], details: dict[str, Any], mae: Path | None) -> Run:
