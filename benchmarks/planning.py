@@ -1,113 +1,136 @@
-"""How many epochs fit into a given time, from a moment of both stages on the device that will train them."""
+"""How many epochs fit into a given time, from the paces of both stages on the device that will train them."""
 
 from __future__ import annotations
 
 import dataclasses
-import tempfile
-import time
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from accelerate import Accelerator
 
 from pocketvit.config import Settings
 from pocketvit.data import Dataset, Split
 from pocketvit.errors import UserError
-from pocketvit.evaluation.features import features
-from pocketvit.evaluation.probe import knn_accuracy, linear_accuracy
-from pocketvit.model.vit import ViT, ViTShape
-from pocketvit.training.checkpoint import NEWEST, read
 from pocketvit.training.finetune import finetune_classifier
 from pocketvit.training.log import RunLog
-from pocketvit.training.loop import TimeIsUp, TrainResult
+from pocketvit.training.loop import TrainResult
 from pocketvit.training.pretrain import pretrain_mae
-from pocketvit.verbs.fit import INITS
 from pocketvit.verbs.stages import labelled_indices
 
 STAGES = ("pretrain", "finetune")
-
-PRETRAIN_SHARE = 0.6  # of the time for training; the fine-tunings have equal shares of the rest
-MARGIN = 0.1  # of the total that nothing is planned for
-AROUND = 20.0  # seconds for loading again, report and evidence
-MEASURE_SECONDS = 8.0  # at most, for each stage, after its first step
-MEASURE_STEPS = 4  # between two readings of the clock
+PRETRAIN_SHARE = 0.38  # of the time for training; the fine-tunings have equal shares of the rest
+MARGIN = 0.04  # of a stage's time that no step is planned for
+AROUND = 12.0  # seconds kept for the test and for writing what it gave
+STEPS = {"cuda": 20}  # of an epoch that a pace is measured on, by device
+STEPS_ELSEWHERE = 2
+EPOCHS = 3  # of these, the first of which warms up
+AGREEMENT = 0.01  # of the eager loss, by which a compiled stage's may differ
 
 Json = dict[str, Any]
 
 
-def make_plan(total: float, dataset: Dataset, settings: Settings, accelerator: Accelerator, started: float) -> Json:
-    """Measure both stages and a probe for a moment, and choose the epochs of both for `total` seconds.
+def measure(stage: str, dataset: Dataset, settings: Settings, accelerator: Accelerator, compilation: str) -> Json:
+    """Seconds of a warm step of `stage`, and of what comes before it; the loss says whether it trains as it should.
 
     Args:
-        total: seconds, from `started` on.
-        started: on time.perf_counter's clock.
+        stage: of STAGES.
+        dataset: at least a batch of train images.
+        settings: of the run.
+        accelerator: on the device that will train.
+        compilation: "always" or "never".
+    """
+    config = getattr(settings, stage)
+    batch = min(config.batch_size, images_of(stage, dataset, settings))
+    some = first(dataset, STEPS.get(accelerator.device.type, STEPS_ELSEWHERE) * batch)
+    brief = dataclasses.replace(
+        settings, compile=compilation, **{stage: dataclasses.replace(config, epochs=EPOCHS, min_steps=0)}
+    )
+    done = train(stage, some, brief, accelerator)
+    (warm, began), (steps, seconds) = ((r["step"], r["step"] * batch / r["images_per_second"]) for r in ends(done))
+    return {
+        "batch_size": batch,
+        "seconds_per_step": (seconds - began) / (steps - warm),
+        "first_seconds": began,
+        "train_loss": done.history[0]["train_loss"],
+        "compiled": done.compiled,
+    }
+
+
+def ends(done: TrainResult) -> tuple[Json, Json]:
+    """The first reading and the last."""
+    return done.history[0], done.history[-1]
+
+
+def read_paces(folder: Path) -> Json:
+    """What pace.py wrote of both stages; UserError where one is missing."""
+    try:
+        return {stage: json.loads((folder / f"{stage}.json").read_text()) for stage in STAGES}
+    except (OSError, ValueError) as error:
+        raise UserError(f"--pace {folder}: {error}: run benchmarks/pace.py for both stages first") from None
+
+
+def compiling(paces: Json) -> bool:
+    """Whether compiled steps have run in both stages, learn as eager ones do, and are faster."""
+    return all(
+        pace.get("compiled") is not None
+        and pace["compiled"]["compiled"]
+        and abs(pace["compiled"]["train_loss"] / pace["eager"]["train_loss"] - 1) <= AGREEMENT
+        and pace["compiled"]["seconds_per_step"] < pace["eager"]["seconds_per_step"]
+        for pace in paces.values()
+    )
+
+
+def make_plan(total: float, spent: float, paces: Json, steps_per_epoch: Mapping[str, int], arms: Sequence[str]) -> Json:
+    """The epochs of both stages, and when each has to be over, for a run of `total` seconds.
+
+    Args:
+        total: seconds, from the run's begin on.
+        spent: seconds of them that are over.
+        paces: of both stages, as `read_paces` gives them.
+        steps_per_epoch: of both stages.
+        arms: what is fine-tuned, one after the other; "mae" is pre-trained before.
+
+    Returns:
+        "epochs", "compile", and "lands", seconds from the begin: of pre-training, then of each arm.
 
     Raises:
         UserError: not even one epoch of each fits.
     """
-    found = {
-        "seconds_per_epoch": {stage: seconds_per_epoch(stage, dataset, settings, accelerator) for stage in STAGES},
-        "probe_seconds": probe_seconds(dataset, settings, accelerator.device),
+    compiled = compiling(paces)
+    chosen = {stage: paces[stage]["compiled" if compiled else "eager"] for stage in STAGES}
+    left = total - spent - AROUND
+    share = PRETRAIN_SHARE if "mae" in arms else 0.0
+    times = {"pretrain": share * left, "finetune": (1 - share) * left / len(arms)}
+    epoch = {stage: chosen[stage]["seconds_per_step"] * steps_per_epoch[stage] for stage in STAGES}
+    fit = {
+        stage: (times[stage] * (1 - MARGIN) - (chosen[stage]["first_seconds"] if compiled else 0.0)) / epoch[stage]
+        for stage in STAGES
+        if times[stage]
     }
-    fine_tunings = len(INITS) * settings.seeds * len(settings.data.label_budgets)
-    spent = time.perf_counter() - started
-    epochs = choose_epochs(total, spent, found, fine_tunings)
-    return {"epochs": epochs, "measured": found, "planning_seconds": round(spent, 1)}
+    if min(fit.values()) < 1:
+        least = total + max((1 - fit[stage]) * epoch[stage] * left / times[stage] for stage in fit) / (1 - MARGIN)
+        raise UserError(f"--time-limit: {total:.0f} s are too short for one epoch of each stage: give {least + 1:.0f}s")
+    lands = [spent + times["pretrain"] + number * times["finetune"] for number in range(len(arms) + 1)]
+    return {
+        "epochs": {stage: int(count) for stage, count in fit.items()},
+        "compile": "always" if compiled else "never",
+        "lands": [round(land, 1) for land in lands],
+        "paces": paces,
+    }
 
 
-def choose_epochs(total: float, spent: float, found: Json, fine_tunings: int) -> dict[str, int]:
-    """Epochs of both stages, for everything to take under `total` seconds; raises UserError where not even one fits.
-
-    Args:
-        total: seconds.
-        spent: seconds of them that are over.
-        found: "seconds_per_epoch" of both stages, and "probe_seconds" of one encoder; two are probed.
-        fine_tunings: how many there will be.
-    """
-    left = total * (1 - MARGIN) - spent - AROUND - len(INITS) * found["probe_seconds"]
-    shares = {"pretrain": PRETRAIN_SHARE, "finetune": (1 - PRETRAIN_SHARE) / fine_tunings}
-    paces = found["seconds_per_epoch"]
-    epochs = {stage: int(left * shares[stage] / paces[stage]) for stage in STAGES}
-    if min(epochs.values()) < 1:
-        least = (max(paces[s] / shares[s] for s in STAGES) + total * (1 - MARGIN) - left) / (1 - MARGIN)
-        raise UserError(f"--total-time: {total:.0f} s are too short for one epoch of each stage: give {least:.0f}s")
-    return epochs
+def images_of(stage: str, dataset: Dataset, settings: Settings) -> int:
+    """Train images that a stage goes through in an epoch."""
+    return len(dataset.train) if stage == "pretrain" else len(labels_of(dataset, settings))
 
 
-def seconds_per_epoch(stage: str, dataset: Dataset, settings: Settings, accelerator: Accelerator) -> float:
-    """Seconds of an epoch of `stage`, from some warm steps of it; readings are not counted."""
-    config = getattr(settings, stage)
-    images = len(dataset.train) if stage == "pretrain" else len(labels_of(dataset, settings))
-    batch = min(config.batch_size, images)
-    some = first(dataset, MEASURE_STEPS * batch)
-    brief = dataclasses.replace(settings, **{stage: dataclasses.replace(config, epochs=50, min_steps=0)})
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            deadline = time.monotonic() + MEASURE_SECONDS
-            done = train(stage, some, brief, accelerator, folder=Path(folder), deadline=deadline)
-            steps, seconds, history = done.steps, done.seconds, done.history
-        except TimeIsUp:
-            kept = read(Path(folder) / NEWEST)
-            steps, seconds, history = kept.step, kept.notes["seconds"], kept.notes["history"]
-    # From the first reading on, which comes when all is warm; from the start where there is no time for two.
-    marks = [(r["step"], r["step"] * batch / r["images_per_second"]) for r in history if r["step"] < steps][:1]
-    warm, began = marks[0] if marks else (0, 0.0)
-    return (seconds - began) / (steps - warm) * (images // batch)
-
-
-def probe_seconds(dataset: Dataset, settings: Settings, device: torch.device) -> float:
-    """Seconds that kNN and linear probe of one encoder will take, from a tenth of the images of a large set."""
-    thin = 10 if len(dataset.train) > 10_000 else 1
-    vit = ViT(ViTShape.of(settings.model, dataset.shape), pool=settings.model.pool).to(device)
-    splits = [tuple(array[::thin] for array in dataset.labelled(split)) for split in ("train", "test")]
-    began = time.perf_counter()
-    parts = [array for x, y in splits for array in (features(vit, x, dataset.mean, dataset.std, device), y)]
-    linear_accuracy(*parts)
-    linear = time.perf_counter()
-    knn_accuracy(*parts)  # takes time with the product of both counts
-    return (linear - began) * thin + (time.perf_counter() - linear) * thin**2
+def steps_per_epoch(dataset: Dataset, settings: Settings) -> dict[str, int]:
+    """Of both stages."""
+    images = {stage: images_of(stage, dataset, settings) for stage in STAGES}
+    return {stage: count // min(getattr(settings, stage).batch_size, count) for stage, count in images.items()}
 
 
 def labels_of(dataset: Dataset, settings: Settings) -> np.ndarray:

@@ -16,14 +16,29 @@ from torch.utils._pytree import tree_leaves
 from pocketvit.config import Settings
 from pocketvit.data import Dataset
 from pocketvit.model.budget import budget
+from pocketvit.training.device import describe
 
 REPEATS = 10
 
 
-def speed(dataset: Dataset, settings: Settings, summary: Json, accelerator: Accelerator) -> Json:
-    """Both stages' pace, and how near it comes to what the device does at best."""
-    bf16 = accelerator.mixed_precision == "bf16"
-    ceilings = Ceilings.measure(accelerator.device, torch.bfloat16 if bf16 else torch.float32)
+def speed(
+    dataset: Dataset, settings: Settings, summary: Json, accelerator: Accelerator, device: Json | None = None
+) -> Json:
+    """The trained stages' pace, and how near it comes to what the device does at best.
+
+    Args:
+        dataset: of the run.
+        settings: of the run.
+        summary: of the run; says which device trained.
+        accelerator: of this process, which counts the bytes of a step; they are the same on every device.
+        device: what pace.py found of the device that trained; None measures this one, where it is that one.
+    """
+    ceilings = None
+    if device is not None:
+        ceilings = Ceilings(device["ceilings"]["matmul_flops"], device["ceilings"]["copy_bytes"])
+    elif describe(accelerator)["device"] == summary["details"]["device"]:
+        bf16 = accelerator.mixed_precision == "bf16"
+        ceilings = Ceilings.measure(accelerator.device, torch.bfloat16 if bf16 else torch.float32)
     cost = budget(settings.model, dataset.shape, len(dataset.classes), settings.pretrain.mask_ratio)
     labels, pretrained = len(labels_of(dataset, settings)), summary["pretrain"]
     runs = [run for run in summary["details"]["runs"] if run["labels"] == labels]
@@ -35,18 +50,22 @@ def speed(dataset: Dataset, settings: Settings, summary: Json, accelerator: Acce
     }
     # What is reconstructed beside is as many images.
     finetune_macs = cost.macs_computed + bool(settings.finetune.reconstruction) * cost.pretrain_macs
-    found: Json = {"ceilings": {"matmul_flops": ceilings.flops, "copy_bytes": ceilings.bytes}}
+    best = {"matmul_flops": ceilings.flops, "copy_bytes": ceilings.bytes} if ceilings else None
+    found: Json = {"ceilings": best}
     for stage, images, done, macs in (
         ("pretrain", len(dataset.train), pretrained, cost.pretrain_macs),
         ("finetune", labels, finetuned, finetune_macs),
     ):
+        if done is None:
+            continue
         batch, rate = min(getattr(settings, stage).batch_size, images), done["images_per_second"]
         # Backward takes twice the products of forward; a MAC is two FLOPs.
         flops, moved = 6 * macs * batch, bytes_of_a_step(stage, dataset, settings, accelerator)
+        step = {"flops": flops, "bytes": moved, "seconds": batch / rate}
         found[stage] = {
             "epochs": done["epochs"], "batch_size": batch, "images_per_second": rate,
             "seconds_per_epoch": images // batch * batch / rate,
-            "step": ceilings.roofline(flops, moved, batch / rate),
+            "step": ceilings.roofline(**step) if ceilings else step,
         }  # fmt: skip
     return found
 
@@ -81,11 +100,11 @@ class Ceilings:
         copy = fastest(lambda: target.copy_(source), device)
         return cls(2 * side**3 / product, 2 * source.nbytes / copy)
 
-    def roofline(self, flops: float, moved: float, seconds: float) -> dict[str, float]:
+    def roofline(self, flops: float, bytes: float, seconds: float) -> dict[str, float]:
         """A step's work and time beside the least time that the ceilings allow it; see docs/reproduce.md."""
-        least = {"matmul_seconds": flops / self.flops, "copy_seconds": moved / self.bytes}
+        least = {"matmul_seconds": flops / self.flops, "copy_seconds": bytes / self.bytes}
         return {
-            "flops": flops, "bytes": moved, "seconds": seconds, **least,
+            "flops": flops, "bytes": bytes, "seconds": seconds, **least,
             "utilisation": least["matmul_seconds"] / seconds,
             "roofline": max(least.values()) / seconds,
         }  # fmt: skip

@@ -1,0 +1,218 @@
+"""From the folder of a trained run to evidence: probes, raw pixels, report, roofline; on any machine with the images.
+
+    python benchmarks/finish.py runs/lite-cifar10-0 --data data/cifar10
+
+reproduce.py trains and tests; nothing here needs its device. What is not known of that device (its best, from
+pace.py) is left out of the roofline.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+REPO = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(REPO / "src"), str(REPO / "benchmarks")]  # a clone runs as it is
+
+import numpy as np  # noqa: E402
+import roofline  # noqa: E402
+import torch  # noqa: E402
+
+from pocketvit.config import recipe_path, resolve  # noqa: E402
+from pocketvit.errors import UserError  # noqa: E402
+from pocketvit.evaluation.features import predict_probabilities  # noqa: E402
+from pocketvit.evaluation.metrics import Metrics  # noqa: E402
+from pocketvit.files import write_whole  # noqa: E402
+from pocketvit.model import weights  # noqa: E402
+from pocketvit.model.vit import ViT  # noqa: E402
+from pocketvit.verbs.fit import INITS, complete  # noqa: E402
+from pocketvit.verbs.run import CONFIG, SUMMARY, WEIGHTS  # noqa: E402
+from pocketvit.verbs.stages import Context, classifier_file  # noqa: E402
+
+JOB, PLAN, CALLS, EVIDENCE = "job.json", "plan.json", "calls.jsonl", "reproduction.json"
+SOURCES = {
+    "cifar10": "CIFAR-10 (Krizhevsky 2009). Its authors state no licence; the images come from the web, by way of "
+    "80 Million Tiny Images, which has been withdrawn.",
+    "cifar100": "CIFAR-100 (Krizhevsky 2009). Its authors state no licence; the images come from the web, by way of "
+    "80 Million Tiny Images, which has been withdrawn. Ten test images are also train images.",
+}
+
+Json = dict[str, Any]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Finish one run; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="finish.py", description=__doc__.split("\n")[0], allow_abbrev=False)
+    parser.add_argument("run", type=Path, help="run directory of reproduce.py, trained and tested")
+    parser.add_argument("--data", help="source of images (default: data/cifar10 for a recipe named X-cifar10)")
+    parser.add_argument("--pace", type=Path, help="folder that pace.py wrote on the device that trained")
+    parser.add_argument("--out", type=Path, help="folder for results/ and models/ (default: this checkout)")
+    given = parser.parse_args(argv)
+    try:
+        finish(given.run, given.data, given.out, given.pace)
+        return 0
+    except UserError as error:
+        print(f"finish: {error}", file=sys.stderr)
+        return 2
+
+
+def finish(folder: Path, data: str | None = None, out: Path | None = None, pace: Path | None = None) -> None:
+    """Evidence, float16 weights and model card in the run directory, copied to where they are published.
+
+    Args:
+        folder: the run directory.
+        data: source of images; None takes data/ and the end of the recipe's name.
+        out: folder for results/ and models/; None takes this checkout, and publishes no changed recipe.
+        pace: folder with device.json, for the roofline.
+
+    Raises:
+        UserError: no such run, one with an arm that is not trained, or bad data.
+    """
+    job = read(folder / JOB)
+    stem = recipe_path(job["recipe"]).stem
+    if not (folder / EVIDENCE).is_file():
+        settings = resolve(config=folder / CONFIG)
+        context = Context.open(
+            "fit", data or f"data/{stem.split('-')[-1]}", settings, out=folder, overwrite=False, resume=True,
+            pause_after=None, need_labels=True,
+        )  # fmt: skip
+        complete(context, arms_of(context))
+        write_evidence(context, job, stem, read(pace / "device.json") if pace else None)
+    publish(folder, job, stem, out)
+    print((folder / EVIDENCE).resolve(), json.dumps(in_short(folder)), sep="\n")
+
+
+def arms_of(context: Context) -> list[str]:
+    """The arms whose classifier is there; UserError where there is none."""
+    arms = [name for name in INITS if classifier_file(context, name).is_file()]
+    if not arms:
+        raise UserError(f"{context.folder}: no arm is trained and tested: go on with reproduce.py")
+    return arms
+
+
+def read(file: Path) -> Json:
+    """A JSON file; UserError where it cannot be read."""
+    try:
+        found: Json = json.loads(file.read_text())
+    except (OSError, ValueError):
+        raise UserError(f"{file.parent}: no readable {file.name}: give a run directory of reproduce.py") from None
+    return found
+
+
+def calls_of(folder: Path) -> list[Json]:
+    """What each call of reproduce.py noted of itself, in order."""
+    return [json.loads(line) for line in (folder / CALLS).read_text().splitlines()]
+
+
+def write_evidence(context: Context, job: Json, stem: str, device: Json | None) -> None:
+    """Evidence, float16 weights and model card, in the run directory."""
+    folder, dataset, settings = context.folder, context.dataset, context.settings
+    summary, calls = json.loads((folder / SUMMARY).read_text()), calls_of(folder)
+    module, meta = weights.load(folder / WEIGHTS)
+    assert isinstance(module, ViT)
+    model = folder / f"{stem}.safetensors"
+    weights.save(model, module, meta, torch.float16)
+    rounded, (images, labels) = weights.load(model)[0], dataset.labelled("test")
+    assert isinstance(rounded, ViT)
+    where = context.accelerator.device
+    plain, mirrored = (
+        predict_probabilities(rounded.to(where), x, meta.mean, meta.std, where)
+        for x in (images, np.ascontiguousarray(images[:, :, ::-1]))
+    )
+    trained = {key: calls[-1][key] for key in ("command", "commit", "date", "device", "precision")}
+    trained |= {key: calls[-1][key] for key in ("versions", "environment")}
+    summary["details"] |= {
+        **trained, "seconds": sum(call["seconds"] for call in calls), "resumed": len(calls) > 1,
+        "finished_on": {key: summary["details"][key] for key in ("device", "environment", "commit", "date")},
+    }  # fmt: skip
+    summary["reproduction"] = {
+        "recipe": stem, "seed": job["seed"], "changes": job["changes"], "plan": read(folder / PLAN), "calls": calls,
+        "peak_memory_mb": max(call["peak_memory_mb"] or 0 for call in calls) or None,
+        "float16_accuracy": Metrics.of(plain, labels, dataset.classes).accuracy,
+        "mirrored_accuracy": Metrics.of((plain + mirrored) / 2, labels, dataset.classes).accuracy,
+        **roofline.speed(dataset, settings, summary, context.accelerator, device),
+    }  # fmt: skip
+    write_whole(folder / f"{stem}.md", model_card(job, stem, summary))
+    write_whole(folder / EVIDENCE, json.dumps(summary, indent=1) + "\n")
+
+
+def publish(folder: Path, job: Json, stem: str, out: Path | None) -> None:
+    """Copy what a finished run wrote to results/ and models/; a changed recipe's only where --out asks for it."""
+    out = out or (None if job["changes"] else REPO)
+    if out is None:
+        return
+    device = read(folder / EVIDENCE)["details"]["device"].lower().replace(" ", "-")
+    name = f"{folder.name.removesuffix(str(job['seed']))}{device}-{job['seed']}" if not job["changes"] else folder.name
+    write_whole(out / "results" / f"{name}.json", (folder / EVIDENCE).read_bytes())
+    if job["seed"] == 0:  # one model of a recipe is shipped, and no accuracy chooses which
+        for suffix in (".safetensors", ".md"):
+            file = folder / f"{stem}{suffix}"
+            write_whole(out / "models" / file.name, file.read_bytes())
+
+
+def in_short(folder: Path) -> Json:
+    """What a person wants to see first of the evidence."""
+    summary = read(folder / EVIDENCE)
+    tables, pace = summary["finetune"], summary["reproduction"]
+    last = tables[-1] if isinstance(tables, list) else tables
+    stages = [stage for stage in ("pretrain", "finetune") if stage in pace]
+    return {
+        **{f"accuracy_{name}": last[name]["accuracy"] for name in INITS if last[name]},
+        "probe": summary["probe"].get("mae"),
+        "seconds": summary["details"]["seconds"],
+        **{f"{stage}_seconds_per_epoch": round(pace[stage]["seconds_per_epoch"], 3) for stage in stages},
+        **{
+            f"{stage}_utilisation": round(pace[stage]["step"]["utilisation"], 4)
+            for stage in stages
+            if "utilisation" in pace[stage]["step"]
+        },
+    }
+
+
+def model_card(job: Json, stem: str, summary: Json) -> str:
+    """What the weights are, and what they are not."""
+    details, data, found = summary["details"], summary["dataset"], summary["reproduction"]
+    tables = summary["finetune"]
+    table = tables[-1] if isinstance(tables, list) else tables
+    titles = {"mae": "from MAE", "random": "from random init"}
+    arms = ", ".join(f"{titles[name]} {100 * table[name]['accuracy']:.2f} %" for name in INITS if table[name])
+    epochs = f"{found['finetune']['epochs']} of fine-tuning"
+    if "pretrain" in found:
+        epochs = f"{found['pretrain']['epochs']} epochs of pre-training, {epochs}"
+    size = "×".join(str(side) for side in data["shape"])
+    started = "the pre-trained encoder" if details["shipped"] == "mae" else "random init"
+    if all(table[name] for name in INITS):
+        started += ", which did better on the images that validate"
+    return f"""# {stem}
+
+A Vision Transformer of {summary["model"]["params"]:,} parameters for images of {size}, stored in float16.
+
+| | |
+|---|---|
+| classes | {", ".join(data["classes"])} |
+| trained on | {data["train"]:,} images; {data["val"]:,} more to validate |
+| recipe | `{stem}`, seed {job["seed"]}{f", with {job['changes']}" if job["changes"] else ""}: {epochs} |
+| started from | {started} |
+| test accuracy | {100 * found["float16_accuracy"]:.2f} % of this file on the {data["test"]:,} test images; \
+the recipe {arms} |
+| calibration error | {details["evaluation"]["ece"]:.3f} |
+| command | `{details["command"]}` |
+| commit | {details["commit"]} |
+| date, device | {details["date"][:10]}, {details["device"]}, {details["precision"]} |
+
+## Data
+
+{SOURCES.get(data["name"], f"`{data['name']}`: its licence is its source's.")}
+
+## Limits
+
+It knows {len(data["classes"])} classes and gives every image one of them, whatever it shows. It has seen no images but
+those of this data set, and its accuracy says nothing of images from elsewhere. It is one seed of its recipe.
+"""
+
+
+if __name__ == "__main__":
+    sys.exit(main())
