@@ -64,12 +64,13 @@ def ends(done: TrainResult) -> tuple[Json, Json]:
     return done.history[0], done.history[-1]
 
 
-def read_paces(folder: Path) -> Json:
-    """What pace.py wrote of both stages; UserError where one is missing."""
+def read_pace(folder: Path, stage: str) -> Json | None:
+    """What pace.py wrote of a stage; None where it has not come to that."""
     try:
-        return {stage: json.loads((folder / f"{stage}.json").read_text()) for stage in STAGES}
-    except (OSError, ValueError) as error:
-        raise UserError(f"--pace {folder}: {error}: run benchmarks/pace.py for both stages first") from None
+        found: Json = json.loads((folder / f"{stage}.json").read_text())
+    except (OSError, ValueError):
+        return None
+    return found
 
 
 def compiling(paces: Json) -> bool:
@@ -89,7 +90,7 @@ def make_plan(total: float, spent: float, paces: Json, steps_per_epoch: Mapping[
     Args:
         total: seconds, from the run's begin on.
         spent: seconds of them that are over.
-        paces: of both stages, as `read_paces` gives them.
+        paces: of both stages, as pace.py finds them.
         steps_per_epoch: of both stages.
         arms: what is fine-tuned, one after the other; "mae" is pre-trained before.
 

@@ -198,11 +198,9 @@ def make_plan(job: Job, began: float) -> Json:
     """The plan for job.time_limit, from pace.py's figures or from some steps now."""
     assert job.time_limit is not None
     dataset, settings, total = job.load(), job.settings({}), seconds_of(job.time_limit)
-    if job.pace:
-        paces = planning.read_paces(job.pace)
-    else:
-        eager = {s: planning.measure(s, dataset, settings, job.accelerator, "never") for s in planning.STAGES}
-        paces = {stage: {"eager": measured} for stage, measured in eager.items()}
+    paces = {stage: job.pace and planning.read_pace(job.pace, stage) for stage in planning.STAGES}
+    for stage in (stage for stage, pace in paces.items() if pace is None):
+        paces[stage] = {"eager": planning.measure(stage, dataset, settings, job.accelerator, "never")}
     spent, per_epoch = time.monotonic() - began, planning.steps_per_epoch(dataset, settings)
     plan = planning.make_plan(total, spent, paces, per_epoch, job.arms)
     print(f"plan for {job.time_limit}: {json.dumps({**plan, 'paces': None})}", file=sys.stderr)
