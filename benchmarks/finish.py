@@ -104,7 +104,8 @@ def read(file: Path) -> Json:
 
 def calls_of(folder: Path) -> list[Json]:
     """What each call of reproduce.py noted of itself, in order."""
-    return [json.loads(line) for line in (folder / CALLS).read_text().splitlines()]
+    file = folder / CALLS
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
 def write_evidence(context: Context, job: Json, stem: str, device: Json | None) -> None:

@@ -102,9 +102,7 @@ def make_plan(total: float, spent: float, paces: Json, steps_per_epoch: Mapping[
     """
     compiled = compiling(paces)
     chosen = {stage: paces[stage]["compiled" if compiled else "eager"] for stage in STAGES}
-    left = total - spent - AROUND
-    share = PRETRAIN_SHARE if "mae" in arms else 0.0
-    times = {"pretrain": share * left, "finetune": (1 - share) * left / len(arms)}
+    times, left = stage_times(total, spent, arms), total - spent - AROUND
     epoch = {stage: chosen[stage]["seconds_per_step"] * steps_per_epoch[stage] for stage in STAGES}
     fit = {
         stage: (times[stage] * (1 - MARGIN) - (chosen[stage]["first_seconds"] if compiled else 0.0)) / epoch[stage]
@@ -114,13 +112,25 @@ def make_plan(total: float, spent: float, paces: Json, steps_per_epoch: Mapping[
     if min(fit.values()) < 1:
         least = total + max((1 - fit[stage]) * epoch[stage] * left / times[stage] for stage in fit) / (1 - MARGIN)
         raise UserError(f"--time-limit: {total:.0f} s are too short for one epoch of each stage: give {least + 1:.0f}s")
-    lands = [spent + times["pretrain"] + number * times["finetune"] for number in range(len(arms) + 1)]
     return {
+        "arms": list(arms),
         "epochs": {stage: int(count) for stage, count in fit.items()},
         "compile": "always" if compiled else "never",
-        "lands": [round(land, 1) for land in lands],
+        "lands": lands(total, spent, arms),
         "paces": paces,
     }
+
+
+def stage_times(total: float, spent: float, arms: Sequence[str]) -> dict[str, float]:
+    """Seconds of pre-training, and of each arm's fine-tuning."""
+    left, share = total - spent - AROUND, PRETRAIN_SHARE if "mae" in arms else 0.0
+    return {"pretrain": share * left, "finetune": (1 - share) * left / len(arms)}
+
+
+def lands(total: float, spent: float, arms: Sequence[str]) -> list[float]:
+    """Seconds from a run's begin by which pre-training has to be over, and then each arm's fine-tuning."""
+    times = stage_times(total, spent, arms)
+    return [round(spent + times["pretrain"] + number * times["finetune"], 1) for number in range(len(arms) + 1)]
 
 
 def images_of(stage: str, dataset: Dataset, settings: Settings) -> int:

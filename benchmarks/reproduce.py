@@ -168,17 +168,21 @@ def reproduce(job: Job, began: float) -> None:
         Paused: at job.pause_after.
         UserError, NonFiniteLoss, Interrupted: as `pocketvit.fit`.
     """
-    folder, calls = job.folder, job.folder / finish.CALLS
+    folder = job.folder
     if job.overwrite or not (folder / CONFIG).is_file():
-        plan = make_plan(job, began) if job.time_limit else {}
+        dataset = job.load()  # what is wrong with the data is said before anything is written
+        plan = make_plan(job, dataset, began) if job.time_limit else {}
         open_run(folder, folder.name, job.settings(plan), job.overwrite, resume=False)
         write_whole(folder / finish.PLAN, json.dumps(plan, indent=1) + "\n")
         identity = {"recipe": job.recipe, "seed": job.seed, "changes": job.changes, "device": job.device}
         write_whole(folder / finish.JOB, json.dumps(identity, indent=1) + "\n")
     plan = finish.read(folder / finish.PLAN)
-    # Time that earlier calls have spent is over.
-    spent = sum(call["seconds"] for call in finish.calls_of(folder)) if calls.exists() else 0.0
-    lands = (began - spent + seconds for seconds in plan.get("lands", ()))
+    # Earlier calls for the same arms have spent some of the time; an arm that joins has its own, and the others' steps.
+    before = [call["seconds"] for call in finish.calls_of(folder) if call["arms"] == list(job.arms)]
+    spent, moments = sum(before), plan.get("lands", ())
+    if job.time_limit and plan.get("arms") != list(job.arms):
+        moments = planning.lands(seconds_of(job.time_limit), time.monotonic() - began, job.arms)
+    lands = (began - spent + seconds for seconds in moments)
     pause = None
     if job.pause_after:
         pause = max(0.01, seconds_of(job.pause_after) - (time.monotonic() - began))
@@ -194,10 +198,10 @@ def reproduce(job: Job, began: float) -> None:
         note_call(job, context, began, finished)
 
 
-def make_plan(job: Job, began: float) -> Json:
+def make_plan(job: Job, dataset: Dataset, began: float) -> Json:
     """The plan for job.time_limit, from pace.py's figures or from some steps now."""
     assert job.time_limit is not None
-    dataset, settings, total = job.load(), job.settings({}), seconds_of(job.time_limit)
+    settings, total = job.settings({}), seconds_of(job.time_limit)
     paces = {stage: job.pace and planning.read_pace(job.pace, stage) for stage in planning.STAGES}
     for stage in (stage for stage, pace in paces.items() if pace is None):
         paces[stage] = {"eager": planning.measure(stage, dataset, settings, job.accelerator, "never")}
@@ -223,7 +227,8 @@ def note_call(job: Job, context: Context, began: float, finished: bool) -> None:
     on_gpu = job.accelerator.device.type == "cuda"
     call = {
         **evidence("fit"), **describe(job.accelerator),
-        "command": job.command, "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "command": job.command, "arms": list(job.arms),
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "seconds": round(time.monotonic() - began, 1),
         "peak_memory_mb": round(torch.cuda.max_memory_allocated() / 1e6, 1) if on_gpu else None,
         "finished": finished,

@@ -1,4 +1,4 @@
-"""benchmarks/reproduce.py on 512 images and a shrunken network: slices end where one call does, and a plan fits."""
+"""benchmarks/reproduce.py on 512 images and a shrunken network: parts end where one call does, and a plan fits."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ import pocketvit
 from pocketvit.errors import UserError
 from pocketvit.model import weights
 from pocketvit.training import loop
-from pocketvit.verbs import stages
+from pocketvit.verbs import fit, stages
 
 REPO = Path(__file__).resolve().parents[1]
 SIZES = {"width": 16, "depth": 1, "heads": 2, "decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2}
@@ -103,7 +103,7 @@ def test_slices_end_with_the_same_bits_as_one_call(
     whole, sliced = tmp_path / "whole", tmp_path / "sliced"
     for place in (whole, sliced):
         place.mkdir()
-    monkeypatch.setattr(reproduce, "REPO", tmp_path / "checkout")
+    monkeypatch.setattr(reproduce.finish, "REPO", tmp_path / "checkout")
     monkeypatch.chdir(whole)
     assert reproduce.main(args) == 0
     # Losses are read in every step, for the deadline to be looked at as often.
@@ -112,9 +112,9 @@ def test_slices_end_with_the_same_bits_as_one_call(
     monkeypatch.setattr(stages, "time", loop.time)
     monkeypatch.chdir(sliced)
     calls, folder = 0, reproduce.Job.parse(args).folder
-    assert re.fullmatch(r"runs/lite-cifar10-cpu-0-changed-\w{6}", str(folder))
+    assert re.fullmatch(r"runs/lite-cifar10-0-changed-\w{6}", str(folder))
     while not (folder / "reproduction.json").exists():
-        assert reproduce.main([*args, "--time-limit", "15000s"]) == 0
+        assert reproduce.main([*args, "--pause-after", "15000s"]) == 0
         calls += 1
         assert calls < 20
     assert calls >= 3
@@ -143,7 +143,7 @@ def finished(reproduce: ModuleType, images: Path, tmp_path_factory: pytest.TempP
     (folder / RECIPE).write_text(yaml.safe_dump(settings))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("POCKETVIT_CACHE", str(folder / "cache"))
-        patch.setattr(reproduce, "REPO", folder / "checkout")
+        patch.setattr(reproduce.finish, "REPO", folder / "checkout")
         patch.chdir(folder)
         assert reproduce.main([RECIPE, "--device=cpu"]) == 0
     return folder
@@ -157,7 +157,7 @@ def evidence(finished: Path) -> dict[str, Any]:
 def test_evidence_says_how_fast_and_how_near_to_the_devices_best(finished: Path) -> None:
     summary = evidence(finished)
     found = summary["reproduction"]
-    assert summary["details"]["command"] == f"python benchmarks/reproduce.py {RECIPE} --seed 0"
+    assert summary["details"]["command"] == f"python benchmarks/reproduce.py {RECIPE} --seed 0 --arms mae,random"
     assert str(finished) not in json.dumps(summary)
     train = summary["dataset"]["train"]
     assert (found["pretrain"]["epochs"], found["finetune"]["epochs"]) == (2, 1)
@@ -182,7 +182,7 @@ def test_evidence_says_how_fast_and_how_near_to_the_devices_best(finished: Path)
 def test_the_weights_are_half_as_large_and_the_card_tells_of_them(finished: Path) -> None:
     models = finished / "checkout" / "models"
     module, meta = weights.load(models / "small-cifar10.safetensors")
-    full, same = weights.load(finished / "runs" / "small-cifar10-cpu-0")
+    full, same = weights.load(finished / "runs" / "small-cifar10-0")
     assert meta == same
     for name, value in module.state_dict().items():
         assert torch.equal(value, full.state_dict()[name].half().float())
@@ -206,8 +206,9 @@ def test_a_finished_run_is_not_run_again(
     def never(*args: object, **kwargs: object) -> None:
         raise AssertionError("it was run again")
 
-    monkeypatch.setattr(reproduce, "fit", never)
-    monkeypatch.setattr(reproduce, "REPO", finished / "checkout")
+    for module, name in ((stages, "pretrain_mae"), (stages, "finetune_classifier"), (fit, "probe")):
+        monkeypatch.setattr(module, name, never)
+    monkeypatch.setattr(reproduce.finish, "REPO", finished / "checkout")
     assert reproduce.main([RECIPE, "--device=cpu"]) == 0
     # What it wrote can still be had elsewhere.
     assert reproduce.main([RECIPE, "--device=cpu", "--out=elsewhere"]) == 0
@@ -215,62 +216,125 @@ def test_a_finished_run_is_not_run_again(
         assert (finished / "elsewhere" / file).read_bytes() == (finished / "checkout" / file).read_bytes()
 
 
-def test_a_total_time_is_planned_once_and_kept(
-    reproduce: ModuleType,
-    images: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+def test_arms_add_up_to_one_evidence_file_with_equal_steps(
+    reproduce: ModuleType, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One arm on a machine that is lent, the other later, and the rest where the run came home to."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("POCKETVIT_COMMIT", "unused where there is git")
+    args = ["lite-cifar10", "--data", str(images), *SHRUNKEN]
+    folder = reproduce.Job.parse(args).folder
+    assert reproduce.main([*args, "--arms", "mae", "--time-limit", "30s"]) == 0
+    plan = json.loads((folder / "plan.json").read_text())
+    assert not (folder / "summary.json").exists()
+    assert sorted(file.name for file in (folder / "stages").glob("*.json")) == [
+        "finetune-mae-all-0.json",
+        "pretrain.json",
+    ]
+    assert not list((folder / "checkpoints").iterdir())
+    assert reproduce.main([*args, "--arms", "random", "--time-limit", "30s"]) == 0
+    assert json.loads((folder / "plan.json").read_text()) == plan
+    finish = [sys.executable, str(REPO / "benchmarks" / "finish.py"), str(folder)]
+    elsewhere = tmp_path / "home"
+    elsewhere.mkdir()
+    folder.rename(elsewhere / folder.name)
+    finish[-1] = folder.name
+    subprocess.run([*finish, "--data", str(images), "--out", "out"], cwd=elsewhere, check=True, capture_output=True)
+    (file,) = (elsewhere / "out" / "results").iterdir()
+    summary = json.loads(file.read_text())
+    assert set(summary["finetune"]) >= {"mae", "random", "gain"}
+    runs = {run["init"]: run for run in summary["details"]["runs"]}
+    assert runs["mae"]["steps"] == runs["random"]["steps"] > 0
+    assert summary["pretrain"]["planned_steps"] == plan["epochs"]["pretrain"] * (summary["dataset"]["train"] // 64)
+    predictions = np.load(elsewhere / folder.name / "stages" / "predictions-mae.npy")
+    assert predictions.shape == (64, 10)
+    labels = [int(row) for row in pq.read_table(next(images.glob("test-*")))["label"].to_pylist()]
+    assert (predictions.argmax(1) == labels).mean() == pytest.approx(summary["finetune"]["mae"]["accuracy"])
+
+
+def test_one_arm_alone_is_evidence_without_the_other(
+    reproduce: ModuleType, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(reproduce.planning, "MEASURE_SECONDS", 1.0)
-    planned: list[dict[str, float]] = []
-    choose = reproduce.planning.choose_epochs
-
-    def few(total: float, spent: float, found: dict[str, dict[str, float]], fine_tunings: int) -> dict[str, int]:
-        planned.append(found["seconds_per_epoch"])
-        assert min(choose(total, spent, found, fine_tunings).values()) >= 1
-        return {"pretrain": 3, "finetune": 2}
-
-    monkeypatch.setattr(reproduce.planning, "choose_epochs", few)
-    args = ["lite-cifar10", "--data", str(images), *SHRUNKEN, "--total-time", "20m"]
-    assert reproduce.main([*args, "--time-limit", "0.01s"]) == 0
-    assert reproduce.main(args) == 0
-    assert len(planned) == 1
-    assert all(0 < planned[0][stage] < 60 for stage in ("pretrain", "finetune"))
-    file = reproduce.Job.parse(args).folder / "reproduction.json"
+    assert reproduce.main(["lite-cifar10", "--data", str(images), *BRIEF, "--arms", "random", "--out", "out"]) == 0
+    (file,) = (tmp_path / "out" / "results").iterdir()
     summary = json.loads(file.read_text())
-    assert summary["pretrain"]["epochs"] == 3
-    assert {run["steps"] for run in summary["details"]["runs"]} == {2 * (summary["dataset"]["train"] // 64)}
-    assert "--total-time 20m" in summary["details"]["command"]
-    assert summary["reproduction"]["plan"]["measured"]["seconds_per_epoch"] == planned[0]
-    capsys.readouterr()
-    file.unlink()
-    assert reproduce.main([*args[:-1], "30m"]) == 2
-    assert "was planned with 20m" in capsys.readouterr().err
+    assert summary["pretrain"] is summary["finetune"]["mae"] is summary["finetune"]["gain"] is None
+    assert summary["finetune"]["random"]["accuracy"] >= 0
+    assert set(summary["probe"]) == {"random"}
+    assert "from MAE" not in (tmp_path / "out" / "models" / "lite-cifar10.md").read_text()
+
+
+def test_a_time_limit_is_kept_however_fast_the_pace_was_said_to_be(
+    reproduce: ModuleType, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(reproduce.planning, "AROUND", 3.0)
+    for stage in ("pretrain", "finetune"):
+        pace = {"seconds_per_step": 1e-4, "first_seconds": 0.1, "train_loss": 1.0, "compiled": False}
+        (tmp_path / f"{stage}.json").write_text(json.dumps({"eager": pace}))
+    args = ["lite-cifar10", "--data", str(images), *SHRUNKEN, "--arms", "mae", "--pace", ".", "--time-limit", "12s"]
+    began = time.monotonic()
+    assert reproduce.main(args) == 0
+    assert time.monotonic() - began < 1.05 * 12
+    folder = reproduce.Job.parse(args).folder
+    for stage in ("pretrain", "finetune-mae-all-0"):
+        found = json.loads((folder / "stages" / f"{stage}.json").read_text())
+        assert 0 < found["steps"] < found["planned_steps"]
+
+
+def paces(pretrain: float, finetune: float, compiled: float | None = None, loss: float = 2.0) -> dict[str, Any]:
+    """Seconds of a step of both stages, and how many times as long it takes compiled."""
+    found: dict[str, Any] = {}
+    for stage, seconds in (("pretrain", pretrain), ("finetune", finetune)):
+        eager = {"seconds_per_step": seconds, "first_seconds": 1.0, "train_loss": 2.0, "compiled": False}
+        found[stage] = {"eager": eager}
+        if compiled:
+            fast = {"seconds_per_step": compiled * seconds, "train_loss": loss, "compiled": True, "first_seconds": 15.0}
+            found[stage]["compiled"] = eager | fast
+    return found
+
+
+STEPS = {"pretrain": 47, "finetune": 95}
 
 
 @pytest.mark.parametrize("total", [600.0, 1500.0])
-@pytest.mark.parametrize("fine_tunings", [2, 6])
-def test_what_is_planned_fits_into_the_time(reproduce: ModuleType, total: float, fine_tunings: int) -> None:
-    paces = {"pretrain": 1.7, "finetune": 2.3}
-    found = {"seconds_per_epoch": paces, "probe_seconds": 13.0}
-    epochs = reproduce.planning.choose_epochs(total, 40.0, found, fine_tunings)
-    training = epochs["pretrain"] * paces["pretrain"] + fine_tunings * epochs["finetune"] * paces["finetune"]
-    everything = 40.0 + 2 * 13.0 + training
-    assert everything < (1 - reproduce.planning.MARGIN) * total
-    assert everything > 0.8 * (1 - reproduce.planning.MARGIN) * total
-    assert epochs["pretrain"] * paces["pretrain"] / training == pytest.approx(
-        reproduce.planning.PRETRAIN_SHARE, abs=0.02
-    )
+@pytest.mark.parametrize("arms", [["mae"], ["mae", "random"], ["random"]])
+def test_what_is_planned_fits_into_the_time(reproduce: ModuleType, total: float, arms: list[str]) -> None:
+    planning = reproduce.planning
+    plan = planning.make_plan(total, 40.0, paces(0.01, 0.014), STEPS, arms)
+    times = {
+        "pretrain": plan["epochs"].get("pretrain", 0) * 47 * 0.01,
+        "finetune": plan["epochs"]["finetune"] * 95 * 0.014 * len(arms),
+    }
+    assert 0.9 * (total - 40 - planning.AROUND) < sum(times.values()) < total - 40 - planning.AROUND
+    assert plan["lands"][-1] == pytest.approx(total - planning.AROUND)
+    share = times["pretrain"] / sum(times.values())
+    assert share == pytest.approx(planning.PRETRAIN_SHARE if "mae" in arms else 0.0, abs=0.02)
+    assert plan["lands"] == sorted(plan["lands"])
+    assert len(plan["lands"]) == len(arms) + 1
+
+
+@pytest.mark.parametrize(
+    ("compiled", "loss", "choice"),
+    [(0.5, 2.01, "always"), (0.5, 2.1, "never"), (1.1, 2.0, "never"), (None, 2, "never")],
+)
+def test_compiled_steps_are_chosen_where_they_learn_alike_and_are_faster(
+    reproduce: ModuleType, compiled: float | None, loss: float, choice: str
+) -> None:
+    plan = reproduce.planning.make_plan(600.0, 40.0, paces(0.01, 0.014, compiled, loss), STEPS, ["mae"])
+    assert plan["compile"] == choice
+    slow = reproduce.planning.make_plan(600.0, 40.0, paces(0.01, 0.014), STEPS, ["mae"])
+    assert (plan["epochs"]["finetune"] > 1.5 * slow["epochs"]["finetune"]) == (choice == "always")
 
 
 def test_a_time_too_short_names_one_that_is_not(reproduce: ModuleType) -> None:
-    found = {"seconds_per_epoch": {"pretrain": 30.0, "finetune": 30.0}, "probe_seconds": 5.0}
+    make_plan = reproduce.planning.make_plan
     with pytest.raises(UserError, match=r"give (\d+)s") as error:
-        reproduce.planning.choose_epochs(60.0, 10.0, found, 2)
+        make_plan(60.0, 10.0, paces(0.6, 0.3), STEPS, ["mae", "random"])
     enough = float(str(error.value).split("give ")[1].removesuffix("s"))
-    assert min(reproduce.planning.choose_epochs(enough + 1, 10.0, found, 2).values()) == 1
+    plan = make_plan(enough + 1, 10.0, paces(0.6, 0.3), STEPS, ["mae", "random"])
+    assert min(plan["epochs"].values()) == 1
 
 
 @pytest.mark.parametrize(
@@ -283,7 +347,8 @@ def test_a_time_too_short_names_one_that_is_not(reproduce: ModuleType) -> None:
         (["lite-cifar10", "--data", "nowhere"], "'nowhere' does not exist"),
         (["lite-cifar10", "--time-limit", "soon"], "'soon' is not a duration"),
         (["lite-cifar10", "--images", "0"], "--data.images: 0 is out of range"),
-        (["lite-cifar10", "--total-time", "9m", "--pretrain.epochs", "3"], "leave one of the two out"),
+        (["lite-cifar10", "--time-limit", "9m", "--pretrain.epochs", "3"], "leave one of the two out"),
+        (["lite-cifar10", "--arms", "mae,cnn"], "expected one or more of mae, random"),
     ],
 )
 def test_a_mistake_gets_one_line(
@@ -311,7 +376,7 @@ def test_bytes_moved_are_those_of_each_operator(reproduce: ModuleType) -> None:
         (lambda: a.view(10, 10).t(), 0),
         (lambda: torch.empty(100), 0),
     ):
-        with reproduce.roofline.BytesMoved() as moved:
+        with reproduce.finish.roofline.BytesMoved() as moved:
             work()
         assert moved.total == expected
 
@@ -319,5 +384,15 @@ def test_bytes_moved_are_those_of_each_operator(reproduce: ModuleType) -> None:
 def test_it_runs_from_anywhere_without_being_installed(tmp_path: Path) -> None:
     script = str(REPO / "benchmarks" / "reproduce.py")
     done = subprocess.run([sys.executable, script, "--help"], cwd=tmp_path, capture_output=True, text=True, check=True)
-    for flag in ("--data", "--time-limit", "--total-time", "--images", "--seed", "--out", "--overwrite"):
+    for flag in (
+        "--data",
+        "--time-limit",
+        "--pause-after",
+        "--pace",
+        "--arms",
+        "--images",
+        "--seed",
+        "--out",
+        "--overwrite",
+    ):
         assert flag in done.stdout
