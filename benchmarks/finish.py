@@ -43,14 +43,19 @@ SOURCES = {
 Json = dict[str, Any]
 
 
+def parser() -> argparse.ArgumentParser:
+    """The flags."""
+    made = argparse.ArgumentParser(prog="finish.py", description=__doc__.split("\n")[0], allow_abbrev=False)
+    made.add_argument("run", type=Path, help="run directory of reproduce.py, trained and tested")
+    made.add_argument("--data", help="source of images (default: data/cifar10 for a recipe named X-cifar10)")
+    made.add_argument("--pace", type=Path, help="folder that pace.py wrote on the device that trained")
+    made.add_argument("--out", type=Path, help="folder for results/ and models/ (default: this checkout)")
+    return made
+
+
 def main(argv: list[str] | None = None) -> int:
     """Finish one run; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="finish.py", description=__doc__.split("\n")[0], allow_abbrev=False)
-    parser.add_argument("run", type=Path, help="run directory of reproduce.py, trained and tested")
-    parser.add_argument("--data", help="source of images (default: data/cifar10 for a recipe named X-cifar10)")
-    parser.add_argument("--pace", type=Path, help="folder that pace.py wrote on the device that trained")
-    parser.add_argument("--out", type=Path, help="folder for results/ and models/ (default: this checkout)")
-    given = parser.parse_args(argv)
+    given = parser().parse_args(argv)
     try:
         finish(given.run, given.data, given.out, given.pace)
         return 0

@@ -46,15 +46,20 @@ KERNELS = {"flash": SDPBackend.FLASH_ATTENTION, "efficient": SDPBackend.EFFICIEN
 SHAPES = {"encoder, masked": (1024, 3, 17, 64), "encoder": (512, 3, 65, 64), "decoder": (1024, 3, 65, 32)}
 
 
+def parser() -> argparse.ArgumentParser:
+    """The flags; any other --NAME VALUE is a setting."""
+    made = argparse.ArgumentParser(prog="pace.py", description=__doc__.split("\n")[0], allow_abbrev=False)
+    made.add_argument("recipe", help="name of a recipe, or a YAML file")
+    made.add_argument("part", choices=PARTS, help="a stage, or the device itself")
+    made.add_argument("--data", help="source of images (default: data/cifar10 for a recipe named X-cifar10)")
+    made.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    made.add_argument("--out", type=Path, default=Path("pace"), help="folder for PART.json (default: pace)")
+    return made
+
+
 def main(argv: list[str] | None = None) -> int:
     """Measure one part; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="pace.py", description=__doc__.split("\n")[0], allow_abbrev=False)
-    parser.add_argument("recipe", help="name of a recipe, or a YAML file")
-    parser.add_argument("part", choices=PARTS, help="a stage, or the device itself")
-    parser.add_argument("--data", help="source of images (default: data/cifar10 for a recipe named X-cifar10)")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
-    parser.add_argument("--out", type=Path, default=Path("pace"), help="folder for PART.json (default: pace)")
-    given, rest = parser.parse_known_args(argv)
+    given, rest = parser().parse_known_args(argv)
     try:
         settings = resolve(given.recipe, **{**settings_in(rest), "device": given.device})
         accelerator = make_accelerator(settings.device, settings.precision, settings.deterministic)

@@ -20,17 +20,22 @@ REPO = Path(__file__).resolve().parents[1]
 MIB = 2**20
 
 
+def parser() -> argparse.ArgumentParser:
+    """The flags."""
+    made = argparse.ArgumentParser(prog="quarter.py", description=__doc__.split("\n")[0], allow_abbrev=False)
+    made.add_argument("recipe", help="name of a recipe")
+    made.add_argument("--arms", default="mae", help="what to fine-tune (default: mae)")
+    made.add_argument("--data", type=Path, required=True, help="folder of Parquet files")
+    made.add_argument("--wheels", type=Path, help="folder of wheels that the machine lacks")
+    made.add_argument("--run", type=Path, help="run directory to go on with")
+    made.add_argument("--limit", type=int, default=62, help="MiB that a call carries at most (default: 62)")
+    made.add_argument("--seconds", type=int, default=555, help="of the last call (default: 555)")
+    return made
+
+
 def main(argv: list[str] | None = None) -> int:
     """Lay out the parts and print the calls; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="quarter.py", description=__doc__.split("\n")[0], allow_abbrev=False)
-    parser.add_argument("recipe", help="name of a recipe")
-    parser.add_argument("--arms", default="mae", help="what to fine-tune (default: mae)")
-    parser.add_argument("--data", type=Path, required=True, help="folder of Parquet files")
-    parser.add_argument("--wheels", type=Path, help="folder of wheels that the machine lacks")
-    parser.add_argument("--run", type=Path, help="run directory to go on with")
-    parser.add_argument("--limit", type=int, default=62, help="MiB that a call carries at most (default: 62)")
-    parser.add_argument("--seconds", type=int, default=555, help="of the last call (default: 555)")
-    given = parser.parse_args(argv)
+    given = parser().parse_args(argv)
     own = sum(path.stat().st_size for path in tracked())
     cargo = [*under(given.wheels, "wheels"), *under(given.data, f"data/{given.recipe.split('-')[-1]}")]
     cargo += under(given.run, f"runs/{given.run.name}") if given.run else []

@@ -39,17 +39,22 @@ MIB = quarter.MIB
 Json = dict[str, Any]
 
 
+def parser() -> argparse.ArgumentParser:
+    """The flags."""
+    made = argparse.ArgumentParser(prog="rehearse.py", description=__doc__.split("\n")[0], allow_abbrev=False)
+    made.add_argument("--python", type=Path, required=True, help="interpreter with the borrowed machine's versions")
+    made.add_argument("--data", type=Path, required=True, help="folder with CIFAR-10's Parquet files")
+    made.add_argument("--wheels", type=Path, required=True, help="wheels that the machine lacks")
+    made.add_argument("--seconds", type=int, default=150, help="of the last call (default: 150)")
+    made.add_argument("--smoke", type=int, default=300, help="that the first call waits for paces (default: 300)")
+    made.add_argument("--forms", nargs="+", choices=FORMS, default=list(FORMS), help="which to rehearse")
+    made.add_argument("--out", type=Path, default=REPO / "results" / "rehearsal.json", help="evidence file")
+    return made
+
+
 def main(argv: list[str] | None = None) -> int:
     """Rehearse, and write results/rehearsal.json; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="rehearse.py", description=__doc__.split("\n")[0], allow_abbrev=False)
-    parser.add_argument("--python", type=Path, required=True, help="interpreter with the borrowed machine's versions")
-    parser.add_argument("--data", type=Path, required=True, help="folder with CIFAR-10's Parquet files")
-    parser.add_argument("--wheels", type=Path, required=True, help="wheels that the machine lacks")
-    parser.add_argument("--seconds", type=int, default=150, help="of the last call (default: 150)")
-    parser.add_argument("--smoke", type=int, default=300, help="that the first call waits for paces (default: 300)")
-    parser.add_argument("--forms", nargs="+", choices=FORMS, default=list(FORMS), help="which to rehearse")
-    parser.add_argument("--out", type=Path, default=REPO / "results" / "rehearsal.json", help="evidence file")
-    given = parser.parse_args(argv)
+    given = parser().parse_args(argv)
     sizes = [size for size, _ in calls(given, given.data, 555)]
     found: Json = {"commit": quarter.commit(), "calls_mib": sizes, "forms": {}}
     with tempfile.TemporaryDirectory() as place:

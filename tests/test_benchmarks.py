@@ -245,7 +245,7 @@ def test_trials_share_what_they_have_in_common_and_go_on(
     changes = ["finetune.repeats=2", "pretrain.optimizer=muon pretrain.lr=0.001", "finetune.reconstruction=1"]
     command = ["digits", "digits", *small, "--device", "cpu", "--seeds", "2", "--out", str(out)]
     command += [word for change in changes for word in ("--trial", change)]
-    assert trials.main([*command, "--time-limit", "2s"]) == 0
+    assert trials.main([*command, "--pause-after", "2s"]) == 0
     assert not out.exists()
     assert "the same command goes on" in capsys.readouterr().err
     assert trials.main(command) == 0

@@ -99,9 +99,9 @@ def run_line(line: str) -> None:
             status = end.code if isinstance(end.code, int) else int(end.code is not None)
         assert status == 0, f"{line}: exit status {status}"
     elif words[:2] == ["python", "benchmarks/reproduce.py"]:
-        # --total-time chooses the epochs; `workplace` sees to it that they are few.
+        # --time-limit chooses the epochs; `workplace` sees to it that they are few.
         flags = small_flags(["fit", *words[3:]])
-        flags = [flag for flag in flags if not ("--total-time" in words and "epochs" in flag)]
+        flags = [flag for flag in flags if not ("--time-limit" in words and "epochs" in flag)]
         assert importlib.import_module("reproduce").main([*words[2:], *flags]) == 0, line
     elif words[0] == "make":
         targets = re.findall(r"^([a-z-]+):", (REPO / "Makefile").read_text(), re.MULTILINE)
@@ -173,8 +173,9 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in TRAINING:
         monkeypatch.setattr(pocketvit, name, functools.partial(getattr(pocketvit, name), **SMALL))
     planning = importlib.import_module("planning")
-    monkeypatch.setattr(planning, "MEASURE_SECONDS", 0.1)
-    monkeypatch.setattr(planning, "choose_epochs", lambda *_: {"pretrain": 1, "finetune": 1})
+    monkeypatch.setattr(planning, "measure", lambda *_: {})
+    plan = {"epochs": {"pretrain": 1, "finetune": 1}, "compile": "never", "lands": []}
+    monkeypatch.setattr(planning, "make_plan", lambda total, spent, paces, steps, arms: plan | {"arms": list(arms)})
     return tmp_path
 
 
