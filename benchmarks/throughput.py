@@ -9,6 +9,7 @@ import argparse
 import dataclasses
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -17,10 +18,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import against
 import torch
 from accelerate import Accelerator
 from common import (
     CLASSES,
+    NATIVE,
+    REPO,
     STAGES,
     WARM_UP,
     at_least_1,
@@ -55,6 +59,12 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="what to measure")
     made.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES), help="one or both")
     made.add_argument("--images", type=at_least_1, default=2048, help="train images on disk")
+    made.add_argument(
+        "--against",
+        metavar="COMMIT",
+        default=argparse.SUPPRESS,
+        help=f"measure nothing but this tree's stages against another commit's, in {against.PAIRS} pairs of turns",
+    )
     made.add_argument("--compile", action="store_true", help="also time steps compiled by torch.compile")
     return made
 
@@ -66,6 +76,12 @@ def main(argv: list[str] | None = None) -> int:
     if given.images < max(given.batch_size, CLASSES):
         parser().error(f"--images {given.images} is less than a batch ({given.batch_size}) or than {CLASSES} classes")
     settings = settings_of(given.sizes, given.batch_size)
+    if hasattr(given, "against"):
+        given.out = getattr(
+            given, "out", REPO / "results" / f"against-{make_accelerator(given.device).device.type}.json"
+        )
+        write_evidence("throughput", given, argv, make_accelerator(given.device), began, compare(given))
+        return 0
     absent = [OTHER] if OTHER not in names() else []
     found: dict[str, Any] = {"absent": absent}
     for name in absent:
@@ -93,6 +109,23 @@ def main(argv: list[str] | None = None) -> int:
                         found.setdefault(part, []).append(row)
     write_evidence("throughput", given, argv, accelerator, began, found)
     return 0
+
+
+def compare(given: argparse.Namespace) -> dict[str, Any]:
+    """Both stages, and fine-tuning with RandAugment, of this tree and of the commit `given.against`."""
+    head = ["git", "-C", str(REPO), "rev-parse", given.against]
+    found: dict[str, Any] = {"against": subprocess.run(head, capture_output=True, text=True, check=True).stdout.strip()}
+    brief = {f"{stage}.{name}": value for stage in STAGES for name, value in (("epochs", 1), ("min_steps", 0))}
+    brief |= {f"{stage}.batch_size": given.batch_size for stage in STAGES} | {"data.size": NATIVE, "compile": "never"}
+    with tempfile.TemporaryDirectory() as place:
+        write_images(Path(place) / "images", max(CLASSES, given.steps * given.batch_size))
+        job = {"folder": str(Path(place) / "images"), "sizes": given.sizes, "device": given.device, "settings": brief}
+        found["pairs"] = [
+            against.compare(given.against, {**job, "precision": precision, "work": work})
+            for precision in given.precision
+            for work in against.WORKS
+        ]
+    return found
 
 
 def time_steps(

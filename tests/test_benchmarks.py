@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import against
 import common
 import contestants
 import numpy as np
@@ -194,6 +195,27 @@ def test_evidence_of_memory(tmp_path: Path) -> None:
         # Gradients and two moments of float32 take this much at least.
         params = budget(ModelConfig("tiny"), (32, 32, 3), 10).params
         assert rival["peak_mib"] > rival["steps_mib"] > 3 * 4 * params / 2**20 > 0
+
+
+def test_this_tree_against_a_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if subprocess.run(["git", "-C", str(REPO), "rev-parse", "HEAD"], capture_output=True).returncode:
+        pytest.skip("no git here, so no other commit to compare with")
+    monkeypatch.setattr(against, "WORKS", {"pretrain": {}, "finetune": {}})
+    monkeypatch.setattr(against, "PAIRS", 2)
+    out = tmp_path / "against.json"
+    flags = ["--against", "HEAD", "--sizes", "tiny", "--batch-size", "8", "--steps", "2", "--precision", "float32"]
+    assert throughput.main([*flags, "--device", "cpu", "--out", str(out)]) == 0
+    found = json.loads(out.read_text())
+    assert len(found["against"]) == 40
+    assert [pair["work"] for pair in found["pairs"]] == ["pretrain", "finetune"]
+    for pair in found["pairs"]:
+        this, other = (pair["images_per_second"][side]["all"] for side in ("this", "other"))
+        assert pair["ratio"]["all"] == pytest.approx([a / b for a, b in zip(this, other, strict=True)], rel=1e-2)
+        assert len(this) == 2
+        # The same code on both sides, but for what is not committed: a turn is not several times another.
+        assert 0.2 < pair["ratio"]["median"] < 5
+    worktrees = subprocess.run(["git", "-C", str(REPO), "worktree", "list"], capture_output=True, text=True).stdout
+    assert "/other " not in worktrees
 
 
 def test_evidence_of_scaling(tmp_path: Path) -> None:
