@@ -79,6 +79,34 @@ def test_muon_gets_the_matrices_inside_the_layers_and_nothing_else(kind: type) -
     assert muons == {f"{b}.{m}.weight" for b in layers for m in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")}
 
 
+@pytest.mark.parametrize("layer_decay", [1.0, 0.75])
+def test_groups_of_equal_rate_and_decay_are_one_and_step_as_many_would(layer_decay: float) -> None:
+    config = OptimConfig(layer_decay=layer_decay, weight_decay=0.1)
+    model = classifier(depth=3)
+    other = copy.deepcopy(model)
+    groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
+    for name, parameter in other.named_parameters():
+        groups.setdefault((other.layer_of(name), other.no_weight_decay(name, parameter)), []).append(parameter)
+    many = torch.optim.AdamW(
+        [
+            {"params": found, "lr_scale": layer_decay ** (4 - layer), "weight_decay": 0.0 if spared else 0.1}
+            for (layer, spared), found in groups.items()
+        ],
+        betas=(0.9, config.beta2), fused=True,
+    )  # fmt: skip
+    few = make_optimizer(model, config)
+    assert len(many.param_groups) == 10
+    assert len(few.param_groups) == (2 if layer_decay == 1 else 10)
+    for _ in range(5):
+        step(model, few, 3e-3)
+        step(other, many, 3e-3)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
+
+
+def test_pretraining_has_two_groups() -> None:
+    assert len(make_optimizer(autoencoder(), OptimConfig()).param_groups) == 2
+
+
 def test_muons_steps_on_matrices_are_as_large_as_adamws_and_the_rest_is_adamws() -> None:
     before, after = classifier(), {}
     for name in ("adamw", "muon"):
