@@ -316,13 +316,14 @@ def budget_table() -> str:
 
 NOT_MEASURED = "not measured"
 CIFAR = ("cifar10", "cifar100")
-# What is read from a run, by the words of the row; several in a row stand side by side.
-READINGS: dict[str, tuple[Callable[[Json], float], ...]] = {
-    "MAE, then fine-tuned": (lambda run: _last(run)["mae"]["accuracy"],),
-    "random init, same recipe": (lambda run: _last(run)["random"]["accuracy"],),
+Z95 = 1.959964  # of a normal distribution, two-sided
+# What is read from a run, by the words of the row; several in a row stand side by side. None: not one of its arms.
+READINGS: dict[str, tuple[Callable[[Json], float | None], ...]] = {
+    "MAE, then fine-tuned": (lambda run: (_last(run)["mae"] or {}).get("accuracy"),),
+    "random init, equal steps": (lambda run: (_last(run)["random"] or {}).get("accuracy"),),
     "frozen after pre-training: kNN; linear probe": (
-        lambda run: run["probe"]["mae"]["knn"],
-        lambda run: run["probe"]["mae"]["linear"],
+        lambda run: run["probe"].get("mae", {}).get("knn"),
+        lambda run: run["probe"].get("mae", {}).get("linear"),
     ),
 }
 
@@ -381,14 +382,27 @@ def _last(run: Json) -> Json:
     return entry
 
 
-def _over_seeds(runs: list[Json], readings: tuple[Callable[[Json], float], ...]) -> str:
-    """Mean and population standard deviation of each reading in percent, without a sign for it."""
+def _over_seeds(runs: list[Json], readings: tuple[Callable[[Json], float | None], ...]) -> str:
+    """Mean and standard deviation of each reading in percent, or one run's with the test images' interval."""
     cells = []
-    for reading in readings if runs else ():
-        values = [100 * reading(run) for run in runs]
-        spread = f" ± {statistics.pstdev(values):.2f}" if len(values) > 1 else ""
-        cells.append(f"{statistics.fmean(values):.2f}{spread}")
+    for reading in readings:
+        found = [(value, run["dataset"]["test"]) for run in runs if (value := reading(run)) is not None]
+        if not found:
+            continue
+        values = [100 * value for value, _ in found]
+        if len(found) > 1:
+            cells.append(f"{statistics.fmean(values):.2f} ± {statistics.stdev(values):.2f}")
+        else:
+            low, high = _interval(*found[0])
+            cells.append(f"{values[0]:.2f} (one run; {100 * low:.1f}–{100 * high:.1f})")
     return "; ".join(cells) or NOT_MEASURED
+
+
+def _interval(share: float, images: int) -> tuple[float, float]:
+    """95 % interval of a share of `images` that were drawn at random (Wilson 1927)."""
+    middle = (share + Z95**2 / (2 * images)) / (1 + Z95**2 / images)
+    half = Z95 / (1 + Z95**2 / images) * (share * (1 - share) / images + Z95**2 / (4 * images**2)) ** 0.5
+    return middle - half, middle + half
 
 
 def _both(found: Mapping[str, list[Json]], say: Callable[[list[Json]], str]) -> str:
@@ -397,7 +411,9 @@ def _both(found: Mapping[str, list[Json]], say: Callable[[list[Json]], str]) -> 
 
 
 def _epochs(runs: list[Json]) -> str:
-    counts = dict.fromkeys(" + ".join(str(run["reproduction"][s]["epochs"]) for s in STAGES) for run in runs)
+    counts = dict.fromkeys(
+        " + ".join(str(run["reproduction"][s]["epochs"]) for s in STAGES if s in run["reproduction"]) for run in runs
+    )
     return ", ".join(counts) or NOT_MEASURED
 
 
@@ -411,9 +427,11 @@ def _origin_of_seeds(runs: list[Json]) -> str:
     commits = ", ".join(dict.fromkeys((run["details"]["commit"] or "unknown")[:7] for run in runs))
     seeds = ", ".join(str(run["reproduction"]["seed"]) for run in runs)
     data = runs[0]["dataset"]
+    mirrored = statistics.fmean(100 * run["reproduction"]["mirrored_accuracy"] for run in runs)
     return (
         f"`{first['command']}`: {data['train']:,} train and {data['test']:,} test images; {first['device']}, "
-        f"{first['precision']}; seeds {seeds}; commit {commits}; {first['date'][:10]}."
+        f"{first['precision']}; {'seeds' if len(runs) > 1 else 'seed'} {seeds}; commit {commits}; "
+        f"{first['date'][:10]}. Images averaged with their mirror images at test: {mirrored:.2f} %."
     )
 
 

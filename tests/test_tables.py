@@ -167,7 +167,14 @@ def test_budget_is_counted(tables: ModuleType) -> None:
 
 def reproduced(seed: int, mae: float, recipe: str = "lite-cifar10", **about: object) -> dict[str, Any]:
     """What benchmarks/reproduce.py writes, as far as the table reads it."""
-    found = {"recipe": recipe, "seed": seed, "changes": {}, "pretrain": {"epochs": 800}, "finetune": {"epochs": 100}}
+    found: dict[str, Any] = {
+        "recipe": recipe,
+        "seed": seed,
+        "changes": {},
+        "pretrain": {"epochs": 800},
+        "finetune": {"epochs": 100},
+    }
+    found["mirrored_accuracy"] = mae
     details = {"command": f"python benchmarks/reproduce.py {recipe} --seed {seed}", "seconds": 600.0, "device": "Chip"}
     return SUMMARY | {
         "finetune": entry(None, mae, 0.91),
@@ -210,12 +217,37 @@ def test_seeds_become_a_mean_and_a_deviation(tables: ModuleType, root: Path) -> 
     }.items():
         (root / "results" / f"{name}.json").write_text(json.dumps(run))
     rows = {row[0]: row for row in cifar_rows(tables, root / "results")}
-    assert rows["**`lite`**, MAE, then fine-tuned"][3:7] == ["800 + 100", "97.00 ± 0.82", "81.00", "10.0 min"]
-    assert rows["**`lite`**, random init, same recipe"][4:6] == ["91.00 ± 0.00", "91.00"]
+    assert rows["**`lite`**, MAE, then fine-tuned"][3:7] == [
+        "800 + 100",
+        "97.00 ± 1.00",
+        "81.00 (one run; 76.6–84.7)",
+        "10.0 min",
+    ]
+    assert rows["**`lite`**, random init, equal steps"][4] == "91.00 ± 0.00"
     assert rows["**`lite`**, frozen after pre-training: kNN; linear probe"][4] == "90.00 ± 0.00; 91.00 ± 0.00"
     assert rows["**`paper`**, MAE, then fine-tuned"][4] == "not measured"
     text = tables.table("cifar", root / "results")
-    assert "Chip, float32; seeds 0, 1, 2; commit 6ce6312; 2026-01-02." in text
+    assert "Chip, float32; seeds 0, 1, 2; commit 6ce6312; 2026-01-02. Images averaged" in text
+
+
+def test_an_arm_that_was_not_trained_is_not_measured(tables: ModuleType, root: Path) -> None:
+    run = reproduced(0, 0.95)
+    run["finetune"]["random"] = run["finetune"]["gain"] = None
+    (root / "results" / "lite-cifar10-chip-0.json").write_text(json.dumps(run))
+    rows = {row[0]: row for row in cifar_rows(tables, root / "results")}
+    assert rows["**`lite`**, MAE, then fine-tuned"][4].startswith("95.00 (one run; ")
+    assert rows["**`lite`**, random init, equal steps"][4] == "not measured"
+
+
+def test_the_interval_of_one_run_is_that_of_its_test_images(tables: ModuleType) -> None:
+    """Against the exact interval of Clopper and Pearson, which is a little wider."""
+    from scipy.stats import beta
+
+    for right, images in ((955, 1000), (9550, 10_000), (50, 100)):
+        low, high = tables._interval(right / images, images)
+        exact = beta.ppf(0.025, right, images - right + 1), beta.ppf(0.975, right + 1, images - right)
+        assert exact[0] <= low < right / images < high <= exact[1]
+        assert high - low > 0.9 * (exact[1] - exact[0])
 
 
 def test_evidence_that_reproduce_did_not_write_is_named(tables: ModuleType, root: Path) -> None:
