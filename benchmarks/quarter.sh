@@ -7,7 +7,7 @@
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 place=${QUARTER_PLACE:-/tmp/quarter} # outlives the calls, and holds all that they share
-smoke=${QUARTER_SMOKE:-75}           # seconds that the first call waits for compiled paces
+smoke=${QUARTER_SMOKE:-90}           # seconds that the first call waits for compiled paces, and the last one a fifth
 grace=${QUARTER_GRACE:-20}           # seconds past its promise after which a run is stopped; then it saves
 
 mkdir -p "$place/code"
@@ -22,17 +22,22 @@ export TORCHINDUCTOR_CACHE_DIR="$place/inductor" TORCHINDUCTOR_FX_GRAPH_CACHE=1
 POCKETVIT_COMMIT=$(cat "$place/COMMIT")
 cd "$place" || exit
 
+wait_for_paces() {
+    until [ "$SECONDS" -ge "$1" ] || [ "$(grep -ls cold_seconds pace/*.json | wc -l)" -eq 2 ]; do sleep 0.5; done
+}
+
 case $1 in
 first)
     for part in device pretrain finetune; do
         # In a session of their own: they go on when this call is over.
         setsid nohup python3 code/benchmarks/pace.py "$2" "$part" >"pace-$part.log" 2>&1 &
     done
-    until [ "$SECONDS" -ge "$smoke" ] || [ "$(grep -ls cold_seconds pace/*.json | wc -l)" -eq 2 ]; do sleep 0.5; done
+    wait_for_paces "$smoke"
     cat pace-*.log
     ;;
 more) ;;
 last)
+    wait_for_paces $((smoke / 5))
     pkill -f code/benchmarks/pace.py
     timeout -k 15 $(($4 - SECONDS + grace)) python3 code/benchmarks/reproduce.py "$2" --arms "$3" --pace pace \
         --time-limit "$(($4 - SECONDS))s" 2>&1 | tee -a run.log
