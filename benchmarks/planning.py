@@ -40,7 +40,7 @@ def measure(stage: str, dataset: Dataset, settings: Settings, accelerator: Accel
         dataset: at least a batch of train images.
         settings: of the run.
         accelerator: on the device that will train.
-        compilation: "always" or "never".
+        compilation: "always", "graphs" or "never".
     """
     config = getattr(settings, stage)
     batch = min(config.batch_size, images_of(stage, dataset, settings))
@@ -73,14 +73,14 @@ def read_pace(folder: Path, stage: str) -> Json | None:
     return found
 
 
-def compiling(paces: Json) -> bool:
-    """Whether compiled steps have run in both stages, learn as eager ones do, and are faster."""
-    return all(
-        pace.get("compiled") is not None
-        and pace["compiled"]["compiled"]
-        and abs(pace["compiled"]["train_loss"] / pace["eager"]["train_loss"] - 1) <= AGREEMENT
-        and pace["compiled"]["seconds_per_step"] < pace["eager"]["seconds_per_step"]
-        for pace in paces.values()
+def pays(pace: Json) -> bool:
+    """Whether a stage's compiled steps have run, learn as eager ones do, and are faster."""
+    found, eager = pace.get("compiled"), pace["eager"]
+    return (
+        found is not None
+        and found["compiled"]
+        and abs(found["train_loss"] / eager["train_loss"] - 1) <= AGREEMENT
+        and found["seconds_per_step"] < eager["seconds_per_step"]
     )
 
 
@@ -100,7 +100,8 @@ def make_plan(total: float, spent: float, paces: Json, steps_per_epoch: Mapping[
     Raises:
         UserError: not even one epoch of each fits.
     """
-    compiled = compiling(paces)
+    compiled = all(pays(pace) for pace in paces.values())
+    modes = {pace["compiled"].get("mode", "always") for pace in paces.values()} if compiled else {"never"}
     chosen = {stage: paces[stage]["compiled" if compiled else "eager"] for stage in STAGES}
     times, left = stage_times(total, spent, arms), total - spent - AROUND
     epoch = {stage: chosen[stage]["seconds_per_step"] * steps_per_epoch[stage] for stage in STAGES}
@@ -115,7 +116,7 @@ def make_plan(total: float, spent: float, paces: Json, steps_per_epoch: Mapping[
     return {
         "arms": list(arms),
         "epochs": {stage: int(count) for stage, count in fit.items()},
-        "compile": "always" if compiled else "never",
+        "compile": modes.pop() if len(modes) == 1 else "always",
         "lands": lands(total, spent, arms),
         "paces": paces,
     }

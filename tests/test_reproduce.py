@@ -328,6 +328,14 @@ def test_compiled_steps_are_chosen_where_they_learn_alike_and_are_faster(
     assert (plan["epochs"]["finetune"] > 1.5 * slow["epochs"]["finetune"]) == (choice == "always")
 
 
+def test_cuda_graphs_are_chosen_where_both_stages_were_measured_with_them(reproduce: ModuleType) -> None:
+    for stages, choice in ((["pretrain", "finetune"], "graphs"), (["finetune"], "always")):
+        found = paces(0.01, 0.014, 0.3)
+        for stage in stages:
+            found[stage]["compiled"]["mode"] = "graphs"
+        assert reproduce.planning.make_plan(600.0, 40.0, found, STEPS, ["mae"])["compile"] == choice
+
+
 def test_a_time_too_short_names_one_that_is_not(reproduce: ModuleType) -> None:
     make_plan = reproduce.planning.make_plan
     with pytest.raises(UserError, match=r"give (\d+)s") as error:

@@ -286,7 +286,8 @@ class Settings:
         seeds: how many times to fine-tune, with seeds seed, seed + 1, ...
         device: auto, cpu, cuda or mps
         precision: float32, bf16, or auto: bf16 where the device has it in hardware
-        compile: torch.compile always, never, or auto: in stages of over four minutes, where a short trial shows a gain
+        compile: torch.compile always, never, or auto: in stages of over four minutes, where a short trial shows a gain;
+            graphs: always, and replayed as CUDA graphs, where a step takes the host longer than the device
         shard: over several processes, keep a part of what training holds in each (FSDP), where it is too much for one
         deterministic: on CUDA, only kernels that give the same bits each time, some of them slower; a CPU always does
         tensorboard: also write TensorBoard events into the run directory; needs the extra "track"
@@ -297,7 +298,7 @@ class Settings:
     seeds: int = 1
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     precision: Literal["auto", "float32", "bf16"] = "auto"
-    compile: Literal["auto", "always", "never"] = "auto"
+    compile: Literal["auto", "always", "graphs", "never"] = "auto"
     shard: bool = False
     deterministic: bool = False
     tensorboard: bool = False

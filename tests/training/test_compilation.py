@@ -78,7 +78,10 @@ def same_weights(a: TrainResult, b: TrainResult) -> bool:
 
 
 def replace_compiler(monkeypatch: pytest.MonkeyPatch, make: Callable[[nn.Module], nn.Module]) -> None:
-    monkeypatch.setattr(compilation, "compiled", lambda programs: programs._replace(network=make(programs.network)))
+    def compiled(programs: compilation.Programs, graphs: bool = False) -> compilation.Programs:
+        return programs._replace(network=make(programs.network))
+
+    monkeypatch.setattr(compilation, "compiled", compiled)
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs g++ on a CPU")

@@ -14,6 +14,7 @@ from pocketvit.training.device import from_main
 
 WORTH_SECONDS = 240.0  # stages that eager steps finish sooner are not worth a minute of compiling
 TRIAL_STEPS = 5
+FIRST_STEPS = 3  # a CUDA graph is warmed up in the first, recorded in the second and replayed in the third
 
 
 class Programs(NamedTuple):
@@ -27,8 +28,10 @@ RunStep = Callable[[int, Programs], Tensor]
 Say = Callable[[str], None]
 
 
-def compiled(programs: Programs) -> Programs:
+def compiled(programs: Programs, graphs: bool = False) -> Programs:
     """The same programs, forward and backward pass compiled for the shapes that they meet.
+
+    With `graphs`, the network's kernels are replayed as CUDA graphs, two launches for the host in place of hundreds.
 
     Random numbers come from the generators that eager programs draw from; on CUDA the compiler may draw them in another
     order (pytorch issue 181136), so that a run that goes on has to compute with what it began with.
@@ -36,23 +39,27 @@ def compiled(programs: Programs) -> Programs:
     import torch._inductor.config as inductor
 
     inductor.fallback_random = True
-    network, augment = (torch.compile(program, dynamic=False) for program in programs)
-    return Programs(cast(nn.Module, network), augment)
+    network = torch.compile(programs.network, dynamic=False, options={"triton.cudagraphs": graphs})
+    return Programs(cast(nn.Module, network), torch.compile(programs.augment, dynamic=False))
 
 
-def working(programs: Programs, run_step: RunStep, first: int, undo: Callable[[], None], say: Say) -> Programs:
-    """`programs` compiled, or as they are where a compiler or its absence fails in a first step.
+def working(
+    programs: Programs, run_step: RunStep, first: int, undo: Callable[[], None], say: Say, graphs: bool
+) -> Programs:
+    """`programs` compiled, or as they are where a compiler or its absence fails in the first steps.
 
     Args:
         programs: what trains, in training mode.
         run_step: (step, programs) trains one step and returns its loss.
-        first: the step to try.
+        first: the step to try them from.
         undo: puts the state before it back.
         say: takes a line on what failed.
+        graphs: whether the network is replayed as CUDA graphs.
     """
-    candidate = compiled(programs)
+    candidate = compiled(programs, graphs)
     try:
-        run_step(first, candidate).item()
+        for step in range(first, first + FIRST_STEPS):
+            run_step(step, candidate).item()
     except Exception as error:
         return _without(programs, error, undo, say)
     undo()

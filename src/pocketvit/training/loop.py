@@ -116,8 +116,8 @@ def train(
         augment: changes the images before the loss sees them; compiled where the network is.
         folder: where checkpoints go; those that are there are resumed from.
         deadlines: when to land, and when to save and stop.
-        compilation: "always" (but where the compiler fails), "never", or "auto": where the stage is long and a measured
-            trial says that it pays.
+        compilation: "always" (but where the compiler fails), "graphs" (the same, replayed as CUDA graphs), "never", or
+            "auto": where the stage is long and a measured trial says that it pays.
         sharded: keep a part of the weights in each process, rather than a copy of them all.
 
     Raises:
@@ -158,13 +158,17 @@ def train(
     eager = DistributedDataParallel(model) if accelerator.num_processes > 1 and not sharded else model
     # Whether to compile: None until it is known whether that pays. A resumed run computes with what it began with.
     # A trial that failed in one process would leave the others waiting for its weights.
-    choice = {"always": True, "never": False, "auto": False if sharded else None}[compilation]
+    choice = {"always": True, "graphs": True, "never": False, "auto": False if sharded else None}[compilation]
+    # Gradients that add up over several replays would be those of the last one (pytorch issue 96693).
+    graphs = compilation == "graphs" and config.accumulate == 1 and accelerator.device.type == "cuda"
     compiling: bool | None = notes.get("compiled", choice)
     plain = programs = Programs(eager, augment or nn.Identity())
     weights = list(model.parameters())  # once, for walking the tree of modules takes the host longer than a kernel
 
     def run_step(step: int, programs: Programs) -> Tensor:
         """One step of training; returns the loss on this process's images, on the device."""
+        if graphs:
+            torch.compiler.cudagraph_mark_step_begin()
         rate = learning_rate(schedule.at(step), schedule.planned, config)
         for group in optimizer.param_groups:
             group["lr"] = rate * group["lr_scale"]
@@ -204,7 +208,7 @@ def train(
             settled, unread, pace, good, watch, cost = start, [], 1, snapshot(start), Pace(), 0.0
             if compiling and start < steps:
                 undo = partial(restore, good, optimizer, modules)
-                programs = working(plain, run_step, start, undo, log.say)
+                programs = working(plain, run_step, start, undo, log.say, graphs)
                 compiling = programs is not plain
             done = start
             while done < schedule.steps:
