@@ -329,9 +329,9 @@ def test_compiled_steps_are_chosen_where_they_learn_alike_and_are_faster(
 
 
 def test_cuda_graphs_are_chosen_where_both_stages_were_measured_with_them(reproduce: ModuleType) -> None:
-    for stages, choice in ((["pretrain", "finetune"], "graphs"), (["finetune"], "always")):
+    for measured, choice in ((["pretrain", "finetune"], "graphs"), (["finetune"], "always")):
         found = paces(0.01, 0.014, 0.3)
-        for stage in stages:
+        for stage in measured:
             found[stage]["compiled"]["mode"] = "graphs"
         assert reproduce.planning.make_plan(600.0, 40.0, found, STEPS, ["mae"])["compile"] == choice
 
