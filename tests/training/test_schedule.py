@@ -72,28 +72,43 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_landing_runs_through_the_rest_of_the_rates_in_fewer_steps() -> None:
     config = OptimConfig(lr=1.0, warmup=0.1)
     whole = Schedule(100, 100)
-    landed = whole.shortened(40, 20)
+    landed = whole.ending(40, 20)
     assert [whole.at(step) for step in range(100)] == list(range(100))
     assert (landed.steps, landed.at(40), landed.at(60)) == (60, 40, 100)
     rates = [learning_rate(landed.at(step), landed.planned, config) for step in range(40, 60)]
     assert rates == sorted(rates, reverse=True)
     assert rates[0] == learning_rate(40, 100, config)
     assert rates[-1] < 0.01
-    again = landed.shortened(50, 5)
+    again = landed.ending(50, 5)
     assert (again.steps, again.at(50), again.at(55)) == (55, landed.at(50), 100)
+    longer = landed.ending(50, 70)  # not beyond what was planned
+    assert (longer.steps, longer.at(50), longer.at(100)) == (100, landed.at(50), 100)
 
 
 @pytest.mark.parametrize(("land", "steps"), [(math.inf, 100), (105, 100), (51, 50), (30, 30), (0, 2)])
-def test_a_stage_lands_where_its_time_ends_and_never_grows(land: float, steps: int) -> None:
+def test_a_stage_lands_where_its_time_ends(land: float, steps: int) -> None:
     pace, current = Pace(), Schedule(100, 100)
     done = 0
     while done < current.steps:
         done += 1  # a second each
-        landed = pace.landed(current, done, land)
-        assert done < landed.steps <= current.steps or landed == current
-        current = landed
+        current = pace.landed(current, done, land)
+        assert done <= current.steps <= 100
     assert current.steps <= steps
     assert current.steps >= 0.9 * steps
+
+
+def test_a_landing_that_did_too_much_is_taken_back_and_the_time_is_used() -> None:
+    pace, current, land = Pace(), Schedule(1000, 1000), 400.0
+    done = changes = 0
+    while done < current.steps:
+        # Half of the speed until a tenth of the time is over, as where caches are cold.
+        schedule.time.now += 1 if schedule.time.now < 60 else 0
+        done += 1
+        landed = pace.landed(current, done, land)
+        changes += landed != current
+        current = landed
+    assert 0.95 * land < schedule.time.now <= land
+    assert 1 < changes < 12
 
 
 def test_what_comes_before_the_first_look_says_nothing_of_the_pace() -> None:

@@ -266,7 +266,8 @@ def train(
                 )
                 settled, unread = done, []
                 if landed != schedule:
-                    log.say(f"{title}: short of time: {landed.steps} steps in place of {schedule.steps}")
+                    why = "short of time" if landed.steps < schedule.steps else "time for more"
+                    log.say(f"{title}: {why}: {landed.steps} steps in place of {schedule.steps}")
                     # Kept at once: whoever goes on after a kill has to land there too.
                     schedule, due = landed, True
                     progress.shorten(schedule.steps)

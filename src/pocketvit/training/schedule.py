@@ -7,7 +7,7 @@ import time
 from collections import deque
 from dataclasses import dataclass, replace
 
-SLACK = 0.02  # of the steps that fit, which a landing leaves out
+SLACK = 0.02  # of the steps that fit, which a landing leaves out; three times as many are worth another change
 KNOWN_SHARE = 0.1  # of the time left for which a pace must have been watched before it is believed
 WATCHED = 30  # settlings of losses, about a minute, that a pace is taken from
 
@@ -32,7 +32,7 @@ class Schedule:
     Args:
         planned: steps that the course was laid out for.
         steps: steps after which the stage ends: those planned, or fewer.
-        landing: step from which on it was shortened.
+        landing: step at which that was last changed.
         place: where that step lies in the course, from 0 to `planned`.
     """
 
@@ -42,14 +42,12 @@ class Schedule:
     place: float = 0.0
 
     def at(self, step: int) -> float:
-        """Where `step` lies in the course: itself, until a landing runs through the rest of it in fewer steps."""
-        if self.steps == self.planned:
-            return step
+        """Where `step` lies in the course: itself, unless the rest of it is run through in fewer steps."""
         return self.place + (step - self.landing) * (self.planned - self.place) / (self.steps - self.landing)
 
-    def shortened(self, done: int, rest: int) -> Schedule:
-        """The same up to step `done`, and over after `rest` more, with the rate coming down all the way."""
-        return replace(self, steps=done + rest, landing=done, place=self.at(done))
+    def ending(self, done: int, rest: int) -> Schedule:
+        """The same up to step `done`, and over after `rest` more, but not after more than were planned."""
+        return replace(self, steps=min(self.planned, done + rest), landing=done, place=self.at(done))
 
 
 class Pace:
@@ -59,7 +57,7 @@ class Pace:
         self._marks: deque[tuple[float, int]] = deque(maxlen=WATCHED)
 
     def landed(self, schedule: Schedule, done: int, land: float) -> Schedule:
-        """`schedule`, or a shorter one where its rest would end after `land`.
+        """`schedule`, or another number of steps where its rest would end after `land`, or a landing did too much.
 
         The first call begins the watch: what comes before it, a compiler at work mostly, says nothing of the rest.
         """
@@ -69,4 +67,12 @@ class Pace:
         if rest <= 1 or math.isinf(land) or (left > 0 and (done == first or now - began < KNOWN_SHARE * left)):
             return schedule
         fits = left * (done - first) / (now - began) if left > 0 else 0.0
-        return schedule if fits >= rest else schedule.shortened(done, max(1, int(fits * (1 - SLACK))))
+        most = schedule.planned - done
+        if min(fits, most) * (1 - 3 * SLACK) <= rest <= fits:
+            return schedule
+        chosen = max(1, min(int(fits * (1 - SLACK)), most))
+        if chosen == rest:
+            return schedule
+        # Watched anew: what the pace was before, and the checkpoint that a change is worth, would call for another.
+        self._marks.clear()
+        return schedule.ending(done, chosen)
