@@ -29,10 +29,13 @@ from pocketvit.files import write_whole  # noqa: E402
 from pocketvit.model import weights  # noqa: E402
 from pocketvit.model.vit import ViT  # noqa: E402
 from pocketvit.verbs.fit import INITS, complete  # noqa: E402
-from pocketvit.verbs.run import CONFIG, SUMMARY, WEIGHTS  # noqa: E402
+from pocketvit.verbs.run import CONFIG, MAE_WEIGHTS, SUMMARY, WEIGHTS  # noqa: E402
 from pocketvit.verbs.stages import Context, classifier_file  # noqa: E402
 
 JOB, PLAN, CALLS, EVIDENCE = "job.json", "plan.json", "calls.jsonl", "reproduction.json"
+# What another arm needs to join the run later, beside the weights, which are published as models.
+KEPT = (CONFIG, JOB, PLAN, CALLS, "metrics.jsonl", "stages/pretrain.json", "stages/finetune-*.json")
+MAE_SUFFIX = "-mae"  # of the published name of the pre-trained weights
 SOURCES = {
     "cifar10": "CIFAR-10 (Krizhevsky 2009). Its authors state no licence; the images come from the web, by way of "
     "80 Million Tiny Images, which has been withdrawn.",
@@ -142,6 +145,9 @@ def write_evidence(context: Context, job: Json, stem: str, device: Json | None) 
         **roofline.speed(dataset, settings, summary, context.accelerator, device),
     }  # fmt: skip
     write_whole(folder / f"{stem}.md", model_card(job, stem, summary))
+    if summary["pretrain"]:
+        weights.save(folder / f"{stem}{MAE_SUFFIX}.safetensors", *weights.load(folder / MAE_WEIGHTS), torch.float16)
+        write_whole(folder / f"{stem}{MAE_SUFFIX}.md", mae_card(stem, summary))
     write_whole(folder / EVIDENCE, json.dumps(summary, indent=1) + "\n")
 
 
@@ -153,10 +159,36 @@ def publish(folder: Path, job: Json, stem: str, out: Path | None) -> None:
     device = read(folder / EVIDENCE)["details"]["device"].lower().replace(" ", "-")
     name = f"{folder.name.removesuffix(str(job['seed']))}{device}-{job['seed']}" if not job["changes"] else folder.name
     write_whole(out / "results" / f"{name}.json", (folder / EVIDENCE).read_bytes())
+    predicted = {file.stem.partition("-")[2]: np.load(file) for file in (folder / "stages").glob("predictions-*.npy")}
+    np.savez_compressed(out / "results" / f"{name}.npz", **{arm: p.astype(np.float16) for arm, p in predicted.items()})
+    for file in (file for pattern in KEPT for file in folder.glob(pattern)):
+        write_whole(out / "results" / "runs" / folder.name / file.relative_to(folder), file.read_bytes())
     if job["seed"] == 0:  # one model of a recipe is shipped, and no accuracy chooses which
-        for suffix in (".safetensors", ".md"):
-            file = folder / f"{stem}{suffix}"
-            write_whole(out / "models" / file.name, file.read_bytes())
+        for ending in (".safetensors", ".md", f"{MAE_SUFFIX}.safetensors", f"{MAE_SUFFIX}.md"):
+            file = folder / f"{stem}{ending}"
+            if file.is_file():
+                write_whole(out / "models" / file.name, file.read_bytes())
+
+
+def mae_card(stem: str, summary: Json) -> str:
+    """What the pre-trained weights are."""
+    details, data, found, probe = (summary[key] for key in ("details", "dataset", "pretrain", "probe"))
+    return f"""# {stem}{MAE_SUFFIX}
+
+The masked autoencoder that `{stem}` was fine-tuned from, encoder and decoder, stored in float16: for `--init`.
+
+| | |
+|---|---|
+| trained on | {data["train"]:,} images without their labels, {found["epochs"]} epochs |
+| loss | {found["train_loss"]:.4f}; on {data["val"]:,} held-out images {found["heldout_loss"]:.4f} |
+| frozen, all labels, {data["test"]:,} test images | kNN {100 * probe["mae"]["knn"]:.2f} %, linear probe \
+{100 * probe["mae"]["linear"]:.2f} % |
+| command | `{details["command"]}` |
+| commit | {details["commit"]} |
+| date, device | {details["date"][:10]}, {details["device"]}, {details["precision"]} |
+
+Data and limits are those of [{stem}]({stem}.md).
+"""
 
 
 def in_short(folder: Path) -> Json:

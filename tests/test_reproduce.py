@@ -186,6 +186,12 @@ def test_the_weights_are_half_as_large_and_the_card_tells_of_them(finished: Path
     assert meta == same
     for name, value in module.state_dict().items():
         assert torch.equal(value, full.state_dict()[name].half().float())
+    encoder, _ = weights.load(models / "small-cifar10-mae.safetensors")
+    before, _ = weights.load(finished / "runs" / "small-cifar10-0" / "mae.safetensors")
+    assert all(
+        torch.equal(a, b) for a, b in zip(encoder.state_dict().values(), before.state_dict().values(), strict=True)
+    )
+    assert "linear probe" in (models / "small-cifar10-mae.md").read_text()
     summary, card = evidence(finished), (models / "small-cifar10.md").read_text()
     for part in (
         f"{100 * summary['reproduction']['float16_accuracy']:.2f} % of this file on the 64 test images",
@@ -240,7 +246,7 @@ def test_arms_add_up_to_one_evidence_file_with_equal_steps(
     folder.rename(elsewhere / folder.name)
     finish[-1] = folder.name
     subprocess.run([*finish, "--data", str(images), "--out", "out"], cwd=elsewhere, check=True, capture_output=True)
-    (file,) = (elsewhere / "out" / "results").iterdir()
+    (file,) = (elsewhere / "out" / "results").glob("*.json")
     summary = json.loads(file.read_text())
     assert set(summary["finetune"]) >= {"mae", "random", "gain"}
     runs = {run["init"]: run for run in summary["details"]["runs"]}
@@ -250,6 +256,13 @@ def test_arms_add_up_to_one_evidence_file_with_equal_steps(
     assert predictions.shape == (64, 10)
     labels = [int(row) for row in pq.read_table(next(images.glob("test-*")))["label"].to_pylist()]
     assert (predictions.argmax(1) == labels).mean() == pytest.approx(summary["finetune"]["mae"]["accuracy"])
+    kept = np.load(file.with_suffix(".npz"))
+    assert set(kept) == {"mae", "random"}
+    assert np.abs(kept["mae"] - predictions).max() < 1e-3
+    # With what is published, a run goes on elsewhere.
+    published = elsewhere / "out" / "results" / "runs" / folder.name
+    assert (published / "stages" / "finetune-mae-all-0.json").is_file()
+    assert (published / "config.yaml").read_bytes() == (elsewhere / folder.name / "config.yaml").read_bytes()
 
 
 def test_one_arm_alone_is_evidence_without_the_other(
@@ -257,7 +270,7 @@ def test_one_arm_alone_is_evidence_without_the_other(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert reproduce.main(["lite-cifar10", "--data", str(images), *BRIEF, "--arms", "random", "--out", "out"]) == 0
-    (file,) = (tmp_path / "out" / "results").iterdir()
+    (file,) = (tmp_path / "out" / "results").glob("*.json")
     summary = json.loads(file.read_text())
     assert summary["pretrain"] is summary["finetune"]["mae"] is summary["finetune"]["gain"] is None
     assert summary["finetune"]["random"]["accuracy"] >= 0
