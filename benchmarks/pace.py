@@ -42,8 +42,9 @@ from pocketvit.training.device import describe, make_accelerator  # noqa: E402
 PARTS = (*planning.STAGES, "device")
 KERNELS = {"flash": SDPBackend.FLASH_ATTENTION, "efficient": SDPBackend.EFFICIENT_ATTENTION,
            "cudnn": SDPBackend.CUDNN_ATTENTION, "math": SDPBackend.MATH}  # fmt: skip
-# (images, heads, tokens, width of a head): the encoder on a quarter of the patches, on all of them, and the decoder.
-SHAPES = {"encoder, masked": (1024, 3, 17, 64), "encoder": (512, 3, 65, 64), "decoder": (1024, 3, 65, 32)}
+# (images, heads, tokens, width of a head): the encoder on a quarter of the patches, on all of them, and the decoder; of
+# several batches at once, for the kernels to take longer than their launches.
+SHAPES = {"encoder, masked": (16_384, 3, 17, 64), "encoder": (8192, 3, 65, 64), "decoder": (16_384, 3, 65, 32)}
 
 
 def parser() -> argparse.ArgumentParser:

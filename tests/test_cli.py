@@ -130,7 +130,10 @@ def test_fit_prints_one_object_of_the_promised_keys(single: Fitted) -> None:
     assert {key: set(result[key]) for key in result} == {
         "dataset": {"name", "classes", "train", "val", "test", "shape"},
         "model": {"preset", "params", "macs", "macs_without_attention"},
-        "pretrain": {"epochs", "seconds", "images_per_second", "train_loss", "heldout_loss", "verdict"},
+        "pretrain": {
+            *("epochs", "steps", "planned_steps", "compiled", "seconds", "images_per_second"),
+            *("train_loss", "heldout_loss", "verdict"),
+        },
         "probe": {"mae", "random"},
         "finetune": {"labels_per_class", "mae", "random", "pixels", "gain"},
         "files": {"weights", "report", "config"},

@@ -42,7 +42,8 @@ def make_accelerator(device: str = "auto", precision: str = "auto", deterministi
     if kind == "cpu":
         keep_freed_memory()
     elif kind == "cuda":
-        # Tried first on Hopper, it loses to flash attention at lengths under 1,024 tokens, and plans each shape anew.
+        # Tried first on Hopper, it has lost to flash attention at lengths under 1,024 tokens elsewhere, and plans each
+        # shape anew. Here all kernels' launches took longer than they did: benchmarks/pace.py has yet to tell.
         torch.backends.cuda.enable_cudnn_sdp(False)
     # accelerate keeps one state a process, and refuses another precision until it is reset.
     AcceleratorState._reset_state(reset_partial_state=True)
