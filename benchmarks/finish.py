@@ -93,6 +93,12 @@ def finish(folder: Path, data: str | None = None, out: Path | None = None, pace:
     print((folder / EVIDENCE).resolve(), json.dumps(in_short(folder)), sep="\n")
 
 
+def files_of(stem: str) -> list[str]:
+    """What reproduce.py and this write into the directory of a run of recipe `stem`."""
+    models = [f"{stem}{mae}{suffix}" for mae in ("", MAE_SUFFIX) for suffix in (".safetensors", ".md")]
+    return [JOB, PLAN, CALLS, EVIDENCE, *models]
+
+
 def arms_of(context: Context) -> list[str]:
     """The arms whose classifier is there; UserError where there is none."""
     arms = [name for name in INITS if classifier_file(context, name).is_file()]
@@ -164,8 +170,7 @@ def publish(folder: Path, job: Json, stem: str, out: Path | None) -> None:
     for file in (file for pattern in KEPT for file in folder.glob(pattern)):
         write_whole(out / "results" / "runs" / folder.name / file.relative_to(folder), file.read_bytes())
     if job["seed"] == 0:  # one model of a recipe is shipped, and no accuracy chooses which
-        for ending in (".safetensors", ".md", f"{MAE_SUFFIX}.safetensors", f"{MAE_SUFFIX}.md"):
-            file = folder / f"{stem}{ending}"
+        for file in (folder / name for name in files_of(stem) if Path(name).stem in (stem, f"{stem}{MAE_SUFFIX}")):
             if file.is_file():
                 write_whole(out / "models" / file.name, file.read_bytes())
 

@@ -172,7 +172,8 @@ def reproduce(job: Job, began: float) -> None:
     if job.overwrite or not (folder / CONFIG).is_file():
         dataset = job.load()  # what is wrong with the data is said before anything is written
         plan = make_plan(job, dataset, began) if job.time_limit else {}
-        open_run(folder, folder.name, job.settings(plan), job.overwrite, resume=False)
+        stem = recipe_path(job.recipe).stem
+        open_run(folder, folder.name, job.settings(plan), job.overwrite, resume=False, own=finish.files_of(stem))
         write_whole(folder / finish.PLAN, json.dumps(plan, indent=1) + "\n")
         identity = {"recipe": job.recipe, "seed": job.seed, "changes": job.changes, "device": job.device}
         write_whole(folder / finish.JOB, json.dumps(identity, indent=1) + "\n")

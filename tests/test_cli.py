@@ -231,8 +231,10 @@ def test_resuming_with_other_settings_is_refused(fitted: Fitted, capsys: pytest.
 
 
 def test_resuming_where_no_run_is_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["fit", "digits", "--out", str(tmp_path / "none"), "--resume"]) == 2
-    assert "--resume: no run in" in capsys.readouterr().err
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.tex").write_text("years of work")
+    assert main(["fit", "digits", "--out", str(tmp_path / "other"), "--resume"]) == 2
+    assert "is not a run directory" in capsys.readouterr().err
     assert not (tmp_path / "none").exists()
 
 

@@ -31,6 +31,7 @@ class DataConfig:
         label_fraction: share of the labels to keep for fine-tuning, stratified by class (instead of labels_per_class)
         images: learn from about this many of the train images, the same share of every class; null takes them all
         skip_bad: leave out images that cannot be decoded, and list them, instead of stopping
+        label_column: of Parquet files; null takes the first that is called label, labels, target, class or the like
     """
 
     size: int | str | None = None
@@ -41,6 +42,7 @@ class DataConfig:
     label_fraction: float | None = None
     images: int | None = None
     skip_bad: bool = False
+    label_column: str | None = None
 
     @property
     def shape(self) -> tuple[int, int] | None:
@@ -325,6 +327,7 @@ FLAT: dict[str, str] = {
     "labels_per_class": "data.labels_per_class",
     "label_fraction": "data.label_fraction",
     "skip_bad": "data.skip_bad",
+    "label_column": "data.label_column",
     "preset": "model.preset",
     "patch": "model.patch",
     "mask_ratio": "pretrain.mask_ratio",

@@ -112,7 +112,7 @@ def test_hidden_and_other_files_are_ignored(tmp_path, class_folders):
     (tmp_path / "README.txt").write_text("x")
     source = open_source(str(tmp_path))
     assert counts(source) == {"all": 20}
-    assert "1 files that are not images" in source.notes[0]
+    assert source.notes == ("1 files or folders not read: 1 .txt",)
 
 
 def test_parquet_class_names_from_metadata(tmp_path, parquet):
@@ -159,7 +159,6 @@ def test_parquet_unlabelled_and_hidden_test_labels(tmp_path, parquet):
 @pytest.mark.parametrize(
     ("labels", "names", "message"),
     [
-        ([0, 1, None], None, "have no label"),
         ([0.5, 1.5], None, "expected integers or text"),
         ([0, 5], ["a", "b"], "lies beyond the 2 class names"),
     ],

@@ -48,11 +48,16 @@ class Dataset:
     notes: tuple[str, ...]
 
     def labelled(self, split: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-        """Images (N, H, W, C) and labels (N,) of "train", "val" or "test"; raises UserError where there are none."""
+        """The images (N, H, W, C) of "train", "val" or "test" that have labels, and these (N,).
+
+        Raises:
+            UserError: none has one.
+        """
         part: Split | None = getattr(self, split)
         if part is None or part.labels is None:
             raise UserError(f"{self.name}: labels are needed, and its {split} images have none")
-        return part.images, part.labels
+        known = part.labels >= 0
+        return (part.images, part.labels) if known.all() else (part.images[known], part.labels[known])
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -75,7 +80,7 @@ def load(
     Raises:
         UserError: no images, bad images, labels missing, or too few images to split.
     """
-    source = open_source(spec)
+    source = open_source(spec, label_column=config.label_column)
     if need_labels:
         _require_labels(spec, source)
     multiple = (multiple_of, multiple_of) if isinstance(multiple_of, int) else multiple_of
@@ -83,12 +88,16 @@ def load(
     notes = [*source.notes, *decoded.notes]
     given = decoded.splits
     train, val, test = given.get("train") or given["all"], given.get("val"), given.get("test")
+    val, test = (part and _labelled_part(part, notes) for part in (val, test))
+    if train.labels is not None:
+        notes += _unlabelled_note(train)
+        _check_classes(source, train)
 
     stratified = train.labels is not None
     if train.labels is not None:
         parts = 1 + (val is None) + (test is None)
         try:
-            check_class_sizes(train.labels, parts, source.classes)
+            check_class_sizes(train.labels[train.labels >= 0], parts, source.classes)
         except UserError as error:
             if need_labels:
                 raise
@@ -118,11 +127,12 @@ def load(
 def _require_labels(spec: str, source: Source) -> None:
     section = source.sections.get("train") or source.sections["all"]
     if section.labels is None:
+        table = any(" .csv" in note for note in source.notes)
         raise UserError(
             f"labels are needed here, and '{spec}' has none: give class folders or a label column "
-            "(pretrain works without)"
+            f"(pretrain works without){'; labels in a .csv file are not read' if table else ''}"
         )
-    present = np.unique(section.labels)
+    present = np.unique(section.labels[section.labels >= 0])
     if len(present) < 2:
         raise UserError(
             f"'{spec}' has train images of one class only ('{source.classes[present[0]]}'): at least two are needed "
@@ -135,9 +145,41 @@ def _hold_out(
 ) -> tuple[Split, Split]:
     if not 0 < fraction < 1:
         raise UserError(f"{flag}: {fraction} is not above 0 and below 1")
-    labels = split.labels if stratified else None
-    keep, hold = stratified_split(labels, len(split), fraction, seed, source.classes)
-    return _take(split, keep), _take(split, hold)
+    if not stratified or split.labels is None:
+        keep, hold = stratified_split(None, len(split), fraction, seed, source.classes)
+        return _take(split, keep), _take(split, hold)
+    # Held out are images with labels; those without one are learnt from.
+    known, unknown = np.flatnonzero(split.labels >= 0), np.flatnonzero(split.labels < 0)
+    keep, hold = stratified_split(split.labels[known], len(known), fraction, seed, source.classes)
+    return _take(split, np.sort(np.concatenate([known[keep], unknown]))), _take(split, known[hold])
+
+
+def _labelled_part(split: Split, notes: list[str]) -> Split:
+    """A split to validate or test on, without the images that have no label where others have one."""
+    if split.labels is None or (split.labels >= 0).all():
+        return split
+    notes.append(f"{int((split.labels < 0).sum())} images to validate or test have no label and are left out")
+    return _take(split, np.flatnonzero(split.labels >= 0))
+
+
+def _unlabelled_note(train: Split) -> list[str]:
+    count = int((train.labels < 0).sum()) if train.labels is not None else 0
+    words = f"{count} of {len(train)} images have no label: pre-training takes them, fine-tuning those that have one"
+    return [words] if count else []
+
+
+def _check_classes(source: Source, train: Split) -> None:
+    """Raise UserError where a class has lost all of its images, as those that cannot be decoded."""
+    section = source.sections.get("train") or source.sections["all"]
+    assert section.labels is not None
+    assert train.labels is not None
+    lost = np.setdiff1d(section.labels, train.labels)
+    if len(lost):
+        name = source.classes[lost[0]]
+        raise UserError(
+            f"{source.root}: no images of class '{name}' are left, since none of them can be decoded: mend them, or "
+            "move the class away"
+        )
 
 
 def _take(split: Split, indices: NDArray[np.int64]) -> Split:

@@ -1,11 +1,10 @@
 """Folders of image files: with train/ and test/, with class folders only, or with images only.
 
-Hidden files and folders are passed over; other files that are not images are counted in a note.
+Splits are told by name, whatever the case (Training, seg_test, split=val). One folder around it all is gone through.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,13 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
+from pocketvit.data.listing import IMAGE_EXTENSIONS, SPLITS, Passed, entries, find_images, split_of
 from pocketvit.data.structures import Item, Section, Source, hash_files, make_source
 from pocketvit.errors import UserError
-
-IMAGE_EXTENSIONS = frozenset(
-    (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"),
-)
-SPLIT_NAMES = {"train": "train", "test": "test", "val": "val", "valid": "val", "validation": "val"}
 
 
 @dataclass(frozen=True)
@@ -38,18 +33,28 @@ def open_folder(root: Path) -> Source:
     """Open a folder of image files.
 
     Raises:
-        UserError: no images, images both loose and in class folders, or test classes that train lacks.
+        UserError: no images, images both loose and in class folders, test classes that train lacks, folders that cannot
+            be read, or class folders that seem to lie a level deeper.
     """
+    passed = Passed()
     notes: list[str] = []
-    folders = {entry.name: entry for entry in _visible(root) if entry.is_dir()}
-    splits = _split_folders(root, folders)
+    outer, root = root, _unwrapped(root, passed, notes)
+    loose, inner = entries(root, passed)
+    folders = {folder.name: folder for folder in inner}
+    splits = _split_folders(root, folders, loose, passed)
     if splits:
-        listings = {part: _list_split(folder, notes) for part, folder in splits.items()}
+        listings = {}
+        for part, folder in splits.items():
+            place = _unwrapped(folder, passed, notes)
+            listings[part] = _list_split(place, *entries(place, passed), passed, notes)
         ignored = sorted(set(folders) - {folder.name for folder in splits.values()})
         if ignored:
             notes.append(f"folders beside train/ ignored: {', '.join(ignored)}")
     else:
-        listings = {"all": _list_split(root, notes)}
+        listings = {"all": _list_split(root, loose, inner, passed, notes)}
+        alike = [name for name in folders if any(word in name.lower() for word in ("train", "test", "valid"))]
+        if len(alike) > 1:
+            notes.append(f"read as classes, though they look like splits: {', '.join(alike)}")
     files = [file for listing in listings.values() for file in listing.files]
     if not files:
         kinds = " ".join(sorted(extension[1:] for extension in IMAGE_EXTENSIONS))
@@ -58,66 +63,76 @@ def open_folder(root: Path) -> Source:
     classes = sorted({name for listing in listings.values() for name in listing.by_class})
     sections = {part: _section(root, listing, classes) for part, listing in listings.items()}
     return make_source(
-        root.resolve().name, str(root), classes, sections, notes, lambda: _fingerprint(root, listings, files)
-    )
+        outer.resolve().name, str(root), classes, sections, [*notes, *passed.note()],
+        lambda: _fingerprint(root, listings, files),
+    )  # fmt: skip
 
 
-def find_images(folder: Path) -> list[Path]:
-    """All images under a folder, at any depth, in sorted order; hidden files and folders are passed over."""
-    found = []
-    for parent, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [Path(parent, name) for name in sorted(names) if _is_image(name)]
-    return found
+def _unwrapped(folder: Path, passed: Passed, notes: list[str]) -> Path:
+    """The only folder in a folder, where nothing but folders lies in that one; else the folder itself.
+
+    A single folder with images of its own is a class.
+    """
+    # Looked at with a count of its own: whoever reads it afterwards counts what it passes over.
+    loose, inner = entries(folder, Passed())
+    if loose or len(inner) != 1 or split_of(inner[0].name) not in (None, split_of(folder.name)):
+        return folder
+    images, deeper = entries(inner[0], Passed())
+    if images or not deeper:
+        return folder
+    notes.append(f"{inner[0].name}/ is the only folder in {folder.name}/: its folders are read")
+    return inner[0]
 
 
-def _is_image(name: str) -> bool:
-    return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS
-
-
-def _visible(folder: Path) -> list[Path]:
-    try:
-        return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be read ({error.strerror})") from error
-
-
-def _split_folders(root: Path, folders: dict[str, Path]) -> dict[str, Path]:
+def _split_folders(root: Path, folders: dict[str, Path], loose: list[Path], passed: Passed) -> dict[str, Path]:
     """The folders that hold splits, by part; empty when the folders are classes (one may well be called train)."""
-    named = [name for name in folders if name in SPLIT_NAMES]
-    if not named or (len(named) < len(folders) and "train" not in named):
+    named = {name: part for name in folders if (part := split_of(name))}
+    parts = set(named.values())
+    if not named or (len(named) < len(folders) and "train" not in parts):
         return {}
-    if "train" not in named:
+    if "train" not in parts:
         raise UserError(f"{root}: has {'/ and '.join(named)}/ but no train/: expected train/ beside it")
-    is_class = len(named) == 1 and len(folders) > 1 and not any(e.is_dir() for e in _visible(folders["train"]))
-    if is_class:
+    if len(named) == 1 and len(folders) > 1 and not entries(folders[next(iter(named))], Passed())[1]:
         return {}
     splits: dict[str, Path] = {}
-    for name in named:
-        if SPLIT_NAMES[name] in splits:
-            other = splits[SPLIT_NAMES[name]].name
-            raise UserError(f"{root}: both {other}/ and {name}/ name the validation split: keep one of them")
-        splits[SPLIT_NAMES[name]] = folders[name]
-    if any(_is_image(entry.name) and entry.is_file() for entry in _visible(root)):
+    for name, part in named.items():
+        if part in splits:
+            kind = "validation" if part == "val" else part
+            raise UserError(f"{root}: both {splits[part].name}/ and {name}/ name the {kind} split: keep one of them")
+        splits[part] = folders[name]
+    if loose:
         raise UserError(f"{root}: images lie beside train/: move them into it, or into a class folder in it")
     return splits
 
 
-def _list_split(folder: Path, notes: list[str]) -> _Listing:
-    entries = _visible(folder)
-    files = [entry for entry in entries if entry.is_file()]
-    loose = [file for file in files if _is_image(file.name)]
-    found = {entry.name: find_images(entry) for entry in entries if entry.is_dir()}
+def _list_split(folder: Path, loose: list[Path], inner: list[Path], passed: Passed, notes: list[str]) -> _Listing:
+    found, own, below = {}, {}, {}
+    for path in inner:
+        own[path.name], deeper = entries(path, Passed())
+        below[path.name] = tuple(sorted(entry.name for entry in deeper))
+        found[path.name] = find_images(path, passed)
     by_class = {name: images for name, images in found.items() if images}
     if loose and by_class:
         raise UserError(
             f"{folder}: images lie both in it ({loose[0].name}) and in class folders ({min(by_class)}/): "
             "move all into class folders, or none"
         )
+    hollow = [name for name in by_class if not own[name]]
+    if hollow:
+        name = hollow[0]
+        alike = len(hollow) > 1 and len({below[name] for name in hollow}) == 1
+        why = (
+            "the same folders as the others"
+            if alike
+            else f"no images of its own, only folders ({below[name][0]}/, ...)"
+        )
+        splits = ", ".join(sorted(set(SPLITS.values())))
+        raise UserError(
+            f"{folder / name}/: a class folder that holds {why}: if its folders are the classes, give {folder / name}; "
+            f"if it is a split, call it one of {splits}; else move its images up into it"
+        )
     if by_class and len(by_class) < len(found):
         notes.append(f"{folder.name}: folders without images ignored: {', '.join(sorted(set(found) - set(by_class)))}")
-    if len(loose) < len(files):
-        notes.append(f"{folder.name}: {len(files) - len(loose)} files that are not images ignored")
     return _Listing(loose, by_class)
 
 

@@ -9,6 +9,7 @@ import io
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.PngImagePlugin import PngImageFile
 
-from pocketvit.data.folders import find_images
+from pocketvit.data.listing import FORMATS, find_images
 from pocketvit.data.structures import in_order
 from pocketvit.errors import UserError
 
@@ -143,18 +144,25 @@ def list_images(path: str | Path) -> list[Path]:
     return found
 
 
+@cache
+def _formats() -> tuple[str, ...]:
+    """Those of FORMATS that this Pillow was built with."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
 @contextmanager
 def _open(content: Path | bytes) -> Iterator[Image.Image]:
     """Open with Pillow; whatever goes wrong until the block ends is a BadImage."""
     try:
         if (len(content) if isinstance(content, bytes) else content.stat().st_size) == 0:
             raise BadImage("it holds 0 bytes")
-        with Image.open(io.BytesIO(content) if isinstance(content, bytes) else content) as image:
+        with Image.open(io.BytesIO(content) if isinstance(content, bytes) else content, formats=_formats()) as image:
             yield image
     except BadImage:
         raise
     except FileNotFoundError as error:
-        raise BadImage("no such file") from error
+        raise BadImage("no such file, or a link that leads nowhere") from error
     except UnidentifiedImageError as error:
         raise BadImage("not an image, or one damaged at its start") from error
     # Damaged files make Pillow's readers raise nearly anything: OSError, SyntaxError, struct.error, IndexError, ...

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,13 +16,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketvit.data.folders import SPLIT_NAMES
+from pocketvit.data.listing import split_of, split_of_file
 from pocketvit.data.structures import Item, Section, Source, hash_files, make_source
 from pocketvit.errors import UserError
 
 IMAGE_COLUMNS = ("image", "img")
-LABEL_COLUMNS = ("label", "fine_label")
-SPLIT_PATTERN = re.compile(r"(train|test|validation|valid|val)(?=[-_.]|$)")
+# In this order, whatever the case; --label-column names another.
+LABEL_COLUMNS = ("label", "fine_label", "labels", "target", "class", "category", "coarse_label", "y")
+NO_NUMBER, NO_TEXT = -1, ""  # what a label that is not there is stored as
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,8 @@ class _Shard:
     file: Path
     image: str
     rows: int
-    labels: NDArray[Any] | None  # as stored: integers or strings
+    labels: NDArray[Any] | None  # as stored: integers or strings, NO_NUMBER or NO_TEXT where there is none
+    others: tuple[str, ...]  # columns that might hold labels, where none is called so
     names: tuple[str, ...] | None  # class names from the metadata
 
 
@@ -44,17 +45,23 @@ def parquet_files(folder: Path) -> list[Path]:
     return found
 
 
-def open_parquet(path: Path) -> Source:
+def open_parquet(path: Path, label_column: str | None = None) -> Source:
     """Open a Parquet file, or a folder of them whose names (or whose folders' names) tell the splits.
 
+    Rows without a label (null, NaN or below 0) are kept, with label -1.
+
+    Args:
+        path: a file or a folder.
+        label_column: where the labels are; None takes the first of LABEL_COLUMNS that is there.
+
     Raises:
-        UserError: not Parquet, no image column, labels that are neither integers nor text, or no train shards.
+        UserError: not Parquet, no image column, no such label column, labels of another kind, or no train shards.
     """
     if path.is_file():
         root, files = path.parent, {"all": [path]}
     else:
         root, files = path, _by_split(path)
-    shards = {part: [_read_shard(file) for file in members] for part, members in files.items()}
+    shards = {part: [_read_shard(file, label_column) for file in members] for part, members in files.items()}
     everything = [shard for members in shards.values() for shard in members]
     name = path.stem if path.is_file() else path.resolve().name
 
@@ -69,7 +76,9 @@ def open_parquet(path: Path) -> Source:
         layout = ",".join(f"{part}:{len(members)}" for part, members in files.items())
         return f"{layout}:{hash_files(root, [shard.file for shard in everything])}"
 
-    return make_source(name, str(root), classes, sections, [], fingerprint)
+    others = sorted({column for shard in everything for column in shard.others})
+    notes = [f"no column of labels: --label-column names one of {', '.join(others)}"] if others else []
+    return make_source(name, str(root), classes, sections, notes, fingerprint)
 
 
 def _by_split(root: Path) -> dict[str, list[Path]]:
@@ -77,9 +86,11 @@ def _by_split(root: Path) -> dict[str, list[Path]]:
     for file in parquet_files(root):
         relative = file.relative_to(root)
         # The file's own name first, then its folders from the inside out: train/0000.parquet is a train shard too.
-        matches = (SPLIT_PATTERN.match(name.lower()) for name in reversed(relative.parts))
-        match = next(filter(None, matches), None)
-        parts.setdefault(SPLIT_NAMES[match.group(1)] if match else "all", []).append(file)
+        told = [
+            split_of_file(relative.name.removesuffix(relative.suffix)),
+            *map(split_of, reversed(relative.parts[:-1])),
+        ]
+        parts.setdefault(next(filter(None, told), "all"), []).append(file)
     if "all" in parts and len(parts) > 1:
         raise UserError(
             f"{parts['all'][0]}: its name tells no split, though others here do: "
@@ -88,7 +99,7 @@ def _by_split(root: Path) -> dict[str, list[Path]]:
     return parts
 
 
-def _read_shard(file: Path) -> _Shard:
+def _read_shard(file: Path, label_column: str | None) -> _Shard:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -96,12 +107,34 @@ def _read_shard(file: Path) -> _Shard:
         with pq.ParquetFile(file) as parquet:
             schema = parquet.schema_arrow
             image = _image_column(file, schema)
-            label = next((name for name in LABEL_COLUMNS if name in schema.names), None)
+            label = _label_column(file, schema, label_column)
+            others = () if label else tuple(name for name in schema.names if _may_be_labels(schema.field(name).type))
             rows = parquet.metadata.num_rows
             labels = None if label is None else _label_values(file, parquet.read([label]).column(0))
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{file}: not a readable Parquet file ({_first_line(error)})") from error
-    return _Shard(file, image, rows, labels, _metadata_names(schema.metadata, label))
+    return _Shard(file, image, rows, labels, others, _metadata_names(schema.metadata, label))
+
+
+def _label_column(file: Path, schema: Any, asked: str | None) -> str | None:
+    if asked is not None:
+        if asked in schema.names:
+            return asked
+        raise UserError(f"--label-column {asked}: {file} has no such column, only {', '.join(schema.names)}")
+    lower = {name.lower(): name for name in reversed(schema.names)}
+    return next((lower[name] for name in LABEL_COLUMNS if name in lower), None)
+
+
+def _may_be_labels(kind: Any) -> bool:
+    import pyarrow.types as types
+
+    return bool(types.is_integer(kind) or types.is_dictionary(kind) or types.is_boolean(kind) or _is_text(kind))
+
+
+def _is_text(kind: Any) -> bool:
+    import pyarrow.types as types
+
+    return bool(types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind))
 
 
 def _image_column(file: Path, schema: Any) -> str:
@@ -112,29 +145,48 @@ def _image_column(file: Path, schema: Any) -> str:
             kind = schema.field(name).type
             if types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
                 kind = kind.field(kind.get_field_index("bytes")).type
-            if types.is_binary(kind) or types.is_large_binary(kind):
+            if types.is_binary(kind) or types.is_large_binary(kind) or types.is_binary_view(kind):
                 return name
             raise UserError(f"{file}: column '{name}' holds {kind}: expected encoded images (bytes)")
     raise UserError(f"{file}: no column called {' or '.join(IMAGE_COLUMNS)} among {', '.join(schema.names) or 'none'}")
 
 
 def _label_values(file: Path, column: Any) -> NDArray[Any] | None:
-    """Labels as stored, int64 or text; None when no row has one (null, or -1 as hidden test labels are written)."""
+    """Labels as stored, int64 or text, NO_NUMBER or NO_TEXT where there is none; None when no row has one.
+
+    True and False, which pandas makes of two classes, are text; whole floats, which it makes of integers with gaps, are
+    integers.
+    """
     import pyarrow as pa
+    import pyarrow.compute as pc
     import pyarrow.types as types
 
-    kind = column.type.value_type if types.is_dictionary(column.type) else column.type
-    if types.is_integer(kind) or types.is_null(kind):
-        values: NDArray[Any] = column.cast(pa.int64()).fill_null(-1).to_numpy()
-        missing = values < 0
-    elif types.is_string(kind) or types.is_large_string(kind):
+    if types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    kind = column.type
+    if types.is_boolean(kind):
+        column = pc.if_else(column, "True", "False")
+    if types.is_floating(kind):
+        numbers = column.to_numpy()
+        whole = np.where(np.isfinite(numbers), numbers, -1)
+        if (whole != np.floor(whole)).any():
+            raise UserError(f"{file}: the label column holds fractions: expected integers or text")
+        values = whole.astype(np.int64)
+    elif types.is_integer(kind) or types.is_null(kind):
+        values = column.cast(pa.int64()).fill_null(-1).to_numpy()
+    elif types.is_boolean(kind) or _is_text(kind):
         values = np.array(column.cast(pa.string()).fill_null("").to_pylist(), dtype=str)
-        missing = values == ""
     else:
         raise UserError(f"{file}: the label column holds {kind}: expected integers or text")
-    if missing.any() and not missing.all():
-        raise UserError(f"{file}: {missing.sum()} of {len(values)} rows have no label (null or below 0): label all")
+    missing = _is_missing(values)
+    if values.dtype.kind == "i":
+        values = np.where(missing, NO_NUMBER, values)
     return None if missing.all() else values
+
+
+def _is_missing(values: NDArray[Any]) -> NDArray[np.bool_]:
+    missing: NDArray[np.bool_] = values < 0 if values.dtype.kind == "i" else values == NO_TEXT
+    return missing
 
 
 def _metadata_names(metadata: Mapping[bytes, bytes] | None, label: str | None) -> tuple[str, ...] | None:
@@ -172,13 +224,15 @@ def _index_labels(
         return (), dict.fromkeys(stored)
     if len({values.dtype.kind for values in present}) > 1:
         raise UserError(f"{path}: labels are text in one split and integers in another: expected the same in both")
-    values = np.unique(np.concatenate(present))
+    together = np.concatenate(present)
+    values = np.unique(together[~_is_missing(together)])
     if names is None or values.dtype.kind == "U":
         classes = tuple(str(value) for value in values)
-        return classes, {
-            part: None if labels is None else np.searchsorted(values, labels).astype(np.int64)
+        indexed = {
+            part: None if labels is None else np.where(_is_missing(labels), -1, np.searchsorted(values, labels))
             for part, labels in stored.items()
         }
+        return classes, indexed
     if values[-1] >= len(names):
         raise UserError(f"{path}: label {values[-1]} lies beyond the {len(names)} class names in the metadata")
     return names, {part: None if labels is None else labels.astype(np.int64) for part, labels in stored.items()}
@@ -195,7 +249,9 @@ def _items(root: Path, shards: Sequence[_Shard]) -> Iterator[Item]:
             with pq.ParquetFile(shard.file) as parquet:
                 for batch in parquet.iter_batches(batch_size=1024, columns=[shard.image]):
                     for content, path in _rows(batch.column(0)):
-                        yield Item(f"{where} row {row}" + (f" ({path})" if path else ""), content or b"")
+                        # Where a row has a path alone, the image lies beside the file.
+                        found = content or (shard.file.parent / path if path and content is None else b"")
+                        yield Item(f"{where} row {row}" + (f" ({path})" if path else ""), found)
                         row += 1
         except (pa.ArrowException, OSError) as error:
             raise UserError(f"{shard.file}: damaged near row {row} ({_first_line(error)})") from error

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pocketvit.data.folders import IMAGE_EXTENSIONS, open_folder
+from pocketvit.data.folders import open_folder
+from pocketvit.data.listing import IMAGE_EXTENSIONS
 from pocketvit.data.parquet import open_parquet, parquet_files
 from pocketvit.data.structures import Item, Section, Source, make_source
 from pocketvit.errors import UserError
@@ -25,25 +26,27 @@ ACCEPTED = (
 )
 
 
-def open_source(spec: str, *, data_dir: str | Path | None = None) -> Source:
+def open_source(spec: str, *, data_dir: str | Path | None = None, label_column: str | None = None) -> Source:
     """Open a set of images without decoding any.
 
     Args:
         spec: `digits`, a folder of images in one of the accepted layouts, or a Parquet file or folder
+        label_column: of Parquet files; None takes the first that is called like one
         data_dir: where to look for a relative path that isn't in the working folder (default: $POCKETVIT_DATA)
 
     Raises:
         UserError: nothing is there, or what is there isn't a set of images.
     """
-    if spec == "digits":
+    data_dir = data_dir if data_dir is not None else os.environ.get("POCKETVIT_DATA")
+    if spec in EMBEDDED and not Path(spec).is_dir():
         return _open_digits()
-    path = _find(spec, data_dir if data_dir is not None else os.environ.get("POCKETVIT_DATA"))
+    path = _find(spec, data_dir)
     if path.is_file():
         if path.suffix.lower() == ".parquet":
-            return open_parquet(path)
+            return open_parquet(path, label_column)
         kind = "a single image" if path.suffix.lower() in IMAGE_EXTENSIONS else f"a file of unknown kind ({path.name})"
         raise UserError(f"{spec}: {kind} is not a set of images; expected {ACCEPTED}")
-    return open_parquet(path) if parquet_files(path) else open_folder(path)
+    return open_parquet(path, label_column) if parquet_files(path) else open_folder(path)
 
 
 def _find(spec: str, data_dir: str | Path | None) -> Path:

@@ -98,7 +98,8 @@ def label_subset(
         members = np.flatnonzero(labels == label)
         count = per_class if per_class is not None else max(1, _nearest((fraction or 0) * len(members)))
         # A generator for each class: what one class holds doesn't change the choice in another.
-        chosen.append(np.random.default_rng([seed, int(label)]).permutation(members)[:count])
+        stream = int(label) if label >= 0 else len(labels)  # images without a label are a class of their own here
+        chosen.append(np.random.default_rng([seed, stream]).permutation(members)[:count])
     return np.sort(np.concatenate(chosen)) if chosen else np.arange(0)
 
 

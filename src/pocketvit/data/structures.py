@@ -43,7 +43,7 @@ class Section:
     Args:
         count: number of images
         items: starts a pass over them, always in the same order
-        labels: int64 (count,) indices into the source's classes, or None
+        labels: int64 (count,) indices into the source's classes, -1 for an image without one; or None
     """
 
     count: int
@@ -78,7 +78,7 @@ class Split:
 
     Args:
         images: uint8 (N, H, W, C); may be a read-only memory map
-        labels: int64 (N,) class indices, or None
+        labels: int64 (N,) class indices, -1 for an image without one; or None
     """
 
     images: NDArray[np.uint8]
@@ -121,7 +121,7 @@ def make_source(
         elif section.labels is not None and train.labels is None:
             raise UserError(f"{root}: the {part} split has labels and the train split has none: label both or neither")
         elif section.labels is not None and train.labels is not None:
-            unknown = np.setdiff1d(section.labels, train.labels)
+            unknown = np.setdiff1d(section.labels[section.labels >= 0], train.labels)
             if len(unknown):
                 raise UserError(
                     f"{root}: class '{classes[unknown[0]]}' is in the {part} split but not in the train split: "
@@ -157,7 +157,8 @@ def hash_files(root: Path, files: Sequence[Path]) -> str:
                 while block := stream.read(1 << 20):
                     content.update(block)
         except OSError as error:
-            raise UserError(f"{file}: cannot be read ({error.strerror})") from error
+            # Whoever decodes it says so, or leaves it out.
+            return f"unreadable: {error.strerror}".encode()
         return content.digest()
 
     whole = hashlib.blake2b(digest_size=32)

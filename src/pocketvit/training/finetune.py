@@ -73,7 +73,7 @@ def finetune_classifier(
     model: nn.Module = vit
     if config.reconstruction:
         model = SupervisedMAE(make_mae(dataset, settings), vit).to(device)
-        everything = Batches(images, None, batch_size=config.batch_size, **norm)
+        everything = Batches(dataset.train.images, None, batch_size=config.batch_size, **norm)
         augment_masked = Augment(masking.augment, dataset.shape[2], dataset.mean, device)
 
     def loss_function(model: nn.Module, images: Tensor, labels: Tensor | None) -> Tensor:

@@ -8,6 +8,7 @@ import platform
 import shutil
 import subprocess
 import sys
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
@@ -36,8 +37,38 @@ class Run:
         return predict(paths, model=self.path, top=top)
 
 
-def open_run(out: str | Path | None, name: str, settings: Settings, overwrite: bool, resume: bool) -> Path:
-    """Create the run directory and write config.yaml; raises UserError rather than write over another run."""
+# All that a run writes into its directory; nothing else is ever deleted.
+OWN = frozenset(
+    (
+        *(CONFIG, SUMMARY, WEIGHTS, MAE_WEIGHTS, "metrics.jsonl", "figures.npz", "report.html"),
+        *("stages", "checkpoints", "tensorboard"),
+    )
+)
+
+
+def open_run(
+    out: str | Path | None,
+    name: str,
+    settings: Settings,
+    overwrite: bool,
+    resume: bool,
+    needed: Mapping[str, Path | None] | None = None,
+    own: Collection[str] = (),
+) -> Path:
+    """Create the run directory and write config.yaml; `resume` goes on with the one that is there, if there is one.
+
+    Args:
+        out: the directory; None makes one in runs/ from `name`.
+        name: of the run.
+        settings: to be written.
+        overwrite: replace the run that is there.
+        resume: go on with it.
+        needed: what the command reads, by the words for it, and must not delete.
+        own: names of files that the caller writes there, beside OWN.
+
+    Raises:
+        UserError: another run is there, or files that PocketViT did not write or that the command needs.
+    """
     folder = Path(out) if out else _unused(Path("runs") / name, resume)
     settings = replace(settings, model=settings.model.resolved())
     text = as_yaml(settings)
@@ -51,15 +82,33 @@ def open_run(out: str | Path | None, name: str, settings: Settings, overwrite: b
             return folder
         if not overwrite:
             raise UserError(f"--out {folder}: holds a run already: add --overwrite or --resume, or choose another")
-        shutil.rmtree(folder)
-    elif resume:
-        raise UserError(f"--resume: no run in {folder}")
+        _clear(folder, needed or {}, OWN.union(own))
     try:
         (folder / "stages").mkdir(parents=True, exist_ok=True)
         write_whole(folder / CONFIG, text)
     except OSError as error:
         raise UserError(f"--out {folder}: cannot be written ({error.strerror})") from None
     return folder
+
+
+def _clear(folder: Path, needed: Mapping[str, Path | None], own: Collection[str]) -> None:
+    """Remove a run from its directory, link or not; UserError where that would remove anything else."""
+    place = folder.resolve()
+    for words, path in needed.items():
+        if path is not None and place in (path.resolve(), *path.resolve().parents):
+            raise UserError(f"--out {folder}: holds {words}, which --overwrite would delete: choose another directory")
+    entries = sorted(place.iterdir())
+    strange = [entry.name for entry in entries if entry.name not in own]
+    if strange:
+        raise UserError(
+            f"--out {folder}: holds what PocketViT did not write ({', '.join(strange[:3])}): move it away, or choose "
+            "another directory"
+        )
+    for entry in entries:
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
 
 
 def _unused(path: Path, resume: bool) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 import time
 from collections.abc import Callable
@@ -100,7 +101,12 @@ class Context:
             for per_class in settings.data.label_budgets:
                 labelled_indices(dataset, settings, per_class, settings.seed)
         name, main = f"{dataset.name}-{settings.recipe or 'custom'}", accelerator.is_main_process
-        folder = open_run(out, name, settings, overwrite, resume) if main else Path()
+        places = (Path(data).expanduser(), Path(os.environ.get("POCKETVIT_DATA", ".")).expanduser() / data)
+        needed = {
+            "the images": next((place for place in places if place.exists()), None),
+            "the weights of --init": init,
+        }
+        folder = open_run(out, name, settings, overwrite, resume, needed) if main else Path()
         folder = from_main(accelerator, folder)
         log = RunLog(folder, settings.tensorboard) if main else RunLog(quiet=True)
         context = cls(settings, dataset, accelerator, log, folder, evidence(verb, resume), started, pause)
@@ -255,11 +261,11 @@ def pretrain_stage(context: Context, file: str = MAE_WEIGHTS, land: float = math
 
     `land` is when it has to be over, on time.monotonic's clock.
     """
-    dataset, labels = context.dataset, context.dataset.train.labels
-    knn = None
-    if labels is not None and dataset.val.labels is not None and len(dataset.classes) > 1:
+    dataset, knn = context.dataset, None
+    if dataset.train.labels is not None and dataset.val.labels is not None and len(dataset.classes) > 1:
+        images, labels = dataset.labelled("train")
         chosen = np.sort(np.random.default_rng(0).permutation(len(labels))[:KNN_IMAGES])
-        train_images, val = dataset.train.images[chosen], dataset.val
+        train_images, val = images[chosen], dataset.val
         train_y, val_y = labels[chosen], dataset.val.labels
 
         def knn(vit: ViT) -> float:
@@ -411,10 +417,11 @@ def judge(context: Context, vit: ViT) -> tuple[dict[str, Any], dict[str, Any]]:
 def gallery(context: Context, mae: Path | None) -> dict[str, Any]:
     """Samples of the train images, and reconstructions of held-out ones where there is a masked autoencoder."""
     train, val = context.dataset.train, context.dataset.val
-    chosen = np.sort(np.random.default_rng(0).permutation(len(train))[:40])
-    arrays: dict[str, Any] = {"samples": train.images[chosen]}
-    if train.labels is not None:
-        arrays["sample_labels"] = train.labels[chosen]
+    images, labels = (train.images, None) if train.labels is None else context.dataset.labelled("train")
+    chosen = np.sort(np.random.default_rng(0).permutation(len(images))[:40])
+    arrays: dict[str, Any] = {"samples": images[chosen]}
+    if labels is not None:
+        arrays["sample_labels"] = labels[chosen]
     if mae is not None:
         model, meta = weights.load(mae)
         if isinstance(model, MaskedAutoencoder):

@@ -1,0 +1,108 @@
+"""What lies in a folder: images, and all that is passed over, counted by kind so that it can be said."""
+
+from __future__ import annotations
+
+import re
+import stat
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pocketvit.errors import UserError
+
+# What Pillow may read, and no more: others of its readers start programs. Its JPEG reader reads MPO.
+FORMATS = ("PNG", "JPEG", "BMP", "DIB", "GIF", "WEBP", "TIFF", "PPM", "AVIF", "JPEG2000", "TGA")
+IMAGE_EXTENSIONS = frozenset(
+    (
+        *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".gif", ".webp", ".tif", ".tiff"),
+        *(".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".jp2", ".tga"),
+    )
+)
+# Small copies of the images that lie beside them, and what archives of other systems bring.
+COPIES = frozenset(("@eadir", "__macosx", ".thumbnails", "thumbnails", "$recycle.bin"))
+SPLITS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("test", "testing"), "test"),
+    **dict.fromkeys(("val", "valid", "validation", "dev", "eval"), "val"),
+}
+_WORDS = "|".join(sorted(SPLITS, key=len, reverse=True))
+_WHOLE = re.compile(rf"(?:.*[-_. ]|split=)?({_WORDS})", re.IGNORECASE)
+_BEGINS = re.compile(rf"({_WORDS})[-_. ]", re.IGNORECASE)
+
+
+def split_of(name: str) -> str | None:
+    """The split that a name tells, "train", "val" or "test": as a whole, as its end (seg_train) or in split=train."""
+    found = _WHOLE.fullmatch(name)
+    return SPLITS[found[1].lower()] if found else None
+
+
+def split_of_file(stem: str) -> str | None:
+    """The same of a file's name without its extension, whose beginning tells it too: train-00000-of-00002."""
+    found = _BEGINS.match(stem)
+    return SPLITS[found[1].lower()] if found else split_of(stem)
+
+
+@dataclass
+class Passed:
+    """What was not read, counted by kind."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    folders: set[tuple[int, int]] = field(default_factory=set)  # device and number of those gone into
+
+    def note(self) -> list[str]:
+        """One line of it, or none."""
+        if not self.counts:
+            return []
+        kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(self.counts.items()))
+        return [f"{self.counts.total()} files or folders not read: {kinds}"]
+
+
+def entries(folder: Path, passed: Passed) -> tuple[list[Path], list[Path]]:
+    """Image files and folders in a folder, each sorted, links followed; a folder that was gone into before is not.
+
+    A link that leads nowhere counts as a file, for its reader to complain of.
+
+    Raises:
+        UserError: the folder cannot be read.
+    """
+    try:
+        found = sorted(folder.iterdir())
+        own = folder.stat()
+    except OSError as error:
+        raise UserError(f"{folder}/: cannot be read ({error.strerror}): mend its permissions or move it away") from None
+    passed.folders.add((own.st_dev, own.st_ino))
+    files, folders = [], []
+    for path in found:
+        try:
+            status = path.stat()
+        except OSError:
+            status = None
+        if path.name.startswith("."):
+            continue
+        if status is not None and stat.S_ISDIR(status.st_mode):
+            if path.name.lower() in COPIES:
+                passed.counts[f"{path.name} (small copies of images)"] += 1
+            elif (status.st_dev, status.st_ino) in passed.folders:
+                passed.counts["links to a folder that is read already"] += 1
+            else:
+                folders.append(path)
+        elif status is not None and not stat.S_ISREG(status.st_mode):
+            passed.counts["pipes or devices"] += 1
+        elif path.suffix.lower() in IMAGE_EXTENSIONS:
+            files.append(path)
+        else:
+            passed.counts[path.suffix.lower() or "files without an extension"] += 1
+    return files, folders
+
+
+def find_images(folder: Path, passed: Passed | None = None) -> list[Path]:
+    """All images under a folder, at any depth, in sorted order; what is passed over is counted in `passed`.
+
+    Raises:
+        UserError: a folder cannot be read.
+    """
+    passed = passed or Passed()
+    files, folders = entries(folder, passed)
+    for inner in folders:
+        files += find_images(inner, passed)
+    return files

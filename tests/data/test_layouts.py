@@ -1,0 +1,263 @@
+"""Images as people have them: splits under other names, folders around folders, links, pipes, labels of any kind."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pocketvit.config import DataConfig
+from pocketvit.data import load
+from pocketvit.data.listing import split_of, split_of_file
+from pocketvit.data.sources import open_source
+from pocketvit.errors import UserError
+
+CONFIG = DataConfig()
+Folders = Callable[..., Path]
+
+
+def counts(path: Path) -> dict[str, int]:
+    return {part: section.count for part, section in open_source(str(path)).sections.items()}
+
+
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [
+        *((name, "train") for name in ("train", "Training", "TRAIN", "seg_train", "split=train", "set-train")),
+        *((name, "test") for name in ("test", "Testing", "seg_test", "split=test")),
+        *((name, "val") for name in ("val", "Valid", "validation", "dev", "eval", "my_val")),
+        *((name, None) for name in ("trainer", "latest", "cat", "contest", "devices", "train_station", "")),
+    ],
+)
+def test_a_split_is_told_by_a_whole_name_or_its_end(name: str, split: str | None) -> None:
+    assert split_of(name) == split
+
+
+def test_a_files_beginning_tells_its_split_too() -> None:
+    assert [split_of_file(n) for n in ("train-00000-of-00002", "mnist_test", "Valid.0", "images")] == [
+        "train", "test", "val", None,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("names", [("Training", "Testing"), ("Train", "Test"), ("seg_train", "seg_test")])
+def test_splits_under_other_names(tmp_path: Path, class_folders: Folders, names: tuple[str, str]) -> None:
+    class_folders(tmp_path / names[0])
+    class_folders(tmp_path / names[1], count=3)
+    source = open_source(str(tmp_path))
+    assert source.classes == ("cat", "dog")
+    assert counts(tmp_path) == {"train": 20, "test": 6}
+
+
+def test_one_folder_around_it_all_is_gone_through_and_said(tmp_path: Path, class_folders: Folders) -> None:
+    class_folders(tmp_path / "archive" / "pets" / "train")
+    class_folders(tmp_path / "archive" / "pets" / "test", count=2)
+    source = open_source(str(tmp_path / "archive"))
+    assert (source.name, source.classes) == ("archive", ("cat", "dog"))
+    assert {part: section.count for part, section in source.sections.items()} == {"train": 20, "test": 4}
+    assert any("pets/ is the only folder in archive/" in note for note in source.notes)
+    # Also in a split, as seg_train/seg_train/ is published.
+    class_folders(tmp_path / "intel" / "seg_train" / "seg_train")
+    class_folders(tmp_path / "intel" / "seg_test" / "seg_test", count=2)
+    assert open_source(str(tmp_path / "intel")).classes == ("cat", "dog")
+
+
+def test_a_single_class_is_no_wrapper(tmp_path: Path, class_folders: Folders) -> None:
+    class_folders(tmp_path, classes=("cat",))
+    assert open_source(str(tmp_path)).classes == ("cat",)
+
+
+def test_class_folders_of_folders_are_refused_with_what_to_give(tmp_path: Path, class_folders: Folders) -> None:
+    for part in ("Images", "Masks"):
+        class_folders(tmp_path / "signs" / part, classes=("00000", "00001"))
+    with pytest.raises(
+        UserError, match=r"Images/: a class folder that holds the same folders as the others.*give .*Imag"
+    ):
+        open_source(str(tmp_path / "signs"))
+    class_folders(tmp_path / "years", classes=("dog",))
+    class_folders(tmp_path / "years" / "cat", classes=("2019", "2020"))
+    with pytest.raises(UserError, match=r"cat/: a class folder that holds no images of its own, only folders \(2019/"):
+        open_source(str(tmp_path / "years"))
+
+
+def test_what_looks_like_splits_and_is_read_as_classes_is_said(tmp_path: Path, class_folders: Folders) -> None:
+    class_folders(tmp_path, classes=("train1", "test1"))
+    assert any("look like splits: test1, train1" in note for note in open_source(str(tmp_path)).notes)
+
+
+def test_pictures_by_any_name_that_pillow_reads(
+    tmp_path: Path, class_folders: Folders, save: Callable[..., Path]
+) -> None:
+    class_folders(tmp_path)
+    for index in range(3):
+        save(tmp_path / "dog" / f"x{index}.jpg", seed=index).rename(tmp_path / "dog" / f"x{index}.JFIF")
+    assert counts(tmp_path) == {"all": 23}
+    data = load(str(tmp_path), CONFIG)
+    assert len(data.train) + len(data.val) + len(data.test) == 23
+
+
+def test_what_is_passed_over_is_counted_by_kind_in_one_line(tmp_path: Path, class_folders: Folders) -> None:
+    class_folders(tmp_path)
+    (tmp_path / "labels.csv").write_text("x")
+    (tmp_path / "cat" / "a.heic").write_bytes(b"x")
+    (tmp_path / "cat" / "b.heic").write_bytes(b"x")
+    os.mkfifo(tmp_path / "cat" / "z.png")
+    copies = tmp_path / "dog" / "@eaDir" / "000.png"
+    copies.mkdir(parents=True)
+    shutil.copy(tmp_path / "dog" / "000.png", copies / "SYNOPHOTO_THUMB_M.png")
+    source = open_source(str(tmp_path))
+    assert source.sections["all"].count == 20
+    assert source.notes == (
+        "5 files or folders not read: 1 .csv, 2 .heic, 1 @eaDir (small copies of images), 1 pipes or devices",
+    )
+
+
+def test_links_are_followed_once(tmp_path: Path, class_folders: Folders) -> None:
+    class_folders(tmp_path / "elsewhere", classes=("more",))
+    data = class_folders(tmp_path / "data")
+    (data / "dog" / "more").symlink_to(tmp_path / "elsewhere" / "more")
+    (data / "dog" / "back").symlink_to(data)
+    (data / "self").symlink_to(data)
+    source = open_source(str(data))
+    assert source.classes == ("cat", "dog")
+    assert source.sections["all"].count == 30
+    assert any("2 links to a folder that is read already" in note for note in source.notes)
+
+
+def test_a_folder_that_cannot_be_read_stops(
+    tmp_path: Path, class_folders: Folders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class_folders(tmp_path)
+    look = Path.iterdir
+
+    def refused(self: Path) -> object:
+        if self.name == "dog":
+            raise PermissionError(13, "Permission denied")
+        return look(self)
+
+    monkeypatch.setattr(Path, "iterdir", refused)
+    with pytest.raises(UserError, match=r"dog/: cannot be read \(Permission denied\)"):
+        open_source(str(tmp_path))
+
+
+def test_a_link_that_leads_nowhere_is_a_bad_image(tmp_path: Path, class_folders: Folders) -> None:
+    class_folders(tmp_path)
+    (tmp_path / "cat" / "z.png").symlink_to("/nonexistent/a.png")
+    with pytest.raises(
+        UserError, match=r"cat/z\.png: cannot be decoded \(no such file, or a link that leads nowhere\)"
+    ):
+        load(str(tmp_path), CONFIG)
+    data = load(str(tmp_path), DataConfig(skip_bad=True))
+    assert any("1 images cannot be decoded and are left out: cat/z.png" in note for note in data.notes)
+
+
+def test_a_class_that_loses_all_its_images_is_refused(tmp_path: Path, class_folders: Folders) -> None:
+    class_folders(tmp_path)
+    (tmp_path / "emu").mkdir()
+    for index in range(4):
+        (tmp_path / "emu" / f"{index}.jpg").write_bytes(b"\0\0\0\x18ftypheic")
+    with pytest.raises(UserError, match="no images of class 'emu' are left"):
+        load(str(tmp_path), DataConfig(skip_bad=True))
+
+
+def test_only_formats_that_are_named_are_read(tmp_path: Path, class_folders: Folders) -> None:
+    """Pillow would start another program for an EPS file, whatever it is called."""
+    class_folders(tmp_path)
+    (tmp_path / "cat" / "z.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EOF\n")
+    with pytest.raises(UserError, match=r"cat/z\.png: cannot be decoded \(not an image"):
+        load(str(tmp_path), CONFIG)
+
+
+def test_a_folder_called_digits_is_the_users(
+    tmp_path: Path, class_folders: Folders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class_folders(tmp_path / "digits", classes=("even", "odd"))
+    monkeypatch.chdir(tmp_path)
+    assert open_source("digits").classes == ("even", "odd")
+
+
+def table(path: Path, labels: pa.Array, name: str = "label", like: Path | None = None) -> Path:
+    """The table that `like` has, with another column of labels."""
+    images = pq.read_table(like or path).column("image")
+    pq.write_table(pa.table({"image": images, name: labels}), path)
+    return path
+
+
+@pytest.mark.parametrize("name", ["labels", "target", "Label", "coarse_label", "Class"])
+def test_a_label_column_under_another_name(tmp_path: Path, parquet: Callable[..., Path], name: str) -> None:
+    file = parquet(tmp_path / "a.parquet", [0, 1] * 10)
+    table(file, pa.array([0, 1] * 10), name)
+    assert open_source(str(file)).sections["all"].labels.tolist() == [0, 1] * 10
+
+
+def test_a_label_column_by_flag_and_what_could_be_one(tmp_path: Path, parquet: Callable[..., Path]) -> None:
+    file = parquet(tmp_path / "a.parquet", [0, 1] * 10)
+    table(file, pa.array(["x", "y"] * 10), "diagnosis")
+    source = open_source(str(file))
+    assert source.sections["all"].labels is None
+    assert source.notes == ("no column of labels: --label-column names one of diagnosis",)
+    assert open_source(str(file), label_column="diagnosis").classes == ("x", "y")
+    assert load(str(file), DataConfig(label_column="diagnosis"), need_labels=True).classes == ("x", "y")
+    with pytest.raises(UserError, match=r"--label-column grade: .* has no such column, only image, diagnosis"):
+        open_source(str(file), label_column="grade")
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes"),
+    [
+        (pa.array([True, False] * 10), ("False", "True")),
+        (pa.array([1.0, 0.0] * 10), ("0", "1")),
+        (pa.array(["b", "a"] * 10, pa.string_view()), ("a", "b")),
+        (pa.array(["b", "a"] * 10, pa.large_string()).dictionary_encode(), ("a", "b")),
+    ],
+)
+def test_labels_of_other_types(tmp_path: Path, parquet: Callable[..., Path], labels: pa.Array, classes: tuple) -> None:
+    source = open_source(str(table(parquet(tmp_path / "a.parquet", [0, 1] * 10), labels)))
+    assert source.classes == classes
+    assert source.sections["all"].labels.tolist() == [1, 0] * 10
+
+
+def test_images_beside_the_file_that_names_them(tmp_path: Path, save: Callable[..., Path]) -> None:
+    names = [save(tmp_path / "images" / f"{i}.png", seed=i).relative_to(tmp_path).as_posix() for i in range(10)]
+    column = pa.array(
+        [{"bytes": None, "path": name} for name in names], pa.struct({"bytes": pa.binary(), "path": pa.string()})
+    )
+    pq.write_table(pa.table({"image": column, "label": [0, 1] * 5}), tmp_path / "a.parquet")
+    data = load(str(tmp_path / "a.parquet"), CONFIG)
+    assert len(data.train) + len(data.val) + len(data.test) == 10
+
+
+@pytest.mark.parametrize("missing", [-1, None])
+def test_images_without_a_label_are_learnt_from_and_others_judge(
+    tmp_path: Path, parquet: Callable[..., Path], missing: int | None
+) -> None:
+    file = parquet(tmp_path / "a.parquet", [0] * 40)
+    table(file, pa.array([0, 1, missing, missing] * 10, pa.int64()))
+    data = load(str(file), CONFIG, need_labels=True)
+    assert data.classes == ("0", "1")
+    assert (data.train.labels < 0).sum() == 20
+    assert (data.val.labels >= 0).all()
+    assert (data.test.labels >= 0).all()
+    images, labels = data.labelled("train")
+    assert len(images) == len(labels) == len(data.train) - 20
+    assert set(labels) == {0, 1}
+    assert any("20 of 40 images have no label" in note for note in data.notes)
+    some = load(str(file), DataConfig(images=10))
+    assert 0 < len(some.train) < len(data.train)
+    # Nobody's label has changed: each kept image carries its own.
+    by_content = {image.tobytes(): label for image, label in zip(data.train.images, data.train.labels, strict=True)}
+    assert all(by_content[i.tobytes()] == label for i, label in zip(some.train.images, some.train.labels, strict=True))
+
+
+def test_test_images_without_a_label_are_left_out(tmp_path: Path, parquet: Callable[..., Path]) -> None:
+    parquet(tmp_path / "train.parquet", [0, 1] * 10)
+    test = parquet(tmp_path / "test.parquet", [0, 1] * 4)
+    table(test, pa.array([0, None, 1, None] * 2, pa.int64()))
+    data = load(str(tmp_path), CONFIG)
+    assert np.bincount(data.test.labels).tolist() == [2, 2]
+    assert any("4 images to validate or test have no label" in note for note in data.notes)

@@ -1,0 +1,72 @@
+"""What --overwrite and --resume may do to a folder: nothing that is needed, and nothing that is not a run's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pocketvit.cli import main
+from pocketvit.config import Settings
+from pocketvit.errors import UserError
+from pocketvit.verbs.run import CONFIG, OWN, open_run
+
+SIZES = {"width": 16, "depth": 1, "heads": 2, "decoder_width": 16, "decoder_heads": 2}
+TINY = [*(f"--model.{name}={value}" for name, value in SIZES.items()), "--device=cpu", "--precision=float32"]
+
+
+def test_init_in_the_folder_that_would_be_overwritten_is_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = str(tmp_path / "run")
+    assert main(["pretrain", "digits", *TINY, "--epochs=1", "--out", out]) == 0
+    before = (tmp_path / "run" / "model.safetensors").read_bytes()
+    again = ["finetune", "digits", *TINY, "--epochs=1", "--init", out, "--out", out, "--overwrite"]
+    assert main(again) == 2
+    assert "holds the weights of --init, which --overwrite would delete" in capsys.readouterr().err
+    assert (tmp_path / "run" / "model.safetensors").read_bytes() == before
+
+
+def run_in(folder: Path) -> Path:
+    return open_run(folder, "name", Settings(), overwrite=False, resume=False)
+
+
+def test_images_in_the_folder_that_would_be_overwritten_are_kept(tmp_path: Path) -> None:
+    images = run_in(tmp_path / "run") / "stages" / "cat"
+    images.mkdir()
+    with pytest.raises(UserError, match="holds the images"):
+        open_run(tmp_path / "run", "name", Settings(), overwrite=True, resume=False, needed={"the images": images})
+    assert images.is_dir()
+
+
+def test_what_pocketvit_did_not_write_is_never_deleted(tmp_path: Path) -> None:
+    folder = run_in(tmp_path / "run")
+    (folder / "thesis.tex").write_text("years of work")
+    with pytest.raises(UserError, match=r"did not write \(thesis\.tex\)"):
+        open_run(folder, "name", Settings(), overwrite=True, resume=False)
+    assert (folder / "thesis.tex").read_text() == "years of work"
+    assert (folder / CONFIG).is_file()
+
+
+def test_a_link_to_a_run_is_emptied_and_stays(tmp_path: Path) -> None:
+    place = run_in(tmp_path / "otherdisk")
+    (place / "summary.json").write_text("{}")
+    (tmp_path / "link").symlink_to(place)
+    open_run(tmp_path / "link", "name", Settings(), overwrite=True, resume=False)
+    assert (tmp_path / "link").is_symlink()
+    assert sorted(entry.name for entry in place.iterdir()) == [CONFIG, "stages"]
+
+
+def test_all_that_a_run_writes_can_be_overwritten(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    command = ["fit", "digits", *TINY, "--epochs=1", "--finetune.epochs=1", "--finetune.min_steps=0", "--seeds=1"]
+    assert main([*command, "--out", str(out)]) == 0
+    assert {entry.name for entry in out.iterdir()} <= OWN
+    assert main([*command, "--out", str(out), "--overwrite"]) == 0
+
+
+def test_resuming_what_is_not_there_yet_begins_it(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    for _ in range(2):  # a scheduler's line: the same each time
+        assert main(["pretrain", "digits", *TINY, "--epochs=1", "--out", str(out), "--resume"]) == 0
+    assert (out / "model.safetensors").is_file()
