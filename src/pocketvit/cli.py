@@ -86,6 +86,7 @@ def evaluate(args: list[str]) -> int:
     lines = [
         f"accuracy {_percent(result['accuracy'])} on {result['test']} images, calibration error {result['ece']:.4f}"
     ]
+    lines += [f"  {note}" for note in result["notes"]]
     lines += [f"  {name}: {'no images' if v is None else _percent(v)}" for name, v in result["per_class"].items()]
     return _show(given, result, "\n".join(lines))
 

@@ -3,8 +3,10 @@
 Importing this room imports neither torch nor scikit-learn.
 """
 
-from pocketvit.data.dataset import Dataset, Split, load
+from pocketvit.data.dataset import Dataset, Split, digest, image_digests, load, load_whole
 from pocketvit.data.images import list_images, read_images
 from pocketvit.data.splits import label_subset
 
-__all__ = ["Dataset", "Split", "label_subset", "list_images", "load", "read_images"]
+__all__ = [
+    "Dataset", "Split", "digest", "image_digests", "label_subset", "list_images", "load", "load_whole", "read_images",
+]  # fmt: skip

@@ -22,17 +22,16 @@ FORMAT = 1  # raise it when decoding gives other pixels or notes than before
 
 
 def decode_cached(
-    source: Source, shape: tuple[int, int] | None, multiple_of: tuple[int, int], skip_bad: bool
+    source: Source, content: str, shape: tuple[int, int] | None, multiple_of: tuple[int, int], skip_bad: bool
 ) -> Decoded:
     """Decode a source, or map the arrays of an earlier time into memory (read-only).
 
-    Args: as for `decode_source`.
+    Args: as for `decode_source`, and `content`, the source's fingerprint.
 
     Raises:
         UserError: an image cannot be decoded.
     """
     root = cache_folder()
-    content = source.fingerprint()
     asked = _key(content, shape, multiple_of if shape is None else None, skip_bad)
     native = _key(content, None, None, skip_bad)
     for key in (native, asked) if shape is None else (asked,):

@@ -5,7 +5,9 @@ Test images are never used to choose anything: not the validation split, nor the
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +38,7 @@ class Dataset:
         mean: of each channel of the train images, in units of [0, 1]
         std: as mean; at least 1e-3
         notes: what the user should know about how the set was read
+        fingerprint: of the source's content, hexadecimal: equal content gives an equal one
     """
 
     name: str
@@ -46,6 +49,7 @@ class Dataset:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     notes: tuple[str, ...]
+    fingerprint: str = ""
 
     def labelled(self, split: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         """The images (N, H, W, C) of "train", "val" or "test" that have labels, and these (N,).
@@ -84,7 +88,8 @@ def load(
     if need_labels:
         _require_labels(spec, source)
     multiple = (multiple_of, multiple_of) if isinstance(multiple_of, int) else multiple_of
-    decoded = decode_cached(source, config.shape, multiple, config.skip_bad)
+    content = source.fingerprint()
+    decoded = decode_cached(source, content, config.shape, multiple, config.skip_bad)
     notes = [*source.notes, *decoded.notes]
     given = decoded.splits
     train, val, test = given.get("train") or given["all"], given.get("val"), given.get("test")
@@ -121,7 +126,45 @@ def load(
         train = _take(train, label_subset(labels, fraction=fraction, seed=config.split_seed))
         notes.append(f"{len(train)} of the train images are used (--data.images {config.images})")
     mean, std = _statistics(train.images)
-    return Dataset(source.name, source.classes, train, val, test, mean, std, tuple(notes))
+    return Dataset(source.name, source.classes, train, val, test, mean, std, tuple(notes), digest(content.encode()))
+
+
+class Whole(NamedTuple):
+    """A set that nothing is learnt from; its fingerprint is that of a Dataset made of it."""
+
+    split: Split
+    classes: tuple[str, ...]
+    fingerprint: str
+
+
+def load_whole(spec: str, config: DataConfig) -> Whole:
+    """The labelled images of a set that nothing is learnt from: its test split, or else all of it.
+
+    Args:
+        spec: what `open_source` accepts
+        config: size, and whether bad images are left out
+
+    Raises:
+        UserError: no images, bad images, or no labels.
+    """
+    source = open_source(spec, label_column=config.label_column)
+    if all(section.labels is None for section in source.sections.values()):
+        raise UserError(f"labels are needed here, and '{spec}' has none: give class folders or a label column")
+    content = source.fingerprint()
+    decoded = decode_cached(source, content, config.shape, (1, 1), config.skip_bad)
+    split = decoded.splits.get("test") or decoded.splits.get("all") or decoded.splits["train"]
+    return Whole(_labelled_part(split, []), source.classes, digest(content.encode()))
+
+
+def digest(content: bytes) -> str:
+    """A short name of bytes, hexadecimal."""
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
+def image_digests(images: NDArray[np.uint8]) -> NDArray[np.uint64]:
+    """(N,): a name of each of (N, H, W, C) images by its pixels."""
+    names = (hashlib.blake2b(image.tobytes(), digest_size=8).digest() for image in images)
+    return np.frombuffer(b"".join(names), np.uint64)
 
 
 def _require_labels(spec: str, source: Source) -> None:

@@ -81,7 +81,7 @@ def save(
         ValueError: `meta` describes another network.
         OSError: the file cannot be written; one that was there is left as it was.
     """
-    file = _file(path)
+    file = weights_file(path)
     state = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in module.state_dict().items()}
     with torch.device("meta"):
         described = meta.build().state_dict()
@@ -107,7 +107,7 @@ def load(path: str | Path) -> tuple[ViT | MaskedAutoencoder, WeightsMeta]:
     try:
         module.load_state_dict(state)
     except RuntimeError:
-        raise UserError(f"{_file(path)}: the weights are not those that its metadata describes") from None
+        raise UserError(f"{weights_file(path)}: the weights are not those that its metadata describes") from None
     return module, meta
 
 
@@ -139,23 +139,25 @@ def load_encoder(vit: ViT, path: str | Path) -> WeightsMeta:
     found = ViTShape.of(meta.model, meta.shape)
     if found != vit.shape:
         raise UserError(
-            f"{_file(path)}: weights of another preset: the file has {_words(found)}; asked for is {_words(vit.shape)}"
+            f"{weights_file(path)}: weights of another preset: the file has {_words(found)}; asked for is "
+            f"{_words(vit.shape)}"
         )
     head = {name: tensor for name, tensor in vit.state_dict().items() if name.startswith("head.")}
     try:
         vit.load_state_dict(state | head)
     except RuntimeError:
-        raise UserError(f"{_file(path)}: the weights are not those that its metadata describes") from None
+        raise UserError(f"{weights_file(path)}: the weights are not those that its metadata describes") from None
     return meta
 
 
-def _file(path: str | Path) -> Path:
+def weights_file(path: str | Path) -> Path:
+    """The weights file itself, or that of a run directory."""
     path = Path(path)
     return path / FILE if path.is_dir() else path
 
 
 def _read(path: str | Path) -> tuple[dict[str, Tensor], WeightsMeta]:
-    file = _file(path)
+    file = weights_file(path)
     if not file.is_file():
         if Path(path).is_dir():
             raise UserError(f"{path}: no {FILE} in this directory: give a run directory whose run has finished")

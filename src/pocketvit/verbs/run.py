@@ -8,12 +8,15 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from pocketvit.config import Settings, as_yaml
 from pocketvit.errors import UserError
@@ -37,6 +40,7 @@ class Run:
         return predict(paths, model=self.path, top=top)
 
 
+ORIGIN, LEARNT = "stages/origin.json", "stages/learnt.npy"  # what it came from, and the images it learnt from
 # All that a run writes into its directory; nothing else is ever deleted.
 OWN = frozenset(
     (
@@ -89,6 +93,36 @@ def open_run(
     except OSError as error:
         raise UserError(f"--out {folder}: cannot be written ({error.strerror})") from None
     return folder
+
+
+def check_origin(folder: Path, origin: Mapping[str, Any], learnt: Callable[[], NDArray[np.uint64]]) -> None:
+    """Keep what a run came from or, where that is kept already, see that it is the same.
+
+    Args:
+        folder: the run directory.
+        origin: words for what decides the results beside the settings, each with something that tells it from others.
+        learnt: gives the digests of the images that are learnt from or validated on.
+
+    Raises:
+        UserError: the run came from something else.
+    """
+    file = folder / ORIGIN
+    if not file.exists():
+        np.save(folder / LEARNT, learnt())
+        write_whole(file, json.dumps(origin, indent=1) + "\n")
+        return
+    before = json.loads(file.read_text())
+    for words, value in origin.items():
+        if before.get(words) != value:
+            raise UserError(f"--resume: {words} is not what {folder} was begun with: give the same, or start afresh")
+
+
+def learnt_images(folder: Path) -> tuple[str, NDArray[np.uint64]] | None:
+    """The fingerprint of a run's data, and the digests of the images it learnt from; None where no run kept them."""
+    try:
+        return json.loads((folder / ORIGIN).read_text())["DATA"], np.load(folder / LEARNT)
+    except (OSError, ValueError, KeyError):
+        return None
 
 
 def _clear(folder: Path, needed: Mapping[str, Path | None], own: Collection[str]) -> None:

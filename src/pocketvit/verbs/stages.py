@@ -17,7 +17,7 @@ import torch
 from accelerate import Accelerator
 
 from pocketvit.config import Settings, default_recipe, model_path, resolve, seconds_of
-from pocketvit.data import Dataset, label_subset, load
+from pocketvit.data import Dataset, digest, image_digests, label_subset, load
 from pocketvit.evaluation.features import features, predict_probabilities
 from pocketvit.evaluation.metrics import Metrics, most_confident_mistakes
 from pocketvit.evaluation.probe import knn_accuracy
@@ -28,7 +28,7 @@ from pocketvit.model.budget import budget
 from pocketvit.model.mae import MaskedAutoencoder
 from pocketvit.model.patches import check_patch
 from pocketvit.model.vit import ViT
-from pocketvit.model.weights import WeightsMeta
+from pocketvit.model.weights import WeightsMeta, weights_file
 from pocketvit.report import write_report
 from pocketvit.training.device import describe, from_main, make_accelerator
 from pocketvit.training.finetune import finetune_classifier, make_classifier
@@ -43,6 +43,7 @@ from pocketvit.verbs.run import (
     SUMMARY,
     WEIGHTS,
     Run,
+    check_origin,
     evidence,
     open_run,
     printable,
@@ -108,6 +109,10 @@ class Context:
         }
         folder = open_run(out, name, settings, overwrite, resume, needed) if main else Path()
         folder = from_main(accelerator, folder)
+        if main:
+            origin = {"DATA": dataset.fingerprint, "--init": init and digest(weights_file(init).read_bytes())}
+            parts = (dataset.train.images, dataset.val.images)
+            check_origin(folder, origin, lambda: np.concatenate([image_digests(images) for images in parts]))
         log = RunLog(folder, settings.tensorboard) if main else RunLog(quiet=True)
         context = cls(settings, dataset, accelerator, log, folder, evidence(verb, resume), started, pause)
         counts = {name: len(split) for name, split in _splits(dataset).items() if split is not None}

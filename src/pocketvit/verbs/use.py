@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from pocketvit.config import DataConfig, Settings, model_path, resolve, run_config
-from pocketvit.data import Dataset, list_images, load, read_images
+from pocketvit.data import Dataset, image_digests, list_images, load, load_whole, read_images
 from pocketvit.errors import UserError
 from pocketvit.evaluation import probe as probing
 from pocketvit.evaluation.features import predict_probabilities
@@ -20,10 +23,10 @@ from pocketvit.model import weights
 from pocketvit.model.budget import budget as count
 from pocketvit.model.mae import MaskedAutoencoder
 from pocketvit.model.vit import ViT
-from pocketvit.model.weights import WeightsMeta
+from pocketvit.model.weights import WeightsMeta, weights_file
 from pocketvit.report import write_report
 from pocketvit.training.device import make_accelerator
-from pocketvit.verbs.run import MAE_WEIGHTS, Run
+from pocketvit.verbs.run import MAE_WEIGHTS, Run, learnt_images
 from pocketvit.verbs.stages import labelled_indices
 
 Model = Run | str | Path
@@ -57,17 +60,52 @@ def probe(data: str = "digits", *, model: Model, settings: Settings | None = Non
 def evaluate(
     data: str = "digits", *, model: Model, settings: Settings | None = None, **overrides: Any
 ) -> dict[str, Any]:
-    """Accuracy, per-class accuracy, confusion matrix and calibration error of a classifier on the test images."""
+    """Accuracy, per-class accuracy, confusion matrix and calibration error of a classifier.
+
+    On the data of the run that made it, the test images are those that the run held out. Any other set is tested whole
+    (its test split, where it has one), but for images that the run has learnt from. Classes are matched by their names,
+    and need not all be there. `notes` says which images were tested.
+
+    Raises:
+        UserError: no classifier, bad data, or a class that the model does not know.
+    """
     settings = settings or resolve(config=run_config(_path(model)), **overrides)
     vit, meta = _classifier(model)
-    dataset = _dataset_like(data, meta, settings.data)
-    if dataset.classes != meta.classes:
-        raise UserError(f"{data}: classes {_few(dataset.classes)}, but the model knows {_few(meta.classes)}")
-    images, labels = dataset.labelled("test")
+    height, width, channels = meta.shape
+    config = dataclasses.replace(settings.data, size=f"{height}x{width}")
+    found, kept = load_whole(data, config), learnt_images(weights_file(_path(model)).parent)
+    images, labels, notes = found.split.images, found.split.labels, [f"all {len(found.split)} labelled test images"]
+    assert labels is not None
+    if kept is None:
+        notes = ["it is not known which images these weights learnt from: those tested may be among them"]
+    elif found.fingerprint == kept[0]:
+        # A run without a test split of its own held one out.
+        images, labels = load(data, config, need_labels=True).labelled("test")
+        notes = ["the images that the run held out"]
+    elif not (new := ~np.isin(image_digests(images), kept[1])).all():
+        images, labels = images[new], labels[new]
+        notes = [f"the data differ from the run's: {(~new).sum()} images that it learnt from are left out"]
+        if not len(images):
+            raise UserError(f"{data}: the run learnt from every image there: give others to test on")
+    if images.shape[3] != channels:
+        raise UserError(f"{data}: images have {images.shape[3]} channels, but the model takes {channels}")
+    labels = _as_known(data, labels, found.classes, meta.classes)
     device = make_accelerator(settings.device, "float32").device
     probabilities = predict_probabilities(vit.to(device), images, meta.mean, meta.std, device)
-    metrics = Metrics.of(probabilities, labels, dataset.classes)
-    return {"dataset": dataset.name, "test": len(labels), **metrics.to_json()}
+    metrics = Metrics.of(probabilities, labels, meta.classes)
+    missing = [name for name, value in metrics.per_class.items() if value is None]
+    notes += [f"no images of {len(missing)} classes: {_few(missing)}"] if missing else []
+    return {"dataset": Path(data).name or data, "test": len(labels), "notes": notes, **metrics.to_json()}
+
+
+def _as_known(data: str, labels: NDArray[np.int64], classes: Sequence[str], known: Sequence[str]) -> NDArray[np.int64]:
+    """Labels (N,) as indices into the model's classes, matched by name; UserError for one that it does not know."""
+    numbers = {unicodedata.normalize("NFC", name): number for number, name in enumerate(known)}
+    names = [unicodedata.normalize("NFC", name) for name in classes]
+    unknown = sorted({names[label] for label in np.unique(labels)} - set(numbers))
+    if unknown:
+        raise UserError(f"{data}: the model does not know {_few(unknown)}; its classes are {_few(known)}")
+    return np.array([numbers.get(name, -1) for name in names], np.int64)[labels]
 
 
 def predict(
@@ -110,7 +148,6 @@ def reconstruct(
     **overrides: Any,
 ) -> Path:
     """Write a PNG with a row for each of `count` held-out images: input, what the encoder sees, reconstruction."""
-    import numpy as np
     from PIL import Image
 
     settings = settings or resolve(config=run_config(_path(model)), **overrides)

@@ -1,0 +1,101 @@
+"""Which images `evaluate` tests: never one that the run learnt from, and every one of a set that it has not seen."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import pocketvit
+from pocketvit.errors import UserError
+from pocketvit.verbs.run import LEARNT, ORIGIN
+
+SIZES = {"width": 16, "depth": 1, "heads": 2, "decoder_width": 16, "decoder_heads": 2, "patch": 4}
+BRIEF: dict[str, Any] = {
+    **{f"model.{name}": value for name, value in SIZES.items()},
+    **{"recipe": "tiny", "device": "cpu", "precision": "float32", "seeds": 1, "compile": "never"},
+}
+
+
+def pictures(root: Path, counts: dict[str, int], first: int = 0) -> Path:
+    """PNG files of noise in class folders; `first` tells one set from another."""
+    for number, (name, count) in enumerate(counts.items()):
+        for index in range(count):
+            file = root / name / f"{index:03}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            rng = np.random.default_rng([first, number, index])
+            Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8)).save(file)
+    return root
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A folder of 20 images of each of three classes, and a run that was fine-tuned on it."""
+    place = tmp_path_factory.mktemp("trained")
+    data = pictures(place / "data", {"1": 20, "2": 20, "10": 20})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("POCKETVIT_CACHE", str(place / "cache"))
+        run = pocketvit.finetune(str(data), out=place / "run", epochs=1, **{"finetune.min_steps": 0}, **BRIEF)
+    return data, run.path
+
+
+def test_the_runs_own_data_are_tested_by_what_it_held_out(trained: tuple[Path, Path]) -> None:
+    data, run = trained
+    found = pocketvit.evaluate(str(data), model=run)
+    assert found["test"] == 12
+    assert found["notes"] == ["the images that the run held out"]
+
+
+def test_a_set_that_the_run_has_not_seen_is_tested_whole(trained: tuple[Path, Path], tmp_path: Path) -> None:
+    new = pictures(tmp_path / "new", {"1": 5, "2": 3, "10": 1}, first=9)
+    found = pocketvit.evaluate(str(new), model=trained[1])
+    assert found["test"] == 9
+    assert np.sum(found["confusion"], axis=1).tolist() == [5, 1, 3]  # in the model's order, 1, 10, 2
+
+
+def test_of_changed_data_no_image_is_tested_that_was_learnt_from(trained: tuple[Path, Path], tmp_path: Path) -> None:
+    data, run = trained
+    changed = shutil.copytree(data, tmp_path / "changed")
+    pictures(changed / "more", {"x": 4}, first=7)
+    for index, file in enumerate(sorted((changed / "more" / "x").iterdir())):
+        file.rename(changed / "2" / f"0-new{index}.png")
+    shutil.rmtree(changed / "more")
+    found = pocketvit.evaluate(str(changed), model=run)
+    # The 12 that were held out for testing, and the 4 that are new; the other 48 were learnt from or chosen by.
+    assert found["test"] == 16
+    assert found["notes"] == ["the data differ from the run's: 48 images that it learnt from are left out"]
+
+
+def test_classes_are_matched_by_name_and_need_not_all_be_there(trained: tuple[Path, Path], tmp_path: Path) -> None:
+    few = pictures(tmp_path / "few", {"2": 4}, first=5)
+    found = pocketvit.evaluate(str(few), model=trained[1])
+    assert found["test"] == 4
+    assert found["notes"][-1] == "no images of 2 classes: 1, 10"
+    assert found["per_class"]["1"] is None
+    with pytest.raises(UserError, match="does not know emu; its classes are 1, 10, 2"):
+        pocketvit.evaluate(str(pictures(tmp_path / "other", {"2": 2, "emu": 2}, first=6)), model=trained[1])
+
+
+def test_weights_without_their_run_say_that_nothing_is_known(trained: tuple[Path, Path], tmp_path: Path) -> None:
+    shutil.copy(trained[1] / "model.safetensors", tmp_path / "copied.safetensors")
+    found = pocketvit.evaluate(str(trained[0]), model=tmp_path / "copied.safetensors")
+    assert found["test"] == 60
+    assert "it is not known which images these weights learnt from" in found["notes"][0]
+
+
+def test_resuming_with_other_data_or_another_init_is_refused(trained: tuple[Path, Path], tmp_path: Path) -> None:
+    data, run = trained
+    copied = shutil.copytree(run, tmp_path / "run")
+    assert (copied / ORIGIN).is_file()
+    assert len(np.load(copied / LEARNT)) == 48
+    other = pictures(tmp_path / "other", {"1": 20, "2": 20, "10": 20}, first=3)
+    again = {"out": copied, "resume": True, "epochs": 1, "finetune.min_steps": 0, **BRIEF}
+    with pytest.raises(UserError, match="--resume: DATA is not what"):
+        pocketvit.finetune(str(other), **again)
+    with pytest.raises(UserError, match="--resume: --init is not what"):
+        pocketvit.finetune(str(data), init=run, **again)
+    assert pocketvit.finetune(str(data), **again).summary["finetune"]["random"]["seeds"] == [0]
