@@ -192,10 +192,10 @@ def test_a_run_is_not_written_over(fitted: Fitted, capsys: pytest.CaptureFixture
 def test_overwrite_starts_afresh(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     args = ["pretrain", "digits", *TINY, "--epochs=1", "--out", str(tmp_path / "run")]
     assert main(args) == 0
-    (tmp_path / "run" / "left-over.txt").write_text("old")
+    (tmp_path / "run" / "stages" / "left-over.json").write_text("{}")
     assert main([*args, "--seed=1"]) == 2
     assert main([*args, "--seed=1", "--overwrite"]) == 0
-    assert not (tmp_path / "run" / "left-over.txt").exists()
+    assert not (tmp_path / "run" / "stages" / "left-over.json").exists()
     assert "seed: 1\n" in (tmp_path / "run" / "config.yaml").read_text()
 
 

@@ -71,7 +71,7 @@ def open_run(
         own: names of files that the caller writes there, beside OWN.
 
     Raises:
-        UserError: another run is there, or files that PocketViT did not write or that the command needs.
+        UserError: another run is there, or what the command needs.
     """
     folder = Path(out) if out else _unused(Path("runs") / name, resume)
     settings = replace(settings, model=settings.model.resolved())
@@ -126,19 +126,12 @@ def learnt_images(folder: Path) -> tuple[str, NDArray[np.uint64]] | None:
 
 
 def _clear(folder: Path, needed: Mapping[str, Path | None], own: Collection[str]) -> None:
-    """Remove a run from its directory, link or not; UserError where that would remove anything else."""
+    """Remove a run, and nothing else, from its directory or a link to it; UserError where the command needs it."""
     place = folder.resolve()
     for words, path in needed.items():
         if path is not None and place in (path.resolve(), *path.resolve().parents):
             raise UserError(f"--out {folder}: holds {words}, which --overwrite would delete: choose another directory")
-    entries = sorted(place.iterdir())
-    strange = [entry.name for entry in entries if entry.name not in own]
-    if strange:
-        raise UserError(
-            f"--out {folder}: holds what PocketViT did not write ({', '.join(strange[:3])}): move it away, or choose "
-            "another directory"
-        )
-    for entry in entries:
+    for entry in [entry for entry in place.iterdir() if entry.name in own]:
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)
         else:
