@@ -75,8 +75,8 @@ def bytes_of_a_step(stage: str, dataset: Dataset, settings: Settings, accelerato
     config, totals = getattr(settings, stage), []
     one_batch = first(dataset, config.batch_size)
     for steps in (1, 2):
-        brief = replace(settings, **{stage: replace(config, epochs=steps, min_steps=0)})
-        with torch.compiler.set_stance("force_eager"), BytesMoved() as moved:
+        brief = replace(settings, compile="never", **{stage: replace(config, epochs=steps, min_steps=0)})
+        with BytesMoved() as moved:
             train(stage, one_batch, brief, accelerator)
         totals.append(moved.total)
     return totals[1] - totals[0]
