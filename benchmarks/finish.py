@@ -28,6 +28,7 @@ from pocketvit.evaluation.metrics import Metrics  # noqa: E402
 from pocketvit.files import write_whole  # noqa: E402
 from pocketvit.model import weights  # noqa: E402
 from pocketvit.model.vit import ViT  # noqa: E402
+from pocketvit.report import write_report  # noqa: E402
 from pocketvit.verbs.fit import INITS, complete  # noqa: E402
 from pocketvit.verbs.run import CONFIG, MAE_WEIGHTS, SUMMARY, WEIGHTS  # noqa: E402
 from pocketvit.verbs.stages import Context, classifier_file  # noqa: E402
@@ -143,6 +144,9 @@ def write_evidence(context: Context, job: Json, stem: str, device: Json | None) 
         **trained, "seconds": sum(call["seconds"] for call in calls), "resumed": len(calls) > 1,
         "finished_on": {key: summary["details"][key] for key in ("device", "environment", "commit", "date")},
     }  # fmt: skip
+    # The report tells of the device that trained, too.
+    write_whole(folder / SUMMARY, json.dumps(summary, indent=1) + "\n")
+    write_report(folder)
     summary["reproduction"] = {
         "recipe": stem, "seed": job["seed"], "changes": job["changes"], "plan": read(folder / PLAN), "calls": calls,
         "peak_memory_mb": max(call["peak_memory_mb"] or 0 for call in calls) or None,
