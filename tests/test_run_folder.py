@@ -69,3 +69,13 @@ def test_resuming_what_is_not_there_yet_begins_it(tmp_path: Path) -> None:
     for _ in range(2):  # a scheduler's line: the same each time
         assert main(["pretrain", "digits", *TINY, "--epochs=1", "--out", str(out), "--resume"]) == 0
     assert (out / "model.safetensors").is_file()
+
+
+def test_a_run_from_before_a_setting_was_there_goes_on(tmp_path: Path) -> None:
+    config = run_in(tmp_path / "run") / CONFIG
+    older = "".join(line for line in config.read_text().splitlines(True) if "label_column" not in line)
+    assert older != config.read_text()
+    config.write_text(older)
+    assert open_run(tmp_path / "run", "name", Settings(), overwrite=False, resume=True) == tmp_path / "run"
+    with pytest.raises(UserError, match="the settings differ"):
+        open_run(tmp_path / "run", "name", Settings(seed=5), overwrite=False, resume=True)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketvit.config import Settings, as_yaml
+from pocketvit.config import Settings, as_yaml, resolve
 from pocketvit.errors import UserError
 from pocketvit.files import write_whole
 
@@ -81,7 +81,7 @@ def open_run(
         if not config.is_file():
             raise UserError(f"--out {folder}: exists and is not a run directory: choose another")
         if resume:
-            if config.read_text() != text:
+            if not _same(config, settings):
                 raise UserError(f"--resume: the settings differ from those in {config}: repeat them, or start afresh")
             return folder
         if not overwrite:
@@ -93,6 +93,15 @@ def open_run(
     except OSError as error:
         raise UserError(f"--out {folder}: cannot be written ({error.strerror})") from None
     return folder
+
+
+def _same(config: Path, settings: Settings) -> bool:
+    """Whether a run's config.yaml says the same, settings that it does not know yet being their defaults."""
+    try:
+        before = resolve(config=config)
+    except UserError:
+        return False
+    return replace(before, model=before.model.resolved()) == settings
 
 
 def check_origin(folder: Path, origin: Mapping[str, Any], learnt: Callable[[], NDArray[np.uint64]]) -> None:
