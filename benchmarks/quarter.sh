@@ -7,7 +7,7 @@
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 place=${QUARTER_PLACE:-/tmp/quarter} # outlives the calls, and holds all that they share
-smoke=${QUARTER_SMOKE:-90}           # seconds that the first call waits for compiled paces, and the last one a fifth
+smoke=${QUARTER_SMOKE:-90}           # seconds that the first call waits for compiled paces
 grace=${QUARTER_GRACE:-20}           # seconds past its promise after which a run is stopped; then it saves
 
 mkdir -p "$place/code"
@@ -37,7 +37,7 @@ first)
     ;;
 more) ;;
 last)
-    wait_for_paces $((smoke / 5))
+    wait_for_paces 15
     pkill -f code/benchmarks/pace.py
     timeout -k 15 $(($4 - SECONDS + grace)) python3 code/benchmarks/reproduce.py "$2" --arms "$3" --pace pace \
         --time-limit "$(($4 - SECONDS))s" 2>&1 | tee -a run.log
