@@ -1,11 +1,13 @@
 """This tree's training beside another commit's: a process each, which take turns, and the ratio of each pair of turns.
 
-A side is trained through what every commit has, `pretrain_mae` and `finetune_classifier`: drawing, augmentation, loss,
-backward pass and optimiser are those of its loop, and the time is what the loop itself counts, without set-up.
+Both train with this tree's settings, through what every commit has, `pretrain_mae` and `finetune_classifier`: drawing,
+augmentation, loss, backward pass and optimiser are those of each side's own loop.
 """
 
 from __future__ import annotations
 
+import argparse
+import dataclasses
 import json
 import os
 import subprocess
@@ -16,10 +18,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from common import REPO, ratios, say, spread
+from common import NATIVE, REPO, ratios, say, settings_of, spread, write_images
 
-PAIRS = 15
-WORKS: dict[str, dict[str, str]] = {  # what is trained, and the settings that make it so
+DEFAULTS = {"sizes": "lite-cifar10", "repeats": 15}  # in place of those that the other measurements have
+WORKS: dict[str, dict[str, str]] = {  # what is trained, its stage first, and the settings that make it so
     "pretrain": {},
     "finetune": {"finetune.augment.policy": "none"},
     "finetune, RandAugment": {"finetune.augment.policy": "randaugment"},
@@ -29,14 +31,14 @@ Json = dict[str, Any]
 
 
 class Side:
-    """A process that imports PocketViT from one tree and trains when it is told to."""
+    """A process that imports PocketViT from one tree, and trains when it is told to."""
 
-    def __init__(self, tree: Path, job: Json) -> None:
-        environment = {**os.environ, "PYTHONPATH": str(tree / "src")}
-        environment["POCKETVIT_CACHE"] = str(Path(job["folder"]).parent / f"cache-{tree.name}")
+    def __init__(self, tree: Path, cache: Path, job: Json) -> None:
+        self.tree = tree
         self._process = subprocess.Popen(
-            [sys.executable, __file__, json.dumps(job)], env=environment, text=True, cwd=tree,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            [sys.executable, str(Path(__file__).with_name("turns.py")), json.dumps(job)],
+            env={**os.environ, "PYTHONPATH": str(tree / "src"), "POCKETVIT_CACHE": str(cache)}, text=True,
+            cwd=tree, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         )  # fmt: skip
 
     def __enter__(self) -> Side:
@@ -46,39 +48,86 @@ class Side:
         self._process.kill()
         self._process.communicate()
 
-    def turn(self) -> float:
-        """Images per second of one turn."""
+    def turn(self, work: str) -> Json:
+        """Train once; the answer holds "steps", the loop's "seconds", and "call_seconds" with its set-up."""
         assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write("turn\n")
+        self._process.stdin.write(json.dumps({"stage": work.split(",")[0], "settings": WORKS[work]}) + "\n")
         self._process.stdin.flush()
-        return float(self._process.stdout.readline())
+        return self.answer()
+
+    def answer(self) -> Json:
+        """The next line of the process; RuntimeError where it has ended instead."""
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"the process that trains {self.tree} has ended; its own error is above")
+        found: Json = json.loads(line)
+        return found
 
 
-def compare(commit: str, job: Json) -> Json:
-    """Images per second of this tree and of `commit` in PAIRS turns each, and the ratio of each pair of turns.
-
-    Args:
-        commit: anything that git takes for one.
-        job: what `_serve` trains: "work" of WORKS, "folder" of images, "settings", "device" and "precision".
+def compare(given: argparse.Namespace) -> Json:
+    """Images per second of this tree and of the commit `given.against`, and the ratio of each pair of their turns.
 
     Raises:
-        subprocess.CalledProcessError: no such commit.
+        RuntimeError: a side's training failed.
     """
-    with worktree(commit) as tree, ExitStack() as stack:
-        sides = [stack.enter_context(Side(place, job)) for place in (REPO, tree)]
-        for side in sides:
-            side.turn()  # decodes the images, and warms up
-        speeds: list[list[float]] = [[], []]
-        for pair in range(PAIRS):
-            for number in (0, 1) if pair % 2 else (1, 0):
-                speeds[number].append(sides[number].turn())
+    settings = settings_of(given.sizes, given.batch_size)
+    short = {"epochs": 1, "min_steps": 0}
+    settings = dataclasses.replace(
+        settings,
+        recipe=None,
+        compile="never",  # as "auto" comes to in so short a stage
+        data=dataclasses.replace(settings.data, size=NATIVE),
+        pretrain=dataclasses.replace(settings.pretrain, **short),
+        finetune=dataclasses.replace(settings.finetune, **short),
+    )
+    works = [work for work in WORKS if work.split(",")[0] in given.stages]
+    with worktree(given.against) as other, tempfile.TemporaryDirectory() as place:
+        # Of just these images: the one epoch of a turn has its steps, and one reading of a few images at their end.
+        write_images(Path(place) / "images", given.steps * given.batch_size)
+        job = {"folder": str(Path(place) / "images"), "settings": dataclasses.asdict(settings), "device": given.device}
+        rows = []
+        for precision in given.precision:
+            with ExitStack() as stack:
+                this, that = (
+                    stack.enter_context(Side(tree, Path(place) / name, {**job, "precision": precision}))
+                    for name, tree in (("this", REPO), ("other", other))
+                )
+                _acquainted(this)
+                one_sided = _acquainted(that)
+                rows += [{"precision": precision, **_pairs(this, that, work, given)} for work in works]
+    return {"against": given.against, "settings_on_one_side": one_sided, "pairs": rows}
+
+
+def _acquainted(side: Side) -> list[str]:
+    """Names of the settings that only this tree or only the side has; RuntimeError if it imports another tree's."""
+    about = side.answer()
+    if not Path(about["package"]).resolve().is_relative_to(side.tree.resolve()):
+        raise RuntimeError(f"{about['package']} was imported in place of the package in {side.tree}")
+    names: list[str] = about["settings_on_one_side"]
+    return names
+
+
+def _pairs(this: Side, that: Side, work: str, given: argparse.Namespace) -> Json:
+    """Turns of two sides, each before the other in every second pair, after one each that is not counted."""
+    turns: dict[Side, list[Json]] = {this: [], that: []}
+    for number in range(given.repeats + 1):
+        for side in (this, that) if number % 2 else (that, this):
+            turns[side].append(side.turn(work))
+            if turns[side][-1]["steps"] != given.steps:
+                raise RuntimeError(f"{side.tree} took {turns[side][-1]['steps']} steps in place of {given.steps}")
+    images = given.steps * given.batch_size
+    speeds, of_calls = (
+        [[images / turn[name] for turn in taken[1:]] for taken in turns.values()] for name in ("seconds", "call_seconds")
+    )
     ratio = ratios(*speeds)
-    say(f"{job['work']}, {job['precision']}: {ratio['median']:.3f} ({ratio['min']:.3f} to {ratio['max']:.3f})")
+    say(f"{work}: {ratio['median']:.3f} times as fast ({ratio['min']:.3f} to {ratio['max']:.3f})")
     return {
-        "work": job["work"], "precision": job["precision"], "ratio": ratio,
+        "work": work,
+        "ratio": ratio,
+        "ratio_with_set_up": ratios(*of_calls),
         "images_per_second": {"this": spread(speeds[0]), "other": spread(speeds[1])},
-    }  # fmt: skip
+    }
 
 
 @contextmanager
@@ -94,31 +143,7 @@ def worktree(commit: str) -> Iterator[Path]:
             subprocess.run([*git, "remove", "--force", str(tree)], check=True, capture_output=True)
 
 
-def _serve(job: Json) -> None:
-    """In a side's process: train for a turn at each line, and answer with images per second."""
-    import numpy as np
-
-    from pocketvit.config import resolve
-    from pocketvit.data import load
-    from pocketvit.training.device import make_accelerator
-    from pocketvit.training.finetune import finetune_classifier
-    from pocketvit.training.log import RunLog
-    from pocketvit.training.pretrain import pretrain_mae
-
-    settings = resolve(job["sizes"], **job["settings"], **WORKS[job["work"]])
-    accelerator = make_accelerator(job["device"], job["precision"])
-    dataset, log = load(job["folder"], settings.data, need_labels=True), RunLog(quiet=True)
-    labelled = np.arange(len(dataset.train))
-    for _ in sys.stdin:
-        if job["work"] == "pretrain":
-            done = pretrain_mae(dataset, settings, accelerator, log=log)
-        else:
-            tags = {"stage": "finetune"}
-            done = finetune_classifier(
-                dataset, labelled, settings, accelerator, seed=0, init=None, log=log, tags=tags
-            )  # fmt: skip
-        print(done.images_per_second, flush=True)
-
-
-if __name__ == "__main__":  # a side's process
-    _serve(json.loads(sys.argv[1]))
+def full_name(commit: str) -> str | None:
+    """The 40 digits of anything that git takes for a commit; None where it knows none."""
+    git = ["git", "-C", str(REPO), "rev-parse", "--verify", "--quiet", f"{commit}^{{commit}}"]
+    return subprocess.run(git, capture_output=True, text=True).stdout.strip() or None

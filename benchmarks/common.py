@@ -38,7 +38,10 @@ def make_parser(description: str, script: str) -> argparse.ArgumentParser:
         description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter, prog=f"benchmarks/{script}.py"
     )
     parser.add_argument(
-        "--sizes", choices=("paper", "lite", "tiny"), default="paper", help="recipe whose network and settings are used"
+        "--sizes",
+        choices=("paper", "lite", "lite-cifar10", "tiny"),
+        default="paper",
+        help="recipe whose network and settings are used",
     )
     parser.add_argument("--batch-size", type=at_least_1, default=64, help="images a step")
     parser.add_argument("--repeats", type=at_least_1, default=7, help="rounds in which every contestant has its turn")

@@ -38,7 +38,7 @@ first)
 more) ;;
 last)
     wait_for_paces 15
-    pkill -f code/benchmarks/pace.py
+    pkill -KILL -f code/benchmarks/pace.py && sleep 1 # a training stops gently, in its own time
     timeout -k 15 $(($4 - SECONDS + grace)) python3 code/benchmarks/reproduce.py "$2" --arms "$3" --pace pace \
         --time-limit "$(($4 - SECONDS))s" 2>&1 | tee -a run.log
     # One archive, in parts that each come home; the checkpoint before the newest does not.

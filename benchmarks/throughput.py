@@ -9,7 +9,6 @@ import argparse
 import dataclasses
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -23,7 +22,6 @@ import torch
 from accelerate import Accelerator
 from common import (
     CLASSES,
-    NATIVE,
     REPO,
     STAGES,
     WARM_UP,
@@ -63,7 +61,8 @@ def parser() -> argparse.ArgumentParser:
         "--against",
         metavar="COMMIT",
         default=argparse.SUPPRESS,
-        help=f"measure nothing but this tree's stages against another commit's, in {against.PAIRS} pairs of turns",
+        help="measure nothing but this tree's training beside another commit's, in pairs of turns "
+        f"(--sizes {against.DEFAULTS['sizes']} and --repeats {against.DEFAULTS['repeats']} unless they are given)",
     )
     made.add_argument("--compile", action="store_true", help="also time steps compiled by torch.compile")
     return made
@@ -72,16 +71,14 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Measure, and write the evidence; returns the exit status."""
     argv = sys.argv[1:] if argv is None else argv
-    given, began = parser().parse_args(argv), time.perf_counter()
-    if given.images < max(given.batch_size, CLASSES):
-        parser().error(f"--images {given.images} is less than a batch ({given.batch_size}) or than {CLASSES} classes")
-    settings = settings_of(given.sizes, given.batch_size)
+    made, began = parser(), time.perf_counter()
+    given = made.parse_args(argv)
     if hasattr(given, "against"):
-        given.out = getattr(
-            given, "out", REPO / "results" / f"against-{make_accelerator(given.device).device.type}.json"
-        )
-        write_evidence("throughput", given, argv, make_accelerator(given.device), began, compare(given))
-        return 0
+        made.set_defaults(**against.DEFAULTS)
+        return measure_against(made, made.parse_args(argv), argv, began)
+    if given.images < max(given.batch_size, CLASSES):
+        made.error(f"--images {given.images} is less than a batch ({given.batch_size}) or than {CLASSES} classes")
+    settings = settings_of(given.sizes, given.batch_size)
     absent = [OTHER] if OTHER not in names() else []
     found: dict[str, Any] = {"absent": absent}
     for name in absent:
@@ -111,21 +108,18 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def compare(given: argparse.Namespace) -> dict[str, Any]:
-    """Both stages, and fine-tuning with RandAugment, of this tree and of the commit `given.against`."""
-    head = ["git", "-C", str(REPO), "rev-parse", given.against]
-    found: dict[str, Any] = {"against": subprocess.run(head, capture_output=True, text=True, check=True).stdout.strip()}
-    brief = {f"{stage}.{name}": value for stage in STAGES for name, value in (("epochs", 1), ("min_steps", 0))}
-    brief |= {f"{stage}.batch_size": given.batch_size for stage in STAGES} | {"data.size": NATIVE, "compile": "never"}
-    with tempfile.TemporaryDirectory() as place:
-        write_images(Path(place) / "images", max(CLASSES, given.steps * given.batch_size))
-        job = {"folder": str(Path(place) / "images"), "sizes": given.sizes, "device": given.device, "settings": brief}
-        found["pairs"] = [
-            against.compare(given.against, {**job, "precision": precision, "work": work})
-            for precision in given.precision
-            for work in against.WORKS
-        ]
-    return found
+def measure_against(made: argparse.ArgumentParser, given: argparse.Namespace, argv: list[str], began: float) -> int:
+    """--against: compare, and write the evidence; returns the exit status."""
+    commit = against.full_name(given.against)
+    if commit is None:
+        made.error(f"--against {given.against}: git knows no such commit here")
+    if given.steps * given.batch_size < CLASSES:
+        made.error(f"--steps {given.steps} times --batch-size {given.batch_size} is less than {CLASSES} classes")
+    given.against = commit
+    accelerator = make_accelerator(given.device)
+    given.out = getattr(given, "out", REPO / "results" / f"against-{accelerator.device.type}.json")
+    write_evidence("throughput", given, argv, accelerator, began, against.compare(given))
+    return 0
 
 
 def time_steps(

@@ -6,12 +6,13 @@ import dataclasses
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
-import against
 import common
 import contestants
 import numpy as np
@@ -198,24 +199,34 @@ def test_evidence_of_memory(tmp_path: Path) -> None:
 
 
 def test_this_tree_against_a_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if subprocess.run(["git", "-C", str(REPO), "rev-parse", "HEAD"], capture_output=True).returncode:
-        pytest.skip("no git here, so no other commit to compare with")
-    monkeypatch.setattr(against, "WORKS", {"pretrain": {}, "finetune": {}})
-    monkeypatch.setattr(against, "PAIRS", 2)
+    if not shutil.which("git") or not (REPO / ".git").exists():
+        pytest.skip("no git or no .git here, so no other commit to compare with")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     out = tmp_path / "against.json"
-    flags = ["--against", "HEAD", "--sizes", "tiny", "--batch-size", "8", "--steps", "2", "--precision", "float32"]
-    assert throughput.main([*flags, "--device", "cpu", "--out", str(out)]) == 0
+    flags = ["--against", "HEAD", "--precision", "float32", "--repeats", "2", "--steps", "2", "--out", str(out)]
+    assert throughput.main([*TINY, *flags]) == 0
     found = json.loads(out.read_text())
+    assert set(found["details"]) == DETAILS
     assert len(found["against"]) == 40
-    assert [pair["work"] for pair in found["pairs"]] == ["pretrain", "finetune"]
+    assert [pair["work"] for pair in found["pairs"]] == ["pretrain", "finetune", "finetune, RandAugment"]
     for pair in found["pairs"]:
         this, other = (pair["images_per_second"][side]["all"] for side in ("this", "other"))
         assert pair["ratio"]["all"] == pytest.approx([a / b for a, b in zip(this, other, strict=True)], rel=1e-2)
-        assert len(this) == 2
+        assert is_spread(pair["ratio"])
+        assert is_spread(pair["ratio_with_set_up"])
         # The same code on both sides, but for what is not committed: a turn is not several times another.
         assert 0.2 < pair["ratio"]["median"] < 5
     worktrees = subprocess.run(["git", "-C", str(REPO), "worktree", "list"], capture_output=True, text=True).stdout
-    assert "/other " not in worktrees
+    assert str(tmp_path) not in worktrees
+
+
+def test_a_commit_that_is_not_there_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    if not shutil.which("git"):
+        pytest.skip("no git here")
+    with pytest.raises(SystemExit) as ended:
+        throughput.main([*TINY, "--against", "no-such-commit"])
+    assert ended.value.code == 2
+    assert "no-such-commit" in capsys.readouterr().err
 
 
 def test_evidence_of_scaling(tmp_path: Path) -> None:
