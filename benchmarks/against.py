@@ -10,6 +10,7 @@ import argparse
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -95,7 +96,7 @@ def compare(given: argparse.Namespace) -> Json:
                 )
                 _acquainted(this)
                 one_sided = _acquainted(that)
-                rows += [{"precision": precision, **_pairs(this, that, work, given)} for work in works]
+                rows += [_pairs(this, that, work, precision, given) for work in works]
     return {"against": given.against, "settings_on_one_side": one_sided, "pairs": rows}
 
 
@@ -108,7 +109,7 @@ def _acquainted(side: Side) -> list[str]:
     return names
 
 
-def _pairs(this: Side, that: Side, work: str, given: argparse.Namespace) -> Json:
+def _pairs(this: Side, that: Side, work: str, precision: str, given: argparse.Namespace) -> Json:
     """Turns of two sides, each before the other in every second pair, after one each that is not counted."""
     turns: dict[Side, list[Json]] = {this: [], that: []}
     for number in range(given.repeats + 1):
@@ -118,12 +119,14 @@ def _pairs(this: Side, that: Side, work: str, given: argparse.Namespace) -> Json
                 raise RuntimeError(f"{side.tree} took {turns[side][-1]['steps']} steps in place of {given.steps}")
     images = given.steps * given.batch_size
     speeds, of_calls = (
-        [[images / turn[name] for turn in taken[1:]] for taken in turns.values()] for name in ("seconds", "call_seconds")
+        [[images / turn[name] for turn in taken[1:]] for taken in turns.values()]
+        for name in ("seconds", "call_seconds")
     )
     ratio = ratios(*speeds)
-    say(f"{work}: {ratio['median']:.3f} times as fast ({ratio['min']:.3f} to {ratio['max']:.3f})")
+    say(f"{work}, {precision}: {ratio['median']:.3f} times as fast ({ratio['min']:.3f} to {ratio['max']:.3f})")
     return {
         "work": work,
+        "precision": precision,
         "ratio": ratio,
         "ratio_with_set_up": ratios(*of_calls),
         "images_per_second": {"this": spread(speeds[0]), "other": spread(speeds[1])},
@@ -144,6 +147,8 @@ def worktree(commit: str) -> Iterator[Path]:
 
 
 def full_name(commit: str) -> str | None:
-    """The 40 digits of anything that git takes for a commit; None where it knows none."""
+    """The 40 digits of anything that git takes for a commit; None where it knows none, or is not there itself."""
+    if not shutil.which("git"):
+        return None
     git = ["git", "-C", str(REPO), "rev-parse", "--verify", "--quiet", f"{commit}^{{commit}}"]
     return subprocess.run(git, capture_output=True, text=True).stdout.strip() or None

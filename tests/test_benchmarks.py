@@ -220,15 +220,6 @@ def test_this_tree_against_a_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert str(tmp_path) not in worktrees
 
 
-def test_a_commit_that_is_not_there_is_named(capsys: pytest.CaptureFixture[str]) -> None:
-    if not shutil.which("git"):
-        pytest.skip("no git here")
-    with pytest.raises(SystemExit) as ended:
-        throughput.main([*TINY, "--against", "no-such-commit"])
-    assert ended.value.code == 2
-    assert "no-such-commit" in capsys.readouterr().err
-
-
 def test_evidence_of_scaling(tmp_path: Path) -> None:
     out = tmp_path / "results" / "scaling-cpu.json"
     flags = ["--images", "16", "40", "--tokens", "4", "16", "--precision", "float32", "--out", str(out)]
@@ -260,6 +251,7 @@ def test_evidence_of_scaling(tmp_path: Path) -> None:
         (throughput, ["--images", "7"], "--images 7"),
         (throughput, ["--repeats", "0"], "--repeats"),
         (throughput, ["--parts", "nonsense"], "--parts"),
+        (throughput, ["--against", "no-such-commit"], "--against no-such-commit"),
     ],
 )
 def test_wrong_flags_are_named(script: Any, flags: list[str], named: str, capsys: pytest.CaptureFixture[str]) -> None:
