@@ -65,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
             result = rehearse(form, given, thinned, Path(place) / form.replace(" ", "-"))
             found["forms"][form] = result | {"seconds": round(time.monotonic() - began)}
             print(json.dumps(found["forms"][form]), flush=True)
-    write_whole(given.out, json.dumps(found, indent=1) + "\n")
+            write_whole(given.out, json.dumps(found, indent=1) + "\n")
     return 0
 
 

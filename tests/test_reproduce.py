@@ -227,16 +227,16 @@ def test_arms_add_up_to_one_evidence_file_with_equal_steps(
 ) -> None:
     """One arm on a machine that is lent, the other later, and the rest where the run came home to."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("POCKETVIT_COMMIT", "unused where there is git")
+    monkeypatch.setattr(reproduce.planning, "AROUND", 3.0)
     args = ["lite-cifar10", "--data", str(images), *SHRUNKEN]
     folder = reproduce.Job.parse(args).folder
-    assert reproduce.main([*args, "--arms", "mae", "--time-limit", "30s"]) == 0
+    assert reproduce.main([*args, "--arms", "mae", "--time-limit", "9s"]) == 0
     plan = json.loads((folder / "plan.json").read_text())
     assert not (folder / "summary.json").exists()
     kept = {file.name for file in (folder / "stages").glob("*.json")}
     assert kept == {"finetune-mae-all-0.json", "origin.json", "pretrain.json"}
     assert not list((folder / "checkpoints").iterdir())
-    assert reproduce.main([*args, "--arms", "random", "--time-limit", "30s"]) == 0
+    assert reproduce.main([*args, "--arms", "random", "--time-limit", "9s"]) == 0
     assert json.loads((folder / "plan.json").read_text()) == plan
     finish = [sys.executable, str(REPO / "benchmarks" / "finish.py"), str(folder)]
     elsewhere = tmp_path / "home"
