@@ -56,7 +56,7 @@ def test_pretraining_lowers_the_loss_on_held_out_images(digits: Dataset, attenti
     result = pretrained(digits, decode_share=share, **{"model.decoder_attention": attention})
     losses = [reading["heldout_loss"] for reading in result.history]
     assert len(losses) == 6
-    assert losses[-1] < 0.9 * losses[0]
+    assert losses[-1] < 0.95 * losses[0]
     # Held-out images are decoded whole, so that losses can be compared over shares.
     norm = {"mean": digits.mean, "std": digits.std, "device": "cpu", "seed": 0}
     (images,) = Batches(digits.val.images, None, batch_size=64, **norm).chunks(len(digits.val))
