@@ -182,7 +182,7 @@ class OptimConfig:
         warmup: share of the steps in which the rate rises to its peak
         weight_decay: decoupled weight decay; biases, norms and embeddings are spared
         beta2: AdamW's second beta; Lion keeps its own
-        layer_decay: factor on the learning rate for each layer further from the head
+        layer_decay: factor on the rate for each layer further from the head; random init is fine-tuned without it
         clip: largest norm of the gradient; 0 turns clipping off
         ema: decay of the weights' moving average, which is then what is evaluated and saved; 0 turns it off
     """

@@ -197,6 +197,17 @@ def test_fine_tuning_starts_from_the_weights_it_is_given(digits: Dataset, tmp_pa
     assert torch.equal(frozen.pos_embed, mae.encoder.pos_embed)
 
 
+def test_layer_wise_decay_is_for_pretrained_weights_alone(digits: Dataset, tmp_path: Path) -> None:
+    meta = WeightsMeta("mae", MODEL, digits.shape, digits.mean, digits.std, digits.classes)
+    weights.save(tmp_path / "mae.safetensors", pretrained(digits, **{"pretrain.epochs": 1}).model, meta)
+    for init, alike in ((None, True), (tmp_path / "mae.safetensors", False)):
+        ends = [
+            finetuned(digits, np.arange(100), init, **{"finetune.layer_decay": decay}).model.state_dict()
+            for decay in (0.5, 1.0)
+        ]
+        assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0]) == alike
+
+
 def test_fine_tuning_learns_from_few_labels(digits: Dataset) -> None:
     longer = {
         "finetune.min_steps": 400,

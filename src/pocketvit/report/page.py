@@ -128,7 +128,7 @@ def _entries(finetune: Any) -> list[Context]:
 def _result(entry: Context, pixels: Any, fraction: Any) -> Context:
     """One label budget: a row for each method, and the gain of the first over the second."""
     rows = []
-    for init, name in (("mae", "MAE, fine-tuned"), ("random", "Random init, same recipe")):
+    for init, name in (("mae", "MAE, fine-tuned"), ("random", "Random init, trained alike")):
         if words.accuracy(entry.get(init)) is not None:
             rows.append(_row(name, init, entry[init]))
     strongest = entry.get("pixels") or {}

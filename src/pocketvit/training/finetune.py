@@ -58,6 +58,9 @@ def finetune_classifier(
         init: weights or run directory whose encoder to start from; None starts from random.
     """
     config, device = settings.finetune, accelerator.device
+    if init is None:
+        # Lower rates for the first layers are for weights that know something: random ones would hardly learn.
+        config = replace(config, layer_decay=1.0)
     vit = make_classifier(dataset, settings, seed, init).to(device)
     if config.freeze_encoder:
         vit.requires_grad_(False)

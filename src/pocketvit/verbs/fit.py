@@ -15,6 +15,7 @@ import torch
 from pocketvit.config import Settings, default_recipe, resolve
 from pocketvit.evaluation.pixels import pixel_baselines
 from pocketvit.evaluation.probe import probe
+from pocketvit.evaluation.statistics import deviation
 from pocketvit.model import weights
 from pocketvit.model.mae import MaskedAutoencoder
 from pocketvit.model.vit import ViT, ViTShape
@@ -47,7 +48,7 @@ def fit(
 ) -> Run:
     """Images in; a tested classifier and a report out.
 
-    Pre-trains on every train image, then fine-tunes from those weights and from random init with the same recipe, at
+    Pre-trains on every train image, then fine-tunes from those weights and from random init, equally many steps, at
     each label budget and seed, beside baselines on raw pixels. What is saved as the classifier is the init that did
     better on the validation images at the largest budget. Arguments and errors as for `pretrain`; `epochs`,
     `batch_size` and `lr` mean pre-training here.
@@ -158,7 +159,7 @@ def _pixels(context: Context, per_class: int | None) -> dict[str, dict[str, floa
     return {
         name: {
             "accuracy": float(np.mean([f[name]["test"] for f in found])),
-            "std": float(np.std([f[name]["test"] for f in found])),
+            "std": deviation([f[name]["test"] for f in found]),
             "validation": float(np.mean([f[name]["validation"] for f in found])),
         }
         for name in found[0]
