@@ -23,7 +23,9 @@ class DataConfig:
     """Images: their size, and which of them (and of their labels) are used for what.
 
     Args:
-        size: side in pixels (36) or HEIGHTxWIDTH ("28x40") that images are scaled to; null keeps the native size
+        size: side in pixels (36) or HEIGHTxWIDTH ("28x40") that images are scaled to; null takes their own, rounded up to
+            the patch, and makes at most 256 patches of it, with patches of up to 8 px, unless --patch is given
+        scale: factor on the images' own size before it is rounded, where size is null
         val_fraction: share of the train images held out for validation, stratified by class
         test_fraction: share of the images held out for testing when the source brings no test split
         split_seed: seed of these two splits
@@ -35,6 +37,7 @@ class DataConfig:
     """
 
     size: int | str | None = None
+    scale: float = 1.0
     val_fraction: float = 0.1
     test_fraction: float = 0.2
     split_seed: int = 0
@@ -263,6 +266,7 @@ _LIMITS: dict[str, tuple[Callable[[float], bool], str]] = {
     ),
     "from 0 to 1": (lambda v: 0 <= v <= 1, "mask_ratio warmup label_smoothing mix_share layer_decay shift erase"),
     "at least 0 and below 1": (lambda v: 0 <= v < 1, "beta2 ema drop_path"),
+    "above 0": (lambda v: v > 0, "scale"),
     "above 0 and at most 1": (lambda v: 0 < v <= 1, "crop_scale decode_share"),
 }
 
@@ -273,6 +277,8 @@ def _check_limits(settings: Any, prefix: str = "") -> None:
         value = getattr(settings, f.name)
         if dataclasses.is_dataclass(value):
             _check_limits(value, f"{prefix}{f.name}.")
+        if value is None and "None" not in str(f.type):
+            raise UserError(f"--{prefix}{f.name}: has no value: give one, or leave it out")
         for words, (holds, names) in _LIMITS.items():
             if f.name in names.split() and not holds(value):
                 raise UserError(f"--{prefix}{f.name}: {value} is out of range: expected {words}")

@@ -11,7 +11,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngImageFile, PngInfo
 
 from pocketvit.config import DataConfig
-from pocketvit.data import list_images, load, read_images
+from pocketvit.data import Patching, list_images, load, read_images
 from pocketvit.data.images import read_header
 from pocketvit.errors import UserError
 
@@ -130,11 +130,11 @@ def test_grey_modes_give_one_channel(tmp_path, save):
     assert load(str(tmp_path), CONFIG).shape == (8, 8, 1)
 
 
-@pytest.mark.parametrize(("multiple", "shape"), [(1, (20, 11)), (3, (21, 12)), ((4, 2), (20, 12)), (100, (100, 100))])
-def test_mixed_sizes(tmp_path, save, multiple, shape):
+@pytest.mark.parametrize(("patch", "shape"), [(1, (20, 11)), (3, (21, 12)), (100, (100, 100))])
+def test_mixed_sizes(tmp_path, save, patch, shape):
     for index, size in enumerate([(10, 9), (20, 11), (90, 70)]):
         save(tmp_path / f"{index}.png", size=size)
-    data = load(str(tmp_path), CONFIG, multiple_of=multiple)
+    data = load(str(tmp_path), CONFIG, patching=Patching(patch))
     assert data.shape[:2] == shape
     assert f"3 images of 3 sizes resized to {shape[0]}x{shape[1]}" in data.notes
 
@@ -142,7 +142,7 @@ def test_mixed_sizes(tmp_path, save, multiple, shape):
 def test_mixed_large_sizes_stay_small(tmp_path, save):
     for index, size in enumerate([(200, 150), (210, 100)]):
         save(tmp_path / f"{index}.png", size=size)
-    assert load(str(tmp_path), CONFIG, multiple_of=5).shape[:2] == (95, 95)
+    assert load(str(tmp_path), CONFIG, patching=Patching(5, fixed=True)).shape[:2] == (100, 60)
 
 
 def test_test_images_choose_no_size(tmp_path, class_folders):

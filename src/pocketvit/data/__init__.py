@@ -5,8 +5,10 @@ Importing this room imports neither torch nor scikit-learn.
 
 from pocketvit.data.dataset import Dataset, Split, digest, image_digests, load, load_whole
 from pocketvit.data.images import list_images, read_images
+from pocketvit.data.sizes import Patching, grown_patch, scaled_size
 from pocketvit.data.splits import label_subset
 
 __all__ = [
-    "Dataset", "Split", "digest", "image_digests", "label_subset", "list_images", "load", "load_whole", "read_images",
+    "Dataset", "Patching", "Split", "digest", "grown_patch", "image_digests", "label_subset", "list_images", "load",
+    "load_whole", "read_images", "scaled_size",
 ]  # fmt: skip

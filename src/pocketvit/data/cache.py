@@ -11,18 +11,25 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketvit.data.decoding import Decoded, decode_source
+from pocketvit.data.decoding import Decoded, decode_source, fitted_size
+from pocketvit.data.sizes import Patching
 from pocketvit.data.structures import Source, Split
 
-FORMAT = 1  # raise it when decoding gives other pixels or notes than before
+FORMAT = 2  # raise it when decoding gives other pixels or notes than before
 
 
 def decode_cached(
-    source: Source, content: str, shape: tuple[int, int] | None, multiple_of: tuple[int, int], skip_bad: bool
+    source: Source,
+    content: str,
+    shape: tuple[int, int] | None,
+    patching: Patching | None,
+    scale: float,
+    skip_bad: bool,
 ) -> Decoded:
     """Decode a source, or map the arrays of an earlier time into memory (read-only).
 
@@ -32,21 +39,21 @@ def decode_cached(
         UserError: an image cannot be decoded.
     """
     root = cache_folder()
-    asked = _key(content, shape, multiple_of if shape is None else None, skip_bad)
+    asked = _key(content, shape, (patching, scale) if shape is None else None, skip_bad)
     native = _key(content, None, None, skip_bad)
     for key in (native, asked) if shape is None else (asked,):
         entry = _read(root / key, source)
-        if entry is not None:
+        if entry is not None and (key == asked or _suits(entry, patching, scale)):
             return entry
     try:
         root.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=root))
     except OSError as error:
-        return _decode_in_memory(source, shape, multiple_of, skip_bad, root, error.strerror or str(error))
+        return _decode_in_memory(source, shape, patching, scale, skip_bad, root, error.strerror or str(error))
     try:
-        return _decode_to_disk(source, shape, multiple_of, skip_bad, partial, native, asked)
+        return _decode_to_disk(source, shape, patching, scale, skip_bad, partial, native, asked)
     except OSError as error:
-        return _decode_in_memory(source, shape, multiple_of, skip_bad, root, error.strerror or str(error))
+        return _decode_in_memory(source, shape, patching, scale, skip_bad, root, error.strerror or str(error))
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -59,20 +66,27 @@ def cache_folder() -> Path:
     return (Path(shared) if shared else Path("~/.cache").expanduser()) / "pocketvit"
 
 
-def _key(content: str, shape: tuple[int, int] | None, multiple_of: tuple[int, int] | None, skip_bad: bool) -> str:
-    settings = json.dumps([FORMAT, content, shape, multiple_of, skip_bad])
+def _suits(entry: Decoded, patching: Patching | None, scale: float) -> bool:
+    """Whether images that kept their size are of the one that is asked for."""
+    height, width = next(iter(entry.splits.values())).images.shape[1:3]
+    return fitted_size((height, width), patching, scale) == (height, width)
+
+
+def _key(content: str, shape: tuple[int, int] | None, fitting: tuple[Any, ...] | None, skip_bad: bool) -> str:
+    settings = json.dumps([FORMAT, content, shape, fitting, skip_bad])
     return hashlib.blake2b(settings.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
 
 
 def _decode_in_memory(
     source: Source,
     shape: tuple[int, int] | None,
-    multiple_of: tuple[int, int],
+    patching: Patching | None,
+    scale: float,
     skip_bad: bool,
     root: Path,
     reason: str,
 ) -> Decoded:
-    decoded = decode_source(source, shape, multiple_of, skip_bad, lambda _, size: np.empty(size, np.uint8))
+    decoded = decode_source(source, shape, patching, scale, skip_bad, lambda _, size: np.empty(size, np.uint8))
     note = f"decoded images are not cached: {root} cannot be written ({reason}); $POCKETVIT_CACHE names another folder"
     return Decoded(decoded.splits, (*decoded.notes, note), decoded.native)
 
@@ -80,7 +94,8 @@ def _decode_in_memory(
 def _decode_to_disk(
     source: Source,
     shape: tuple[int, int] | None,
-    multiple_of: tuple[int, int],
+    patching: Patching | None,
+    scale: float,
     skip_bad: bool,
     partial: Path,
     native: str,
@@ -95,7 +110,7 @@ def _decode_to_disk(
         images: NDArray[np.uint8] = np.lib.format.open_memmap(partial / f"{part}.images.npy", "w+", np.uint8, size)
         return images
 
-    decoded = decode_source(source, shape, multiple_of, skip_bad, allocate)
+    decoded = decode_source(source, shape, patching, scale, skip_bad, allocate)
     for part, split in decoded.splits.items():
         file = partial / f"{part}.images.npy"
         if len(split) < len(np.load(file, mmap_mode="r")):  # images were left out after their place was made

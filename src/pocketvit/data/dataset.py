@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from pocketvit.config import DataConfig
 from pocketvit.data.cache import decode_cached
+from pocketvit.data.sizes import Patching
 from pocketvit.data.sources import open_source
 from pocketvit.data.splits import check_class_sizes, label_subset, stratified_split
 from pocketvit.data.structures import Source, Split
@@ -70,15 +71,13 @@ class Dataset:
         return height, width, channels
 
 
-def load(
-    spec: str, config: DataConfig, *, multiple_of: tuple[int, int] | int = 1, need_labels: bool = False
-) -> Dataset:
+def load(spec: str, config: DataConfig, *, patching: Patching | None = None, need_labels: bool = False) -> Dataset:
     """Open a set of images, decode it (or find it in the cache), and split it.
 
     Args:
         spec: what `open_source` accepts
         config: size, splits, how many images, and whether bad ones are left out
-        multiple_of: the patch: what height and width are rounded to where images of mixed sizes need a common one
+        patching: the network's patch, for which height and width are rounded where `config` asks for no size
         need_labels: refuse a set without labels, or with a single class
 
     Raises:
@@ -87,9 +86,8 @@ def load(
     source = open_source(spec, label_column=config.label_column)
     if need_labels:
         _require_labels(spec, source)
-    multiple = (multiple_of, multiple_of) if isinstance(multiple_of, int) else multiple_of
     content = source.fingerprint()
-    decoded = decode_cached(source, content, config.shape, multiple, config.skip_bad)
+    decoded = decode_cached(source, content, config.shape, patching, config.scale, config.skip_bad)
     notes = [*source.notes, *decoded.notes]
     given = decoded.splits
     train, val, test = given.get("train") or given["all"], given.get("val"), given.get("test")
@@ -151,7 +149,7 @@ def load_whole(spec: str, config: DataConfig) -> Whole:
     if all(section.labels is None for section in source.sections.values()):
         raise UserError(f"labels are needed here, and '{spec}' has none: give class folders or a label column")
     content = source.fingerprint()
-    decoded = decode_cached(source, content, config.shape, (1, 1), config.skip_bad)
+    decoded = decode_cached(source, content, config.shape, None, config.scale, config.skip_bad)
     split = decoded.splits.get("test") or decoded.splits.get("all") or decoded.splits["train"]
     return Whole(_labelled_part(split, []), source.classes, digest(content.encode()))
 

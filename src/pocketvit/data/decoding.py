@@ -17,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketvit.data.images import BadImage, Header, decode_image, read_header, strict_pillow
+from pocketvit.data.sizes import Patching, scaled_size
 from pocketvit.data.structures import Item, Section, Source, Split, in_order
 from pocketvit.errors import UserError
 
-LARGEST_SIDE = 96  # of a size that we choose: PocketViT is for small images
 NAMES_LISTED = 10
 
 R = TypeVar("R")
@@ -35,7 +35,7 @@ class Decoded:
     Args:
         splits: one a section of the source
         notes: what was scaled, converted or left out
-        native: all images had one size, which was kept; the same then for every `multiple_of`
+        native: all images had one size, which was kept; the same then for every patch that needs no other
     """
 
     splits: Mapping[str, Split]
@@ -44,14 +44,20 @@ class Decoded:
 
 
 def decode_source(
-    source: Source, shape: tuple[int, int] | None, multiple_of: tuple[int, int], skip_bad: bool, allocate: Allocate
+    source: Source,
+    shape: tuple[int, int] | None,
+    patching: Patching | None,
+    scale: float,
+    skip_bad: bool,
+    allocate: Allocate,
 ) -> Decoded:
     """Decode all images of a source to one size and one channel count.
 
     Args:
         source: what to decode
-        shape: (height, width) to scale to; None keeps the native size, or chooses one where sizes are mixed
-        multiple_of: what a chosen height and width are multiples of
+        shape: (height, width) to scale to; None makes it from the images' own, or their median where sizes are mixed
+        patching: what an own size is rounded for, as `scaled_size` does; None keeps it
+        scale: factor on an own size
         skip_bad: leave out images that cannot be decoded, and say so in a note
         allocate: makes the array (N, H, W, C) for the section of a given name
 
@@ -68,9 +74,12 @@ def decode_source(
         if not train:
             raise UserError(f"{source.root}: none of its train images can be decoded")
         sizes = {(header.height, header.width) for header in known}
-        native = shape is None and len(sizes) == 1
+        own = np.median([(header.height, header.width) for header in train], axis=0)
         if shape is None:
-            shape = next(iter(sizes)) if native else _median_size(train, multiple_of)
+            shape = fitted_size((float(own[0]), float(own[1])), patching, scale)
+            native = sizes == {shape}
+        else:
+            native = False
         channels = 1 if all(header.grey for header in known) else 3
 
         splits: dict[str, Split] = {}
@@ -136,13 +145,11 @@ def _decode_section(
     return Split(images[:done], labels), bad
 
 
-def _median_size(headers: Sequence[Header], multiple_of: tuple[int, int]) -> tuple[int, int]:
-    """Median height and width, each rounded to the nearest multiple that is at most LARGEST_SIDE (or one multiple)."""
-    medians = np.median([(header.height, header.width) for header in headers], axis=0)
-    height, width = (
-        multiple * max(1, min(int(median / multiple + 0.5), LARGEST_SIDE // multiple))
-        for median, multiple in zip(medians, multiple_of, strict=True)
-    )
+def fitted_size(own: tuple[float, float], patching: Patching | None, scale: float) -> tuple[int, int]:
+    """(height, width) that images of an own size, or median, are decoded to where none is asked for."""
+    if patching is not None:
+        return scaled_size(*own, patching, scale)
+    height, width = (max(1, round(side * scale)) for side in own)
     return height, width
 
 

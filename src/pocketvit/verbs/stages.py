@@ -17,7 +17,8 @@ import torch
 from accelerate import Accelerator
 
 from pocketvit.config import Settings, default_recipe, model_path, resolve, seconds_of
-from pocketvit.data import Dataset, digest, image_digests, label_subset, load
+from pocketvit.data import Dataset, Patching, digest, grown_patch, image_digests, label_subset, load
+from pocketvit.data.sizes import MOST_PATCHES
 from pocketvit.evaluation.features import features, predict_probabilities
 from pocketvit.evaluation.metrics import Metrics, most_confident_mistakes
 from pocketvit.evaluation.probe import knn_accuracy
@@ -83,9 +84,8 @@ class Context:
         init: Path | None = None,
     ) -> Context:
         """Load the data and check everything that can be wrong before the first file of the run is written."""
-        started, patch = time.perf_counter(), settings.model.resolved().patch
+        started, patching = time.perf_counter(), patching_of(settings)
         pause = math.inf if pause_after is None else time.monotonic() + seconds_of(pause_after)
-        assert patch is not None
         settings.data.label_budgets  # noqa: B018  # raises now rather than after pre-training
         for stage, config in (("pretrain", settings.pretrain), ("finetune", settings.finetune)):
             if verb in (stage, "fit"):
@@ -93,8 +93,14 @@ class Context:
         accelerator = make_accelerator(settings.device, settings.precision, settings.deterministic)
         # One process of each machine decodes; the others find the cache.
         with accelerator.local_main_process_first():
-            dataset = load(data, settings.data, multiple_of=patch, need_labels=need_labels)
-        check_patch(*dataset.shape[:2], patch)
+            dataset = load(data, settings.data, patching=patching, need_labels=need_labels)
+        height, width, _ = dataset.shape
+        patch = grown_patch(height, width, patching)
+        check_patch(height, width, patch)
+        if patch != patching.side:
+            note = f"patches of {patch} px rather than {patching.side}, so that an image has at most {MOST_PATCHES}"
+            dataset = replace(dataset, notes=(*dataset.notes, f"{note} (--patch and --size decide otherwise)"))
+            settings = replace(settings, model=replace(settings.model, patch=patch))
         with torch.device("meta"):
             MaskedAutoencoder(settings.model, dataset.shape, normalise_targets=settings.pretrain.normalise_targets)
         if init is not None:
@@ -434,6 +440,13 @@ def gallery(context: Context, mae: Path | None) -> dict[str, Any]:
             made = reconstruct_images(model, val.images[:12], meta.mean, meta.std, context.settings.pretrain.mask_ratio)
             arrays |= {f"gallery_{name}": array for name, array in made._asdict().items()}
     return arrays
+
+
+def patching_of(settings: Settings) -> Patching:
+    """The patch that images are read for; one that was asked for stays, and so does any beside a size asked for."""
+    patch = settings.model.resolved().patch
+    assert patch is not None
+    return Patching(patch, fixed=settings.model.patch is not None or settings.data.size is not None)
 
 
 def labelled_indices(dataset: Dataset, settings: Settings, per_class: int | None, seed: int) -> np.ndarray:

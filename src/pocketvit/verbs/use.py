@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from pocketvit.config import DataConfig, Settings, model_path, resolve, run_config
-from pocketvit.data import Dataset, image_digests, list_images, load, load_whole, read_images
+from pocketvit.data import Dataset, image_digests, list_images, load, load_whole, read_images, scaled_size
 from pocketvit.errors import UserError
 from pocketvit.evaluation import probe as probing
 from pocketvit.evaluation.features import predict_probabilities
@@ -27,7 +27,7 @@ from pocketvit.model.weights import WeightsMeta, weights_file
 from pocketvit.report import write_report
 from pocketvit.training.device import make_accelerator
 from pocketvit.verbs.run import MAE_WEIGHTS, Run, learnt_images
-from pocketvit.verbs.stages import labelled_indices
+from pocketvit.verbs.stages import labelled_indices, patching_of
 
 Model = Run | str | Path
 
@@ -187,10 +187,10 @@ def budget(
     settings: Settings | None = None,
     **overrides: Any,
 ) -> dict[str, Any]:
-    """Parameters and MACs of a network; see `pocketvit.model.budget.Budget` for the keys. The default size is 32."""
+    """Parameters and MACs of a network; see `pocketvit.model.budget.Budget` for the keys. Images are of 32 px where no size is given."""
     settings = settings or resolve(recipe, **overrides)
-    shape = (*(settings.data.shape or (32, 32)), channels)
-    stage = settings.pretrain
+    height, width = settings.data.shape or scaled_size(32, 32, patching_of(settings), settings.data.scale)
+    shape, stage = (height, width, channels), settings.pretrain
     cost = count(settings.model, shape, classes, stage.mask_ratio, stage.decode_share, stage.visible_discount)
     return {"preset": settings.model.preset, "shape": list(shape), "classes": classes, **dataclasses.asdict(cost)}
 
