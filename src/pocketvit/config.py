@@ -23,12 +23,14 @@ class DataConfig:
     """Images: their size, and which of them (and of their labels) are used for what.
 
     Args:
-        size: side in pixels (36) or HEIGHTxWIDTH ("28x40") that images are scaled to; null takes their own, rounded up to
-            the patch, and makes at most 256 patches of it, with patches of up to 8 px, unless --patch is given
+        size: side in pixels (36) or HEIGHTxWIDTH ("28x40") that images are scaled to; null takes their own, rounded up
+            to the patch, and makes at most 256 patches of it, with patches of up to 8 px, unless --patch is given
         scale: factor on the images' own size before it is rounded, where size is null
         val_fraction: share of the train images held out for validation, stratified by class
         test_fraction: share of the images held out for testing when the source brings no test split
         split_seed: seed of these two splits
+        group_by: pattern in file names whose match (its first group, where it has one) tells what belongs together, as
+            one patient's or one track's images; each stays on one side of these two splits
         labels_per_class: labels to keep for fine-tuning: a count, "all", or several separated by commas ("5,all")
         label_fraction: share of the labels to keep for fine-tuning, stratified by class (instead of labels_per_class)
         images: learn from about this many of the train images, the same share of every class; null takes them all
@@ -41,6 +43,7 @@ class DataConfig:
     val_fraction: float = 0.1
     test_fraction: float = 0.2
     split_seed: int = 0
+    group_by: str | None = None
     labels_per_class: int | str = "all"
     label_fraction: float | None = None
     images: int | None = None
@@ -334,6 +337,7 @@ FLAT: dict[str, str] = {
     "label_fraction": "data.label_fraction",
     "skip_bad": "data.skip_bad",
     "label_column": "data.label_column",
+    "group_by": "data.group_by",
     "preset": "model.preset",
     "patch": "model.patch",
     "mask_ratio": "pretrain.mask_ratio",

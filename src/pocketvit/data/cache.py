@@ -11,49 +11,43 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketvit.data.decoding import Decoded, decode_source, fitted_size
-from pocketvit.data.sizes import Patching
+from pocketvit.data.decoding import Decoded, Wanted, decode_source
+from pocketvit.data.images import Rendering
 from pocketvit.data.structures import Source, Split
 
 FORMAT = 2  # raise it when decoding gives other pixels or notes than before
 
 
-def decode_cached(
-    source: Source,
-    content: str,
-    shape: tuple[int, int] | None,
-    patching: Patching | None,
-    scale: float,
-    skip_bad: bool,
-) -> Decoded:
+def decode_cached(source: Source, content: str, wanted: Wanted) -> Decoded:
     """Decode a source, or map the arrays of an earlier time into memory (read-only).
 
-    Args: as for `decode_source`, and `content`, the source's fingerprint.
+    Args:
+        source: what to decode
+        content: its fingerprint
+        wanted: what its images are to become
 
     Raises:
         UserError: an image cannot be decoded.
     """
     root = cache_folder()
-    asked = _key(content, shape, (patching, scale) if shape is None else None, skip_bad)
-    native = _key(content, None, None, skip_bad)
-    for key in (native, asked) if shape is None else (asked,):
+    asked, native = _key(content, wanted), _key(content, wanted._replace(shape=None, patching=None, scale=1.0))
+    for key in (native, asked) if wanted.shape is None else (asked,):
         entry = _read(root / key, source)
-        if entry is not None and (key == asked or _suits(entry, patching, scale)):
+        if entry is not None and (key == asked or _suits(entry, wanted)):
             return entry
     try:
         root.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=root))
     except OSError as error:
-        return _decode_in_memory(source, shape, patching, scale, skip_bad, root, error.strerror or str(error))
+        return _decode_in_memory(source, wanted, root, error.strerror or str(error))
     try:
-        return _decode_to_disk(source, shape, patching, scale, skip_bad, partial, native, asked)
+        return _decode_to_disk(source, wanted, partial, native, asked)
     except OSError as error:
-        return _decode_in_memory(source, shape, patching, scale, skip_bad, root, error.strerror or str(error))
+        return _decode_in_memory(source, wanted, root, error.strerror or str(error))
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -66,41 +60,24 @@ def cache_folder() -> Path:
     return (Path(shared) if shared else Path("~/.cache").expanduser()) / "pocketvit"
 
 
-def _suits(entry: Decoded, patching: Patching | None, scale: float) -> bool:
+def _suits(entry: Decoded, wanted: Wanted) -> bool:
     """Whether images that kept their size are of the one that is asked for."""
     height, width = next(iter(entry.splits.values())).images.shape[1:3]
-    return fitted_size((height, width), patching, scale) == (height, width)
+    return wanted.fitted((height, width)) == (height, width)
 
 
-def _key(content: str, shape: tuple[int, int] | None, fitting: tuple[Any, ...] | None, skip_bad: bool) -> str:
-    settings = json.dumps([FORMAT, content, shape, fitting, skip_bad])
+def _key(content: str, wanted: Wanted) -> str:
+    settings = json.dumps([FORMAT, content, wanted])
     return hashlib.blake2b(settings.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
 
 
-def _decode_in_memory(
-    source: Source,
-    shape: tuple[int, int] | None,
-    patching: Patching | None,
-    scale: float,
-    skip_bad: bool,
-    root: Path,
-    reason: str,
-) -> Decoded:
-    decoded = decode_source(source, shape, patching, scale, skip_bad, lambda _, size: np.empty(size, np.uint8))
+def _decode_in_memory(source: Source, wanted: Wanted, root: Path, reason: str) -> Decoded:
+    decoded = decode_source(source, wanted, lambda _, size: np.empty(size, np.uint8))
     note = f"decoded images are not cached: {root} cannot be written ({reason}); $POCKETVIT_CACHE names another folder"
-    return Decoded(decoded.splits, (*decoded.notes, note), decoded.native)
+    return Decoded(decoded.splits, (*decoded.notes, note), decoded.native, decoded.rendering)
 
 
-def _decode_to_disk(
-    source: Source,
-    shape: tuple[int, int] | None,
-    patching: Patching | None,
-    scale: float,
-    skip_bad: bool,
-    partial: Path,
-    native: str,
-    asked: str,
-) -> Decoded:
+def _decode_to_disk(source: Source, wanted: Wanted, partial: Path, native: str, asked: str) -> Decoded:
     """Decode into `partial` and rename it to the key that fits; OSError where the disk doesn't play along."""
 
     def allocate(part: str, size: tuple[int, int, int, int]) -> NDArray[np.uint8]:
@@ -110,7 +87,7 @@ def _decode_to_disk(
         images: NDArray[np.uint8] = np.lib.format.open_memmap(partial / f"{part}.images.npy", "w+", np.uint8, size)
         return images
 
-    decoded = decode_source(source, shape, patching, scale, skip_bad, allocate)
+    decoded = decode_source(source, wanted, allocate)
     for part, split in decoded.splits.items():
         file = partial / f"{part}.images.npy"
         if len(split) < len(np.load(file, mmap_mode="r")):  # images were left out after their place was made
@@ -120,12 +97,15 @@ def _decode_to_disk(
             split.images.flush()
         if split.labels is not None:
             np.save(partial / f"{part}.labels.npy", split.labels)
+        if split.names is not None:
+            (partial / f"{part}.names.json").write_text(json.dumps(split.names.tolist()))
     meta = {
         "format": FORMAT,
         "name": source.name,
         "classes": source.classes,
         "notes": decoded.notes,
         "native": decoded.native,
+        "rendering": decoded.rendering,
         "splits": {part: {"shape": split.images.shape} for part, split in decoded.splits.items()},
     }
     (partial / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
@@ -157,7 +137,10 @@ def _read(place: Path, source: Source) -> Decoded | None:
                 return None
             if labels is not None and (labels.dtype != np.int64 or labels.shape != (len(images),)):
                 return None
-            splits[part] = Split(images, labels)
-        return Decoded(splits, tuple(map(str, meta["notes"])), bool(meta["native"]))
+            names = np.array(json.loads((place / f"{part}.names.json").read_text()), object)
+            if len(names) != len(images):
+                return None
+            splits[part] = Split(images, labels, names)
+        return Decoded(splits, tuple(map(str, meta["notes"])), bool(meta["native"]), Rendering(*meta["rendering"]))
     except (OSError, ValueError, KeyError, TypeError, EOFError):
         return None

@@ -79,10 +79,12 @@ class Split:
     Args:
         images: uint8 (N, H, W, C); may be a read-only memory map
         labels: int64 (N,) class indices, -1 for an image without one; or None
+        names: (N,) of text, the items'; or None
     """
 
     images: NDArray[np.uint8]
     labels: NDArray[np.int64] | None
+    names: NDArray[np.object_] | None = None
 
     def __len__(self) -> int:
         return len(self.images)

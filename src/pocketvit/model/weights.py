@@ -37,6 +37,8 @@ class WeightsMeta:
         classes: class names, in the order of the head's outputs.
         visible_discount: the masked autoencoder's (see `MaskedAutoencoder`).
         normalise_targets: as visible_discount.
+        bits: that images of more than 8 bits make use of (see `pocketvit.data.Rendering`).
+        background: grey value that transparent images are laid over.
 
     Raises:
         ValueError: parts that contradict each other.
@@ -51,6 +53,8 @@ class WeightsMeta:
     classes: tuple[str, ...] = ()
     visible_discount: float = 0.0
     normalise_targets: bool = False
+    bits: int = 16
+    background: int = 255
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "model", self.model.resolved())
