@@ -129,7 +129,7 @@ def predict(args: list[str]) -> int:
 
 def reconstruct(args: list[str]) -> int:
     """PNG of held-out images: input, what the encoder sees, reconstruction"""
-    out, count = (str, "reconstruction.png", "PNG file to write"), (int, 8, "images")
+    out, count = (str, None, "PNG file to write; default: reconstruction.png in the run"), (int, 8, "images")
     given, settings = _settings("reconstruct", args, source=DATA, weights=WEIGHTS, out=out, count=count)
     from pocketvit.verbs.use import reconstruct as verb
 

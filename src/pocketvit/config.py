@@ -478,8 +478,8 @@ def _one_line(message: str, known: list[str]) -> str:
     unknown = re.search(r"unrecognized arguments: --([\w.-]+)|does not accept option '([^']+)'", text)
     if unknown:
         name = (unknown[1] or unknown[2]).replace("-", "_")
-        flat = [*FLAT, *FLAT_BY_STAGE]
-        close = difflib.get_close_matches(name, [*flat, *known, *(k.split(".")[-1] for k in known)], n=1, cutoff=0.7)
+        there = {*FLAT, *FLAT_BY_STAGE, *known, *(k.split(".")[-1] for k in known)} - {name}
+        close = difflib.get_close_matches(name, sorted(there), n=1, cutoff=0.7)
         if close:
             return f"{text} (did you mean {close[0]}?)"
     return text

@@ -1,15 +1,18 @@
 """Decoded images on disk, under a key made of their content and of the settings that decoding depends on.
 
-An entry is written in a folder beside its place and renamed into it, so that a half-written one is never seen.
+An entry is written in a folder beside its place and renamed into it, so that a half-written one is never seen. Together
+they take at most MOST_BYTES: beyond, those that were not read for the longest time go. All may be deleted at any time.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
 import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +22,8 @@ from pocketvit.data.decoding import Decoded, Wanted, decode_source
 from pocketvit.data.images import Rendering
 from pocketvit.data.structures import Source, Split
 
+MOST_BYTES = 10 * 10**9  # the newest set stays, even where it is larger
+ABANDONED = 24 * 3600  # seconds after which a half-written entry is of a process that was killed
 FORMAT = 2  # raise it when decoding gives other pixels or notes than before
 
 
@@ -45,7 +50,9 @@ def decode_cached(source: Source, content: str, wanted: Wanted) -> Decoded:
     except OSError as error:
         return _decode_in_memory(source, wanted, root, error.strerror or str(error))
     try:
-        return _decode_to_disk(source, wanted, partial, native, asked)
+        decoded = _decode_to_disk(source, wanted, partial, native, asked)
+        _keep_bound(root)
+        return decoded
     except OSError as error:
         return _decode_in_memory(source, wanted, root, error.strerror or str(error))
     finally:
@@ -53,11 +60,15 @@ def decode_cached(source: Source, content: str, wanted: Wanted) -> Decoded:
 
 
 def cache_folder() -> Path:
-    """$POCKETVIT_CACHE, else pocketvit/ in $XDG_CACHE_HOME or ~/.cache."""
+    """$POCKETVIT_CACHE, else pocketvit/ in $XDG_CACHE_HOME or ~/.cache, or in the temporary folder without a home."""
     if own := os.environ.get("POCKETVIT_CACHE"):
         return Path(own).expanduser()
-    shared = os.environ.get("XDG_CACHE_HOME")
-    return (Path(shared) if shared else Path("~/.cache").expanduser()) / "pocketvit"
+    if shared := os.environ.get("XDG_CACHE_HOME"):
+        return Path(shared) / "pocketvit"
+    try:
+        return Path("~/.cache").expanduser() / "pocketvit"
+    except RuntimeError:  # a container's user without a home
+        return Path(tempfile.gettempdir()) / f"pocketvit-{os.getuid()}"
 
 
 def _suits(entry: Decoded, wanted: Wanted) -> bool:
@@ -123,10 +134,30 @@ def _decode_to_disk(source: Source, wanted: Wanted, partial: Path, native: str, 
     return entry
 
 
+def _keep_bound(root: Path) -> None:
+    """Remove what killed processes left, and the entries that were not read for longest, until the rest is small."""
+    read, now = [], time.time()
+    for entry in root.iterdir():
+        with contextlib.suppress(OSError):  # other processes add and remove entries meanwhile
+            age, size = now - entry.stat().st_mtime, sum(file.stat().st_size for file in entry.iterdir())
+            if not entry.name.startswith(".partial-"):
+                read.append((age, size, entry))
+            elif age > ABANDONED:
+                shutil.rmtree(entry, ignore_errors=True)
+    total = 0
+    for number, (_, size, entry) in enumerate(sorted(read)):
+        total += size
+        if total > MOST_BYTES and number:
+            # Whoever has it mapped keeps its pages.
+            shutil.rmtree(entry, ignore_errors=True)
+
+
 def _read(place: Path, source: Source) -> Decoded | None:
     """An entry's arrays, or None where it is absent or damaged."""
     try:
         meta = json.loads((place / "meta.json").read_text(encoding="utf-8"))
+        with contextlib.suppress(OSError):  # a cache of someone else's
+            os.utime(place)
         splits = {}
         for part, section in source.sections.items():
             images = np.load(place / f"{part}.images.npy", mmap_mode="r", allow_pickle=False)

@@ -87,6 +87,7 @@ def load(
     *,
     patching: Patching | None = None,
     rendering: Rendering | None = None,
+    channels: int | None = None,
     need_labels: bool = False,
 ) -> Dataset:
     """Open a set of images, decode it (or find it in the cache), and split it.
@@ -96,6 +97,7 @@ def load(
         config: size, splits, how many images, and whether bad ones are left out
         patching: the network's patch, for which height and width are rounded where `config` asks for no size
         rendering: of the images that a model learnt from; None finds it out
+        channels: that a model takes, 1 or 3; None takes 3 where any image has colours
         need_labels: refuse a set without labels, or with a single class
 
     Raises:
@@ -105,7 +107,9 @@ def load(
     if need_labels:
         _require_labels(spec, source)
     content = source.fingerprint()
-    decoded = decode_cached(source, content, Wanted(config.shape, patching, config.scale, rendering, config.skip_bad))
+    decoded = decode_cached(
+        source, content, Wanted(config.shape, patching, config.scale, rendering, channels, config.skip_bad)
+    )
     notes = [*source.notes, *decoded.notes]
     given = decoded.splits
     train, val, test = given.get("train") or given["all"], given.get("val"), given.get("test")
@@ -176,7 +180,9 @@ def load_whole(spec: str, config: DataConfig, rendering: Rendering | None = None
     if all(section.labels is None for section in source.sections.values()):
         raise UserError(f"labels are needed here, and '{spec}' has none: give class folders or a label column")
     content = source.fingerprint()
-    decoded = decode_cached(source, content, Wanted(config.shape, None, config.scale, rendering, config.skip_bad))
+    decoded = decode_cached(
+        source, content, Wanted(config.shape, None, config.scale, rendering, skip_bad=config.skip_bad)
+    )
     split = decoded.splits.get("test") or decoded.splits.get("all") or decoded.splits["train"]
     return Whole(_labelled_part(split, []), source.classes, digest(content.encode("utf-8", "surrogateescape")))
 

@@ -53,6 +53,7 @@ class Wanted(NamedTuple):
         patching: what an own size is rounded for, as `scaled_size` does; None keeps it
         scale: factor on an own size
         rendering: of the images that a model learnt from; None finds it out
+        channels: 1 for grey, 3 for RGB; None takes RGB where any image has colours
         skip_bad: leave out images that cannot be decoded, and say so in a note
     """
 
@@ -60,6 +61,7 @@ class Wanted(NamedTuple):
     patching: Patching | None = None
     scale: float = 1.0
     rendering: Rendering | None = None
+    channels: int | None = None
     skip_bad: bool = False
 
     def fitted(self, own: tuple[float, float]) -> tuple[int, int]:
@@ -99,7 +101,7 @@ def decode_source(source: Source, wanted: Wanted, allocate: Allocate) -> Decoded
         else:
             native = False
         rendering = wanted.rendering or Rendering.of(known)
-        channels = 1 if all(header.grey for header in known) else 3
+        channels = wanted.channels or (1 if all(header.grey for header in known) else 3)
 
         splits: dict[str, Split] = {}
         bad: list[str] = []

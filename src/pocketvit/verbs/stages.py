@@ -17,7 +17,7 @@ import torch
 from accelerate import Accelerator
 
 from pocketvit.config import Settings, default_recipe, model_path, resolve, seconds_of
-from pocketvit.data import Dataset, Patching, digest, grown_patch, image_digests, label_subset, load
+from pocketvit.data import Dataset, Patching, Rendering, digest, grown_patch, image_digests, label_subset, load
 from pocketvit.data.sizes import MOST_PATCHES
 from pocketvit.evaluation.features import features, predict_probabilities
 from pocketvit.evaluation.metrics import Metrics, most_confident_mistakes
@@ -47,6 +47,7 @@ from pocketvit.verbs.run import (
     Run,
     check_origin,
     evidence,
+    hold,
     open_run,
     printable,
 )
@@ -68,6 +69,7 @@ class Context:
     evidence: dict[str, Any]
     started: float
     pause: float  # when to save and stop, on time.monotonic's clock
+    lock: Any = None  # on the folder, in the main process
 
     @classmethod
     def open(
@@ -91,9 +93,17 @@ class Context:
             if verb in (stage, "fit"):
                 optimizer_class(config.optimizer, f"--{stage}.optimizer")
         accelerator = make_accelerator(settings.device, settings.precision, settings.deterministic)
+        images, rendering, channels = settings.data, None, None
+        if init is not None:
+            # Images become what the weights are used to, unless another size is asked for.
+            _, meta = weights.encoder_state(init)
+            images = replace(images, size=images.size or "{}x{}".format(*meta.shape))
+            rendering, channels = Rendering(meta.bits, meta.background), meta.shape[2]
         # One process of each machine decodes; the others find the cache.
         with accelerator.local_main_process_first():
-            dataset = load(data, settings.data, patching=patching, need_labels=need_labels)
+            dataset = load(
+                data, images, patching=patching, rendering=rendering, channels=channels, need_labels=need_labels
+            )
         height, width, _ = dataset.shape
         patch = grown_patch(height, width, patching)
         check_patch(height, width, patch)
@@ -121,7 +131,8 @@ class Context:
             parts = (dataset.train.images, dataset.val.images)
             check_origin(folder, origin, lambda: np.concatenate([image_digests(images) for images in parts]))
         log = RunLog(folder, settings.tensorboard) if main else RunLog(quiet=True)
-        context = cls(settings, dataset, accelerator, log, folder, evidence(verb, resume), started, pause)
+        lock = hold(folder) if main else None
+        context = cls(settings, dataset, accelerator, log, folder, evidence(verb, resume), started, pause, lock)
         counts = {name: len(split) for name, split in _splits(dataset).items() if split is not None}
         context.log.say(f"{dataset.name}: {counts}, {len(dataset.classes)} classes, shape {dataset.shape}")
         for line in (*dataset.notes, f"{describe(accelerator)}, writing to {folder}"):

@@ -38,7 +38,7 @@ from pocketvit.model.vit import ViT
 from pocketvit.model.weights import WeightsMeta, weights_file
 from pocketvit.report import write_report
 from pocketvit.training.device import make_accelerator
-from pocketvit.verbs.run import MAE_WEIGHTS, Run, learnt_images
+from pocketvit.verbs.run import MAE_WEIGHTS, RECONSTRUCTION, Run, learnt_images
 from pocketvit.verbs.stages import labelled_indices, patching_of
 
 Model = Run | str | Path
@@ -212,12 +212,15 @@ def reconstruct(
     data: str = "digits",
     *,
     model: Model,
-    out: str | Path = "reconstruction.png",
+    out: str | Path | None = None,
     count: int = 8,
     settings: Settings | None = None,
     **overrides: Any,
 ) -> Path:
-    """Write a PNG with a row for each of `count` held-out images: input, what the encoder sees, reconstruction."""
+    """Write a PNG with a row for each of `count` held-out images: input, what the encoder sees, reconstruction.
+
+    `out` is reconstruction.png in the run by default, and never lies among the images.
+    """
     from PIL import Image
 
     settings = settings or resolve(config=run_config(_path(model)), **overrides)
@@ -233,11 +236,15 @@ def reconstruct(
     sheet = sheet[..., :3] if sheet.shape[-1] >= 3 else sheet[..., 0]
     zoom = max(1, 128 // meta.shape[0])
     picture = Image.fromarray(np.ascontiguousarray(sheet))
-    file = Path(out)
+    beside = run_config(_path(model))
+    file = Path(out or (beside.with_name(RECONSTRUCTION) if beside else RECONSTRUCTION))
+    images_at = Path(data).expanduser()
+    if images_at.is_dir() and images_at.resolve() in file.resolve().parents:
+        raise UserError(f"--out {file}: lies among the images of {data}, where it would be taken for one: give another")
     try:
         picture.resize((picture.width * zoom, picture.height * zoom), Image.Resampling.NEAREST).save(file, "PNG")
     except OSError as error:
-        raise UserError(f"--out {out}: cannot be written ({error.strerror})") from None
+        raise UserError(f"--out {file}: cannot be written ({error.strerror})") from None
     return file
 
 
