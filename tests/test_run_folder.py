@@ -11,7 +11,7 @@ import pytest
 from pocketvit.cli import main
 from pocketvit.config import Settings
 from pocketvit.errors import UserError
-from pocketvit.verbs.run import CONFIG, OWN, OWNER, hold, open_run
+from pocketvit.verbs.run import CONFIG, LOCK, OWN, OWNER, hold, open_run
 
 SIZES = {"width": 16, "depth": 1, "heads": 2, "decoder_width": 16, "decoder_heads": 2}
 TINY = [*(f"--model.{name}={value}" for name, value in SIZES.items()), "--device=cpu", "--precision=float32"]
@@ -46,7 +46,12 @@ def test_what_pocketvit_did_not_write_is_never_deleted(tmp_path: Path) -> None:
     (folder / "thesis.tex").write_text("years of work")
     (folder / "summary.json").write_text("{}")
     open_run(folder, "name", Settings(), overwrite=True, resume=False)
-    assert sorted(entry.name for entry in folder.iterdir()) == [OWNER, CONFIG, "stages", "thesis.tex"]
+    assert sorted(entry.name for entry in folder.iterdir() if entry.name != LOCK) == [
+        OWNER,
+        CONFIG,
+        "stages",
+        "thesis.tex",
+    ]
 
 
 def test_a_link_to_a_run_is_emptied_and_stays(tmp_path: Path) -> None:
@@ -55,14 +60,14 @@ def test_a_link_to_a_run_is_emptied_and_stays(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(place)
     open_run(tmp_path / "link", "name", Settings(), overwrite=True, resume=False)
     assert (tmp_path / "link").is_symlink()
-    assert sorted(entry.name for entry in place.iterdir()) == [OWNER, CONFIG, "stages"]
+    assert sorted(entry.name for entry in place.iterdir() if entry.name != LOCK) == [OWNER, CONFIG, "stages"]
 
 
 def test_all_that_a_run_writes_can_be_overwritten(tmp_path: Path) -> None:
     out = tmp_path / "run"
     command = ["fit", "digits", *TINY, "--epochs=1", "--finetune.epochs=1", "--finetune.min_steps=0", "--seeds=1"]
     assert main([*command, "--out", str(out)]) == 0
-    assert {entry.name for entry in out.iterdir()} <= OWN
+    assert {entry.name for entry in out.iterdir()} <= OWN | {LOCK, OWNER}
     assert main([*command, "--out", str(out), "--overwrite"]) == 0
 
 
