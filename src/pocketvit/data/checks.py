@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from pocketvit.data.structures import Split
 from pocketvit.errors import UserError
 
-CHUNK = 4096  # images at a time
+CHUNK = 1 << 20  # bytes at a time
+LOOKED_AT, CLOSER = 100, 0.5  # images a class; of a mirrored mean's distance to its own class
 FEWEST_GROUPS, SMALLEST_GROUP = 3, 3  # in a class, for its names to suggest groups; images in one, on average
 
 
@@ -63,9 +64,37 @@ def _name_of(digest: np.uint64, splits: Mapping[str, Split], digests: Mapping[st
 
 def _single_coloured(images: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """(N,) of (N, H, W, C): whether all pixels are equal."""
-    parts = (images[start : start + CHUNK] for start in range(0, len(images), CHUNK))
+    step = max(1, CHUNK // max(1, images[:1].nbytes))
+    parts = (images[start : start + step] for start in range(0, len(images), step))
     found = [(part == part[:, :1, :1]).all(axis=(1, 2, 3)) for part in parts]
     return np.concatenate(found) if found else np.zeros(0, bool)
+
+
+def mirror_note(images: NDArray[np.uint8], labels: NDArray[np.int64], classes: Sequence[str]) -> list[str]:
+    """A warning where two classes look like mirror images of each other, as arrows to the left and to the right.
+
+    Args:
+        images: (N, H, W, C), of which up to 100 a class are looked at
+        labels: (N,)
+        classes: names
+    """
+    means = []
+    for label in np.unique(labels):
+        chosen = np.flatnonzero(labels == label)[:LOOKED_AT]
+        means.append(images[chosen].mean(axis=0, dtype=np.float64))
+    own = np.stack(means)
+    mirrored = own[:, :, ::-1]
+    # (K, K): how far each class's mirrored mean is from each class's mean.
+    far = np.stack([np.abs(own - one).mean(axis=(1, 2, 3)) for one in mirrored])
+    nearest = far.argmin(axis=1)
+    present = np.unique(labels)
+    for a, b in enumerate(nearest.tolist()):
+        if a < b and nearest[b] == a and max(far[a, b], far[b, a]) < CLOSER * min(far[a, a], far[b, b]):
+            return [
+                f"classes '{classes[present[a]]}' and '{classes[present[b]]}' look like mirror images of each other, "
+                "and training mirrors images: --pretrain.augment.flip false --finetune.augment.flip false turns it off"
+            ]
+    return []
 
 
 def group_indices(names: Sequence[str], pattern: str) -> NDArray[np.int64]:

@@ -31,7 +31,7 @@ __all__ = ["Dataset", "Split", "load"]
 SMALLEST_STD = 1e-3  # a constant channel must not divide by zero
 STATISTICS_CHUNK = 1 << 20  # bytes at a time
 SMALLEST_MAP = 1 << 24  # bytes; copies of smaller sets stay in memory
-COPIED_AT_ONCE = 1024  # images
+COPIED_AT_ONCE = 64  # images
 
 
 @dataclass(frozen=True)

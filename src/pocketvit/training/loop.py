@@ -121,7 +121,8 @@ def train(
         sharded: keep a part of the weights in each process, rather than a copy of them all.
 
     Raises:
-        NonFiniteLoss: after saving the state before that step to `folder`/replay.safetensors.
+        NonFiniteLoss: after saving the state before that step to `folder`/replay.safetensors; or weights at the end
+            that are not finite.
         Interrupted: on SIGINT or SIGTERM, after saving a checkpoint.
         Paused: at `deadlines.pause`, after saving a checkpoint.
         OSError: a checkpoint cannot be written; the last good one is left as it was.
@@ -296,6 +297,11 @@ def train(
     set_mode(optimizer, training=False)
     if sharded:
         gather(trained, into=usable)
+    if not all(bool(tensor.isfinite().all()) for tensor in usable.parameters()):
+        where = " ".join(str(value) for value in tags.values())
+        raise NonFiniteLoss(
+            f"{where}: the last steps left weights that are not finite: lower --lr, or clip the gradient"
+        )
     steps = schedule.steps
     speed = steps * batches.batch_size / seconds if seconds else 0.0
     loss_at_end = history[-1]["train_loss"] if history else float("nan")

@@ -15,9 +15,20 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from accelerate import Accelerator
+from numpy.typing import NDArray
 
 from pocketvit.config import Settings, default_recipe, model_path, resolve, seconds_of
-from pocketvit.data import Dataset, Patching, Rendering, digest, grown_patch, image_digests, label_subset, load
+from pocketvit.data import (
+    Dataset,
+    Patching,
+    Rendering,
+    digest,
+    grown_patch,
+    image_digests,
+    label_subset,
+    load,
+    mirror_note,
+)
 from pocketvit.data.sizes import MOST_PATCHES
 from pocketvit.evaluation.features import features, predict_probabilities
 from pocketvit.evaluation.metrics import Metrics, most_confident_mistakes
@@ -135,7 +146,11 @@ class Context:
         context = cls(settings, dataset, accelerator, log, folder, evidence(verb, resume), started, pause, lock)
         counts = {name: len(split) for name, split in _splits(dataset).items() if split is not None}
         context.log.say(f"{dataset.name}: {counts}, {len(dataset.classes)} classes, shape {dataset.shape}")
-        for line in (*dataset.notes, f"{describe(accelerator)}, writing to {folder}"):
+        mirrored = [stage for stage in ("pretrain", "finetune") if getattr(settings, stage).augment.flip]
+        doubts = [] if not mirrored else [f"training mirrors images ({' and '.join(mirrored)}: augment.flip)"]
+        if mirrored and need_labels and not resume:
+            doubts += mirror_note(*dataset.labelled("train"), dataset.classes)
+        for line in (*dataset.notes, *doubts, f"{describe(accelerator)}, writing to {folder}"):
             context.log.say(f"  {line}")
         return context
 
@@ -362,6 +377,8 @@ def finetune_stage(
         images, labels = dataset.labelled("test")
         probabilities = predict_probabilities(vit, images, *context.images())
         metrics = Metrics.of(probabilities, labels, dataset.classes)
+        predicted = probabilities.argmax(axis=1).astype(np.int32)
+        context.on_main(lambda: np.save(predictions_file(context, key), predicted))
         if keep:
             file, predictions = classifier_file(context, name), context.folder / "stages" / f"predictions-{name}.npy"
             context.on_main(lambda: np.save(predictions, probabilities))
@@ -374,6 +391,10 @@ def finetune_stage(
 
     stage: dict[str, Any] = context.once(key, compute, together=True)
     context.forget(key)
+    asked = settings.finetune.epochs * -(-stage["labels"] // settings.finetune.batch_size)
+    if steps is None and stage["planned_steps"] > asked and seed == settings.seed:
+        least = f"--finetune.min_steps asks for {stage['planned_steps']} steps"
+        context.log.say(f"  {least}, where {settings.finetune.epochs} epochs would be {asked}")
     seconds = f"{stage['labels']} labels, {stage['steps']} steps in {stage['seconds']} s"
     context.log.say(f"finetune from {name}, seed {seed}: test {100 * stage['accuracy']:.2f} %  ({seconds})")
     return stage
@@ -382,6 +403,20 @@ def finetune_stage(
 def finetune_key(name: str, per_class: int | None, seed: int) -> str:
     """The stage of one fine-tuning."""
     return f"finetune-{name}-{per_class or 'all'}-{seed}"
+
+
+def predictions_file(context: Context, key: str) -> Path:
+    """Where the predicted classes (N,) of the test images of one fine-tuning are kept."""
+    return context.folder / "stages" / f"{key}.npy"
+
+
+def correct(context: Context, name: str, per_class: int | None) -> NDArray[np.bool_] | None:
+    """(S, N): which test images an arm got right, for each seed; None where a run of an earlier version kept none."""
+    _, labels = context.dataset.labelled("test")
+    files = [predictions_file(context, finetune_key(name, per_class, seed)) for seed in seeds(context)]
+    if not all(file.exists() for file in files):
+        return None
+    return np.stack([np.load(file) == labels for file in files])
 
 
 def finish(context: Context, results: dict[str, Any], details: dict[str, Any], mae: Path | None) -> Run:
