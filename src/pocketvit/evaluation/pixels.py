@@ -38,8 +38,8 @@ def pixel_baselines(
 
     Returns:
         "svm", "logistic regression", "knn" and "ridge", as said above, each with "test" and "validation". The latter is
-        what a choice among them may go by: accuracy on the validation images or, where these have more labels than the train
-        images, so that the choice would see more than the budget, by cross-validation within the train images.
+        what a choice among them may go by: accuracy on the validation images or, where these have more labels than the
+        train images, so that the choice would see more than the budget, by cross-validation within the train images.
 
     Raises:
         ValueError: `train_y` has a single class, or no images.

@@ -47,6 +47,7 @@ from pocketvit.training.device import describe, from_main, make_accelerator
 from pocketvit.training.finetune import finetune_classifier, make_classifier
 from pocketvit.training.log import RunLog
 from pocketvit.training.loop import Paused
+from pocketvit.training.memory import check_memory
 from pocketvit.training.optimizer import optimizer_class
 from pocketvit.training.pretrain import pretrain_mae, verdict
 from pocketvit.training.schedule import Deadlines
@@ -124,6 +125,10 @@ class Context:
             settings = replace(settings, model=replace(settings.model, patch=patch))
         with torch.device("meta"):
             MaskedAutoencoder(settings.model, dataset.shape, normalise_targets=settings.pretrain.normalise_targets)
+        bf16 = accelerator.mixed_precision != "no"
+        for stage in ("pretrain", "finetune"):
+            if verb in (stage, "fit"):
+                check_memory(stage, dataset, settings, accelerator.device, bf16)
         if init is not None:
             make_classifier(dataset, settings, settings.seed, init)
         if need_labels:
