@@ -10,7 +10,7 @@ CODE = src tests benchmarks
 .POSIX:
 .SUFFIXES:
 .NOTPARALLEL:
-.PHONY: help setup demo test test-all lint format tables clean
+.PHONY: help setup demo test test-slow test-all lint format tables clean
 
 help: ## list the targets (the default)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
