@@ -16,7 +16,7 @@ import pocketvit
 from pocketvit.cli import main
 from pocketvit.config import ModelConfig
 from pocketvit.data import read_images
-from pocketvit.errors import UnlikeTraining
+from pocketvit.errors import UnlikeTraining, UserError
 from pocketvit.model import weights
 from pocketvit.model.weights import WeightsMeta
 from pocketvit.verbs.use import unlike
@@ -86,6 +86,11 @@ def test_colours_for_a_grey_model_are_said(tmp_path: Path) -> None:
     images, headers = read_images([picture(tmp_path / "a.png")], (16, 16), 1)
     (line,) = unlike(images, [header for header in headers if not isinstance(header, str)], grey)
     assert "have colours, where the model learnt from grey ones" in line
+
+
+def test_pixels_are_no_paths(model: Path) -> None:
+    with pytest.raises(UserError, match="a ndarray is no image file"):
+        pocketvit.predict(np.zeros((2, 16, 16, 3), np.uint8), model=model)  # type: ignore[arg-type]
 
 
 def test_the_warning_reaches_python_and_the_terminal(

@@ -264,9 +264,11 @@ _LIMITS: dict[str, tuple[Callable[[float], bool], str]] = {
     "at least 1": (lambda v: v is None or v >= 1, "seeds epochs batch_size accumulate repeats images"),
     "at least 0": (
         lambda v: v >= 0,
-        "seed split_seed min_steps lr min_lr lr_base_size weight_decay clip visible_discount knn_every mixup cutmix "
+        "min_steps lr min_lr lr_base_size weight_decay clip visible_discount knn_every mixup cutmix "
         "rotate reconstruction",
     ),
+    # What NumPy's generators take, with room for --seeds more.
+    "from 0 to 4,000,000,000": (lambda v: 0 <= v <= 4_000_000_000, "seed split_seed"),
     "from 0 to 1": (lambda v: 0 <= v <= 1, "mask_ratio warmup label_smoothing mix_share layer_decay shift erase"),
     "at least 0 and below 1": (lambda v: 0 <= v < 1, "beta2 ema drop_path"),
     "above 0": (lambda v: v > 0, "scale"),

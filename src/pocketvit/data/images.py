@@ -6,6 +6,7 @@ Pixels are scaled once, by Pillow's bicubic filter, which widens itself (antiali
 from __future__ import annotations
 
 import io
+import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -187,6 +188,8 @@ def list_images(path: str | Path) -> list[Path]:
     Raises:
         UserError: nothing is there, or the folder holds no images.
     """
+    if not isinstance(path, (str, os.PathLike)):
+        raise UserError(f"a {type(path).__name__} is no image file: expected a path, or several in a list")
     path = Path(path).expanduser()
     if path.is_file():
         return [path]

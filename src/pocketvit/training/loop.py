@@ -205,11 +205,17 @@ def train(
 
     model.train()
     with _signals() as stop, sharing(accelerator.process_index, accelerator.num_processes):
+
+        def say(line: str) -> None:
+            # A compiler that the same Ctrl-C stopped has failed for no reason worth telling.
+            if not stop:
+                log.say(line)
+
         try:
             settled, unread, pace, good, watch, cost = start, [], 1, snapshot(start), Pace(), 0.0
             if compiling and start < steps:
                 undo = partial(restore, good, optimizer, modules)
-                programs = working(plain, run_step, start, undo, log.say, graphs)
+                programs = working(plain, run_step, start, undo, say, graphs)
                 compiling = programs is not plain
             done = start
             while done < schedule.steps:
@@ -275,7 +281,7 @@ def train(
                 # Not at once: the first steps are slow, and would make a short stage look long.
                 if compiling is None and rest > WORTH_SECONDS and elapsed > WORTH_SECONDS / 60:
                     undo = partial(restore, snapshot(done), optimizer, modules)
-                    programs = faster(plain, run_step, done, undo, accelerator, log.say)
+                    programs = faster(plain, run_step, done, undo, accelerator, say)
                     compiling = programs is not plain
                 over = done == schedule.steps
                 if folder:
