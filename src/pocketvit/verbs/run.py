@@ -82,13 +82,13 @@ def open_run(
         config = folder / CONFIG
         if not config.is_file():
             raise UserError(f"--out {folder}: exists and is not a run directory: choose another")
+        if not (resume or overwrite):
+            raise UserError(f"--out {folder}: holds a run already: add --overwrite or --resume, or choose another")
         lock = hold(folder)
         if resume:
             if not _same(config, settings):
                 raise UserError(f"--resume: the settings differ from those in {config}: repeat them, or start afresh")
             return folder
-        if not overwrite:
-            raise UserError(f"--out {folder}: holds a run already: add --overwrite or --resume, or choose another")
         _clear(folder, needed or {}, OWN.union(own))
     try:
         (folder / "stages").mkdir(parents=True, exist_ok=True)

@@ -292,7 +292,8 @@ def finetune(
     for per_class in settings.data.label_budgets:
         found = [finetune_stage(context, name, source, per_class, seed) for seed in seeds(context)]
         tables.append(
-            dict.fromkeys(("mae", "random", "pixels", "gain")) | {name: spread(found), "labels_per_class": per_class}
+            dict.fromkeys(("mae", "random", "pixels", "gain", "gain_interval"))
+            | {name: spread(found), "labels_per_class": per_class}
         )
         runs += found
     context.ship(name)
