@@ -10,7 +10,7 @@ CODE = src tests benchmarks
 .POSIX:
 .SUFFIXES:
 .NOTPARALLEL:
-.PHONY: help setup demo test test-all lint format tables clean
+.PHONY: help setup demo test test-slow test-all lint format tables clean
 
 help: ## list the targets (the default)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -22,6 +22,9 @@ demo: $(VENV)/.core ## train and report on the embedded digits, a few minutes on
 
 test: $(VENV)/.ready ## run the test suite (PYTEST_ARGS='-k NAME' for a part)
 	$(BIN)/python -m pytest -q $(PYTEST_ARGS)
+
+test-slow: $(VENV)/.ready ## run the slow tests, which `make test` leaves out
+	$(BIN)/python -m pytest -q -m slow $(PYTEST_ARGS)
 
 test-all: $(VENV)/.ready ## run the test suite, slow tests included
 	$(BIN)/python -m pytest -q -m "" $(PYTEST_ARGS)

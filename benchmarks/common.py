@@ -20,10 +20,12 @@ from accelerate import Accelerator
 from PIL import Image
 
 from pocketvit.config import Settings, resolve
+from pocketvit.data import scaled_size
 from pocketvit.errors import UserError
 from pocketvit.files import write_whole
 from pocketvit.training.device import describe
 from pocketvit.verbs.run import evidence
+from pocketvit.verbs.stages import patching_of
 
 REPO = Path(__file__).resolve().parents[1]
 STAGES = ("pretrain", "finetune")
@@ -65,9 +67,10 @@ def at_least_1(text: str) -> int:
 
 
 def settings_of(sizes: str, batch_size: int) -> Settings:
-    """The recipe `sizes` with another batch size."""
-    sides = {"finetune.batch_size": batch_size, "data.size": resolve(sizes).data.size or NATIVE}
-    return resolve(sizes, batch_size=batch_size, **sides)
+    """The recipe `sizes` with another batch size, at the size that it has for images of NATIVE pixels a side."""
+    own = resolve(sizes)
+    side = own.data.shape[0] if own.data.shape else scaled_size(NATIVE, NATIVE, patching_of(own), own.data.scale)[0]
+    return resolve(sizes, batch_size=batch_size, **{"finetune.batch_size": batch_size, "data.size": side})
 
 
 def settings_in(words: list[str]) -> dict[str, str]:

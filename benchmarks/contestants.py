@@ -69,6 +69,7 @@ class Ours:
             model = MaskedAutoencoder(settings.model, dataset.shape, discount, normalise)
         else:
             model = make_classifier(dataset, settings, self.seed, None)
+            self.config = dataclasses.replace(self.config, layer_decay=1.0)  # as from random init
         self.model = model.to(accelerator.device).train()
         self.weights = list(self.model.parameters())
         self.optimizer = make_optimizer(self.model, self.config)

@@ -38,6 +38,7 @@ from pocketvit.data import load  # noqa: E402
 from pocketvit.errors import UserError  # noqa: E402
 from pocketvit.files import write_whole  # noqa: E402
 from pocketvit.training.device import describe, make_accelerator  # noqa: E402
+from pocketvit.verbs.stages import patching_of  # noqa: E402
 
 PARTS = (*planning.STAGES, "device")
 KERNELS = {"flash": SDPBackend.FLASH_ATTENTION, "efficient": SDPBackend.EFFICIENT_ATTENTION,
@@ -70,7 +71,7 @@ def main(argv: list[str] | None = None) -> int:
                 keep(given, measure_device(accelerator))
             return 0
         data = given.data or f"data/{recipe_path(given.recipe).stem.split('-')[-1]}"
-        dataset = load(data, settings.data, multiple_of=settings.model.resolved().patch or 1, need_labels=True)
+        dataset = load(data, settings.data, patching=patching_of(settings), need_labels=True)
     except UserError as error:
         print(f"pace: {error}", file=sys.stderr)
         return 2

@@ -42,7 +42,7 @@ from pocketvit.training.device import describe, make_accelerator  # noqa: E402
 from pocketvit.training.loop import Interrupted, NonFiniteLoss, Paused  # noqa: E402
 from pocketvit.verbs.fit import INITS, train_arms  # noqa: E402
 from pocketvit.verbs.run import CONFIG, MAE_WEIGHTS, evidence, open_run  # noqa: E402
-from pocketvit.verbs.stages import Context, pretrain_stage  # noqa: E402
+from pocketvit.verbs.stages import Context, patching_of, pretrain_stage  # noqa: E402
 
 Json = dict[str, Any]
 
@@ -154,7 +154,7 @@ class Job:
     def load(self) -> Dataset:
         """The images, from the cache where they were decoded before."""
         settings = self.settings({})
-        return load(self.data, settings.data, multiple_of=settings.model.resolved().patch or 1, need_labels=True)
+        return load(self.data, settings.data, patching=patching_of(settings), need_labels=True)
 
 
 def reproduce(job: Job, began: float) -> None:

@@ -46,6 +46,7 @@ from pocketvit.data import Dataset, load
 from pocketvit.training.device import keep_freed_memory, make_accelerator
 from pocketvit.training.log import RunLog
 from pocketvit.training.pretrain import pretrain_mae
+from pocketvit.verbs.stages import patching_of
 
 PARTS = ("step", "epoch", "profile", "memory")
 COLD, WARM = f"{OURS} cold", f"{OURS} warm"  # the epoch with and without decoding the images
@@ -156,7 +157,7 @@ def time_epochs(
         began = time.perf_counter()
         if name == COLD:
             shutil.rmtree(cache)
-        dataset = load(str(folder), own.data, multiple_of=own.model.resolved().patch)
+        dataset = load(str(folder), own.data, patching=patching_of(own))
         loading[name].append(time.perf_counter() - began)
         pretrain_mae(dataset, own, accelerator, log=RunLog(quiet=True))
 

@@ -99,7 +99,7 @@ MISTAKES: dict[str, tuple[Make, tuple[str, ...]]] = {
         ("d/dog/3.png: cannot be decoded", "--skip-bad"),
     ),
     "a patch that does not divide": (
-        lambda t: ["pretrain", str(loose(t / "d")), "--patch=3"],
+        lambda t: ["pretrain", str(loose(t / "d")), "--patch=3", "--size=8"],
         ("--patch 3 does not divide the image size 8x8", "--size 6x6 or 9x9", "--patch 2, 4"),
     ),
     "no labels to fit": (lambda t: ["fit", str(loose(t / "d"))], ("labels are needed", "pretrain works without")),

@@ -154,7 +154,8 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
     ("key", "value", "expected"),
     [
         ("seeds", 0, "at least 1"),
-        ("seed", -1, "at least 0"),
+        ("seed", -1, "from 0 to 4,000,000,000"),
+        ("data.split_seed", 1_764_196_943_123_456_789, "from 0 to 4,000,000,000"),  # a time in nanoseconds
         ("pretrain.epochs", 0, "at least 1"),
         ("finetune.epochs", -3, "at least 1"),
         ("pretrain.batch_size", 0, "at least 1"),
@@ -306,3 +307,11 @@ def test_the_data_choose_the_recipe_that_is_not_named(
     data: list[str], recipe: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert printed(["fit", *data, "--epochs", "3"], capsys)["recipe"] == recipe
+
+
+@pytest.mark.parametrize("text", ["pretrain: {lr: null}", "model: {preset: null}", "data: {val_fraction: }", "seed:"])
+def test_a_key_without_a_value_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.yaml").write_text(text)
+    with pytest.raises(UserError) as caught:
+        resolve(config=tmp_path / "a.yaml")
+    assert "\n" not in str(caught.value)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,7 @@ import pytest
 from pocketvit.cli import main
 from pocketvit.config import Settings
 from pocketvit.errors import UserError
-from pocketvit.verbs.run import CONFIG, OWN, open_run
+from pocketvit.verbs.run import CONFIG, LOCK, OWN, OWNER, hold, open_run
 
 SIZES = {"width": 16, "depth": 1, "heads": 2, "decoder_width": 16, "decoder_heads": 2}
 TINY = [*(f"--model.{name}={value}" for name, value in SIZES.items()), "--device=cpu", "--precision=float32"]
@@ -44,7 +46,12 @@ def test_what_pocketvit_did_not_write_is_never_deleted(tmp_path: Path) -> None:
     (folder / "thesis.tex").write_text("years of work")
     (folder / "summary.json").write_text("{}")
     open_run(folder, "name", Settings(), overwrite=True, resume=False)
-    assert sorted(entry.name for entry in folder.iterdir()) == [CONFIG, "stages", "thesis.tex"]
+    assert sorted(entry.name for entry in folder.iterdir() if entry.name != LOCK) == [
+        OWNER,
+        CONFIG,
+        "stages",
+        "thesis.tex",
+    ]
 
 
 def test_a_link_to_a_run_is_emptied_and_stays(tmp_path: Path) -> None:
@@ -53,14 +60,14 @@ def test_a_link_to_a_run_is_emptied_and_stays(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(place)
     open_run(tmp_path / "link", "name", Settings(), overwrite=True, resume=False)
     assert (tmp_path / "link").is_symlink()
-    assert sorted(entry.name for entry in place.iterdir()) == [CONFIG, "stages"]
+    assert sorted(entry.name for entry in place.iterdir() if entry.name != LOCK) == [OWNER, CONFIG, "stages"]
 
 
 def test_all_that_a_run_writes_can_be_overwritten(tmp_path: Path) -> None:
     out = tmp_path / "run"
     command = ["fit", "digits", *TINY, "--epochs=1", "--finetune.epochs=1", "--finetune.min_steps=0", "--seeds=1"]
     assert main([*command, "--out", str(out)]) == 0
-    assert {entry.name for entry in out.iterdir()} <= OWN
+    assert {entry.name for entry in out.iterdir()} <= OWN | {LOCK, OWNER}
     assert main([*command, "--out", str(out), "--overwrite"]) == 0
 
 
@@ -79,3 +86,22 @@ def test_a_run_from_before_a_setting_was_there_goes_on(tmp_path: Path) -> None:
     assert open_run(tmp_path / "run", "name", Settings(), overwrite=False, resume=True) == tmp_path / "run"
     with pytest.raises(UserError, match="the settings differ"):
         open_run(tmp_path / "run", "name", Settings(seed=5), overwrite=False, resume=True)
+
+
+def test_one_process_at_a_time_writes_into_a_run(tmp_path: Path) -> None:
+    folder = run_in(tmp_path / "run")
+    code = "import sys, time; from pathlib import Path; from pocketvit.verbs.run import hold; "
+    code += "lock = hold(Path(sys.argv[1])); print('held', flush=True); time.sleep(60)"
+    other = subprocess.Popen([sys.executable, "-c", code, str(folder)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(UserError, match=rf"process {other.pid} on .* is writing there"):
+            open_run(folder, "name", Settings(), overwrite=True, resume=False)
+    finally:
+        other.kill()
+        other.wait()
+    # Its death has released the lock, and who holds it may have it again.
+    first, second = hold(folder), hold(folder)
+    assert first is not None
+    assert second is first

@@ -7,6 +7,7 @@ import errno
 import io
 import json
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -20,7 +21,7 @@ from pocketvit.config import (
     settings_of,
     settings_parser,
 )
-from pocketvit.errors import UserError
+from pocketvit.errors import UnlikeTraining, UserError
 
 DATA_HELP = "digits; a folder of images or class folders, with train/ and test/ or without; Parquet file or folder"
 Verb = Callable[[list[str]], int]
@@ -29,6 +30,10 @@ Verb = Callable[[list[str]], int]
 def main(argv: list[str] | None = None) -> int:
     """Run one verb; returns the exit status: 0, 2 after a user's mistake, 128 + signal after an interruption."""
     args = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        # Names that a console cannot show are no reason to lose what was to be said.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         if not args or args[0] in ("-h", "--help"):
             print(_usage())
@@ -99,10 +104,20 @@ def predict(args: list[str]) -> int:
     parser.add_argument("paths", nargs="+", help="image files and folders of images")
     _add(parser, {"model": MODEL, "top": (int, 3, "classes to list for each image")})
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    parser.add_argument("--skip_bad", action="store_true", help="go on where a file cannot be decoded")
     given = parse(parser, _underscored(args))
     from pocketvit.verbs.use import predict as verb
 
-    result = verb(given["paths"], model=given["model"], top=given["top"], device=given["device"])
+    options = {name: given[name] for name in ("model", "top", "device", "skip_bad")}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("always", UnlikeTraining)
+        result = verb(given["paths"], **options)
+    for warning in caught:
+        print(f"pocketvit: {warning.message}", file=sys.stderr)
+    for row in result:
+        if "error" in row:
+            print(f"pocketvit: {row['file']}: cannot be decoded ({row['error']})", file=sys.stderr)
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(["file", "rank", "class", "probability"])
@@ -114,7 +129,7 @@ def predict(args: list[str]) -> int:
 
 def reconstruct(args: list[str]) -> int:
     """PNG of held-out images: input, what the encoder sees, reconstruction"""
-    out, count = (str, "reconstruction.png", "PNG file to write"), (int, 8, "images")
+    out, count = (str, None, "PNG file to write; default: reconstruction.png in the run"), (int, 8, "images")
     given, settings = _settings("reconstruct", args, source=DATA, weights=WEIGHTS, out=out, count=count)
     from pocketvit.verbs.use import reconstruct as verb
 

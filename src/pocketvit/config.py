@@ -23,10 +23,14 @@ class DataConfig:
     """Images: their size, and which of them (and of their labels) are used for what.
 
     Args:
-        size: side in pixels (36) or HEIGHTxWIDTH ("28x40") that images are scaled to; null keeps the native size
+        size: side in pixels (36) or HEIGHTxWIDTH ("28x40") that images are scaled to; null takes their own, rounded up
+            to the patch, and makes at most 256 patches of it, with patches of up to 8 px, unless --patch is given
+        scale: factor on the images' own size before it is rounded, where size is null
         val_fraction: share of the train images held out for validation, stratified by class
         test_fraction: share of the images held out for testing when the source brings no test split
         split_seed: seed of these two splits
+        group_by: pattern in file names whose match (its first group, where it has one) tells what belongs together, as
+            one patient's or one track's images; each stays on one side of these two splits
         labels_per_class: labels to keep for fine-tuning: a count, "all", or several separated by commas ("5,all")
         label_fraction: share of the labels to keep for fine-tuning, stratified by class (instead of labels_per_class)
         images: learn from about this many of the train images, the same share of every class; null takes them all
@@ -35,9 +39,11 @@ class DataConfig:
     """
 
     size: int | str | None = None
+    scale: float = 1.0
     val_fraction: float = 0.1
     test_fraction: float = 0.2
     split_seed: int = 0
+    group_by: str | None = None
     labels_per_class: int | str = "all"
     label_fraction: float | None = None
     images: int | None = None
@@ -258,11 +264,14 @@ _LIMITS: dict[str, tuple[Callable[[float], bool], str]] = {
     "at least 1": (lambda v: v is None or v >= 1, "seeds epochs batch_size accumulate repeats images"),
     "at least 0": (
         lambda v: v >= 0,
-        "seed split_seed min_steps lr min_lr lr_base_size weight_decay clip visible_discount knn_every mixup cutmix "
+        "min_steps lr min_lr lr_base_size weight_decay clip visible_discount knn_every mixup cutmix "
         "rotate reconstruction",
     ),
+    # What NumPy's generators take, with room for --seeds more.
+    "from 0 to 4,000,000,000": (lambda v: 0 <= v <= 4_000_000_000, "seed split_seed"),
     "from 0 to 1": (lambda v: 0 <= v <= 1, "mask_ratio warmup label_smoothing mix_share layer_decay shift erase"),
     "at least 0 and below 1": (lambda v: 0 <= v < 1, "beta2 ema drop_path"),
+    "above 0": (lambda v: v > 0, "scale"),
     "above 0 and at most 1": (lambda v: 0 < v <= 1, "crop_scale decode_share"),
 }
 
@@ -273,6 +282,8 @@ def _check_limits(settings: Any, prefix: str = "") -> None:
         value = getattr(settings, f.name)
         if dataclasses.is_dataclass(value):
             _check_limits(value, f"{prefix}{f.name}.")
+        if value is None and "None" not in str(f.type):
+            raise UserError(f"--{prefix}{f.name}: has no value: give one, or leave it out")
         for words, (holds, names) in _LIMITS.items():
             if f.name in names.split() and not holds(value):
                 raise UserError(f"--{prefix}{f.name}: {value} is out of range: expected {words}")
@@ -328,6 +339,7 @@ FLAT: dict[str, str] = {
     "label_fraction": "data.label_fraction",
     "skip_bad": "data.skip_bad",
     "label_column": "data.label_column",
+    "group_by": "data.group_by",
     "preset": "model.preset",
     "patch": "model.patch",
     "mask_ratio": "pretrain.mask_ratio",
@@ -468,8 +480,8 @@ def _one_line(message: str, known: list[str]) -> str:
     unknown = re.search(r"unrecognized arguments: --([\w.-]+)|does not accept option '([^']+)'", text)
     if unknown:
         name = (unknown[1] or unknown[2]).replace("-", "_")
-        flat = [*FLAT, *FLAT_BY_STAGE]
-        close = difflib.get_close_matches(name, [*flat, *known, *(k.split(".")[-1] for k in known)], n=1, cutoff=0.7)
+        there = {*FLAT, *FLAT_BY_STAGE, *known, *(k.split(".")[-1] for k in known)} - {name}
+        close = difflib.get_close_matches(name, sorted(there), n=1, cutoff=0.7)
         if close:
             return f"{text} (did you mean {close[0]}?)"
     return text

@@ -7,7 +7,7 @@ import pytest
 
 import pocketvit.data.decoding as decoding
 from pocketvit.config import DataConfig
-from pocketvit.data import load
+from pocketvit.data import Patching, load
 from pocketvit.errors import UserError
 
 CONFIG = DataConfig()
@@ -38,7 +38,7 @@ def entries(cache):
 def test_second_load_decodes_nothing(folder, no_decoding):
     first = load(str(folder), CONFIG)
     no_decoding()
-    second = load(str(folder), CONFIG, multiple_of=4)  # one native size: the same whatever the patch
+    second = load(str(folder), CONFIG, patching=Patching(4))  # one native size: the same whatever the patch
     assert np.array_equal(first.train.images, second.train.images)
     assert first.notes == second.notes
     assert first.train.labels.tolist() == second.train.labels.tolist()
@@ -68,8 +68,8 @@ def test_other_settings_and_content_make_other_entries(folder, image_cache, save
 def test_patch_matters_only_for_mixed_sizes(tmp_path, save, image_cache):
     for index, size in enumerate([(8, 8), (10, 10)]):
         save(tmp_path / f"{index}.png", size=size)
-    assert load(str(tmp_path), CONFIG, multiple_of=4).shape[:2] == (8, 8)
-    assert load(str(tmp_path), CONFIG, multiple_of=5).shape[:2] == (10, 10)
+    assert load(str(tmp_path), CONFIG, patching=Patching(4)).shape[:2] == (12, 12)
+    assert load(str(tmp_path), CONFIG, patching=Patching(5)).shape[:2] == (10, 10)
     assert len(entries(image_cache)) == 2
 
 

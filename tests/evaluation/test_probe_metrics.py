@@ -92,9 +92,24 @@ def test_pixel_baselines_on_digits_are_strong() -> None:
 def test_what_would_take_too_long_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pocketvit.evaluation.pixels.SVM_MOST_IMAGES", 5)
     part = uint8_images(6), np.arange(6) % 2
-    assert set(pixel_baselines(*part, *part, *part)) == {"logistic regression", "knn"}
+    assert set(pixel_baselines(*part, *part, *part)) == {"logistic regression", "knn", "ridge"}
     monkeypatch.setattr("pocketvit.evaluation.pixels.LOGISTIC_MOST_IMAGES", 5)
-    assert set(pixel_baselines(*part, *part, *part)) == {"knn"}
+    found = pixel_baselines(*part, *part, *part)
+    assert set(found) == {"knn", "ridge"}
+    assert found["ridge"]["test"] == 1
+
+
+def test_no_baseline_is_chosen_on_more_labels_than_it_has() -> None:
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    images = (digits.images * 255 / 16).astype(np.uint8)[..., None]
+    few, many = (images[:60], digits.target[:60]), (images[60:], digits.target[60:])
+    wrong = images[60:], (digits.target[60:] + 1) % 10
+    # Labels beyond the budget, were they read, would leave nothing right.
+    found = pixel_baselines(*few, *wrong, *many)
+    assert all(result["validation"] > 0.5 for result in found.values())
+    assert pixel_baselines(*many, *wrong, *few)["svm"]["validation"] < 0.1
 
 
 def test_metrics_match_a_case_worked_out_by_hand() -> None:

@@ -115,7 +115,7 @@ def test_weights_of_another_preset_are_refused(tmp_path: Path) -> None:
     save(tmp_path / "a.safetensors", meta.build(), meta)
     lite = ViT(ViTShape.of(ModelConfig("lite"), (32, 32, 3)), classes=10)
     before = {name: tensor.clone() for name, tensor in lite.state_dict().items()}
-    with pytest.raises(UserError, match="weights of another preset") as caught:
+    with pytest.raises(UserError, match="weights with another --patch") as caught:
         load_encoder(lite, tmp_path / "a.safetensors")
     message = str(caught.value)
     assert "\n" not in message
@@ -123,8 +123,17 @@ def test_weights_of_another_preset_are_refused(tmp_path: Path) -> None:
     assert "lite (32x32x3, patch 4, " in message
     assert all(torch.equal(tensor, before[name]) for name, tensor in lite.state_dict().items())
     gray = ViT(ViTShape.of(ModelConfig("paper", depth=3), (36, 36, 1)))
-    with pytest.raises(UserError, match=r"asked for is no preset \(36x36x1, patch 3, width 192, depth 3"):
+    with pytest.raises(
+        UserError, match=r"of another preset: .* asked for is no preset \(36x36x1, patch 3, width 192, depth 3"
+    ):
         load_encoder(gray, tmp_path / "a.safetensors")
+    for words, preset, shape in (
+        ("another --size", {}, (39, 36, 3)),
+        ("another --patch", {"patch": 4}, (36, 36, 3)),
+        ("images of 3 channels, not 1", {}, (36, 36, 1)),
+    ):
+        with pytest.raises(UserError, match=f"a.safetensors: weights (for|with) {words}: "):
+            load_encoder(ViT(ViTShape.of(ModelConfig("paper", **preset), shape)), tmp_path / "a.safetensors")
 
 
 def test_missing_files_are_named(tmp_path: Path) -> None:

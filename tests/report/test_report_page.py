@@ -33,6 +33,7 @@ def summary_of(classes: list[str]) -> dict[str, Any]:
         gain = mae - random
         return {
             "labels_per_class": labels, "mae": result(mae), "random": result(random), "pixels": pixels, "gain": gain,
+            "gain_interval": {"low": gain - 0.003, "high": gain + 0.003, "seeds": 3, "images": 360},
         }  # fmt: skip
 
     baselines = {name: {"accuracy": value, "std": 0.01} for name, value in
@@ -196,17 +197,47 @@ def test_finetune_of_one_init(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("pairs", "opening"),
     [
-        ([(0.9, 0.8)], "Pre-training helped: "),
-        ([(0.806, 0.8)], "Pre-training made no clear difference: "),
-        ([(0.8, 0.8)], "Pre-training did not help: "),
-        ([(0.7, 0.8)], "Pre-training did not help: "),
-        ([(0.9, 0.8), (0.7, 0.8)], "Pre-training helped at 1 of 2 label budgets: +10.0 points"),
+        ([(0.9, 0.8, 0.05)], "Pre-training helped: "),
+        ([(0.9, 0.8, 0.2)], "Whether pre-training helped cannot be told: "),
+        ([(0.9, 0.8, None)], "Whether pre-training helped cannot be told: "),
+        ([(0.8, 0.8, 0.01)], "Whether pre-training helped cannot be told: "),
+        ([(0.7, 0.8, 0.05)], "Pre-training did harm: "),
+        ([(0.9, 0.8, 0.05), (0.7, 0.8, 0.05)], "Pre-training helped at 1 of 2 label budgets: +10.0 points"),
     ],
 )
-def test_the_verdict_is_honest(pairs: list[tuple[float, float]], opening: str) -> None:
+def test_the_verdict_states_no_more_than_the_interval(
+    pairs: list[tuple[float, float, float | None]], opening: str
+) -> None:
     seeds = {"std": 0.01, "seeds": [0, 1, 2]}
-    entries = [{"mae": {"accuracy": mae, **seeds}, "random": {"accuracy": other, **seeds}} for mae, other in pairs]
+    entries = [
+        {
+            "mae": {"accuracy": mae, **seeds},
+            "random": {"accuracy": other, **seeds},
+            "gain_interval": reach and {"low": mae - other - reach, "high": mae - other + reach},
+        }
+        for mae, other, reach in pairs
+    ]
     assert words.headline({}, entries).startswith(opening)
+
+
+@pytest.mark.parametrize(
+    ("seeds", "tail"),
+    [(1, "by its 60 test images alone"), (3, "by 3 seeds and 60 test images, for this one pre-training.")],
+)
+def test_a_difference_names_its_ground(seeds: int, tail: str) -> None:
+    entry = {"mae": {"accuracy": 0.9}, "random": {"accuracy": 0.8}}
+    entry["gain_interval"] = {"low": 0.02, "high": 0.18, "seeds": seeds, "images": 60}
+    said = words.ground(entry).replace(words.NBSP, " ")
+    assert said.startswith("The difference of +10.0 points is +2.0 to +18.0 with 95 % confidence")
+    assert tail in said
+
+
+def test_fine_tuning_below_its_own_probe_is_said() -> None:
+    entries = [{"mae": {"accuracy": 0.7}, "random": {"accuracy": 0.6}}]
+    assert words.undertrained({"probe": {"mae": {"linear": 0.65}}}, entries) is None
+    said = words.undertrained({"probe": {"mae": {"linear": 0.75}}}, entries)
+    assert said is not None
+    assert "below the 75.0" in said
 
 
 @pytest.mark.parametrize("shape", [(8, 12, 1), (9, 8, 2), (32, 32, 3), (16, 24, 5), (120, 300, 3)])

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from pocketvit.config import ModelConfig, OptimConfig, Settings, resolve
-from pocketvit.data import Dataset, load
+from pocketvit.data import Dataset, Patching, load
 from pocketvit.data.batches import Batches
 from pocketvit.model.mae import MaskedAutoencoder
 from pocketvit.training import loop
@@ -36,7 +36,7 @@ def settings(**more: object) -> Settings:
 
 
 def digits(of: Settings) -> Dataset:
-    return load("digits", of.data, multiple_of=2)
+    return load("digits", of.data, patching=Patching(2))
 
 
 def train(of: Settings, folder: Path | None = None, pause: float = math.inf) -> TrainResult:

@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 from torch.distributed.tensor import DTensor
 from pocketvit.config import resolve
-from pocketvit.data import load
+from pocketvit.data import Patching, load
 from pocketvit.training import loop
 from pocketvit.training.device import make_accelerator
 from pocketvit.training.finetune import finetune_classifier
@@ -40,7 +40,7 @@ settings = resolve("digits", **json.loads(sys.argv[5]), **{
     "finetune.augment.policy": "randaugment", "finetune.augment.erase": 0.5, "device": "cpu", "precision": "float32",
 })
 accelerator = make_accelerator("cpu", "float32")
-dataset = load("digits", settings.data, multiple_of=2)
+dataset = load("digits", settings.data, patching=Patching(2))
 losses, used, parts = [], [], set()
 read, at, capture = loop._read_losses, loop.Batches.at, loop.capture
 

@@ -10,7 +10,7 @@ import torch
 from accelerate import Accelerator
 
 from pocketvit.config import Settings, resolve
-from pocketvit.data import Dataset, load
+from pocketvit.data import Dataset, Patching, load
 from pocketvit.training import loop
 from pocketvit.training.device import make_accelerator
 from pocketvit.training.finetune import finetune_classifier
@@ -33,7 +33,7 @@ def settings(**more: object) -> Settings:
 
 @pytest.fixture
 def digits() -> Dataset:
-    return load("digits", settings().data, multiple_of=2)
+    return load("digits", settings().data, patching=Patching(2))
 
 
 def train(stage: str, dataset: Dataset, chosen: Settings, accelerator: Accelerator) -> TrainResult:

@@ -3,10 +3,13 @@
 Importing this room imports neither torch nor scikit-learn.
 """
 
-from pocketvit.data.dataset import Dataset, Split, digest, image_digests, load, load_whole
-from pocketvit.data.images import list_images, read_images
+from pocketvit.data.checks import image_digests, mirror_note
+from pocketvit.data.dataset import Dataset, Split, digest, load, load_whole
+from pocketvit.data.images import Header, Rendering, list_images, read_images
+from pocketvit.data.sizes import Patching, grown_patch, scaled_size
 from pocketvit.data.splits import label_subset
 
 __all__ = [
-    "Dataset", "Split", "digest", "image_digests", "label_subset", "list_images", "load", "load_whole", "read_images",
+    "Dataset", "Header", "Patching", "Rendering", "Split", "digest", "grown_patch", "image_digests",
+    "label_subset", "list_images", "load", "load_whole", "mirror_note", "read_images", "scaled_size",
 ]  # fmt: skip

@@ -6,6 +6,9 @@ Test images are never used to choose anything: not the validation split, nor the
 from __future__ import annotations
 
 import hashlib
+import math
+import os
+import tempfile
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -13,9 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketvit.config import DataConfig
-from pocketvit.data.cache import decode_cached
+from pocketvit.data.cache import cache_folder, decode_cached
+from pocketvit.data.checks import copies_notes, group_indices, group_note, image_digests
+from pocketvit.data.decoding import Wanted
+from pocketvit.data.images import NO_RENDERING, Rendering
+from pocketvit.data.sizes import Patching
 from pocketvit.data.sources import open_source
-from pocketvit.data.splits import check_class_sizes, label_subset, stratified_split
+from pocketvit.data.splits import check_class_sizes, grouped_split, label_subset, stratified_split
 from pocketvit.data.structures import Source, Split
 from pocketvit.errors import UserError
 
@@ -23,6 +30,8 @@ __all__ = ["Dataset", "Split", "load"]
 
 SMALLEST_STD = 1e-3  # a constant channel must not divide by zero
 STATISTICS_CHUNK = 1 << 20  # bytes at a time
+SMALLEST_MAP = 1 << 24  # bytes; copies of smaller sets stay in memory
+COPIED_AT_ONCE = 64  # images
 
 
 @dataclass(frozen=True)
@@ -39,6 +48,7 @@ class Dataset:
         std: as mean; at least 1e-3
         notes: what the user should know about how the set was read
         fingerprint: of the source's content, hexadecimal: equal content gives an equal one
+        rendering: how deep and transparent images became 8 bits
     """
 
     name: str
@@ -50,6 +60,7 @@ class Dataset:
     std: tuple[float, ...]
     notes: tuple[str, ...]
     fingerprint: str = ""
+    rendering: Rendering = NO_RENDERING
 
     def labelled(self, split: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         """The images (N, H, W, C) of "train", "val" or "test" that have labels, and these (N,).
@@ -71,14 +82,22 @@ class Dataset:
 
 
 def load(
-    spec: str, config: DataConfig, *, multiple_of: tuple[int, int] | int = 1, need_labels: bool = False
+    spec: str,
+    config: DataConfig,
+    *,
+    patching: Patching | None = None,
+    rendering: Rendering | None = None,
+    channels: int | None = None,
+    need_labels: bool = False,
 ) -> Dataset:
     """Open a set of images, decode it (or find it in the cache), and split it.
 
     Args:
         spec: what `open_source` accepts
         config: size, splits, how many images, and whether bad ones are left out
-        multiple_of: the patch: what height and width are rounded to where images of mixed sizes need a common one
+        patching: the network's patch, for which height and width are rounded where `config` asks for no size
+        rendering: of the images that a model learnt from; None finds it out
+        channels: that a model takes, 1 or 3; None takes 3 where any image has colours
         need_labels: refuse a set without labels, or with a single class
 
     Raises:
@@ -87,9 +106,10 @@ def load(
     source = open_source(spec, label_column=config.label_column)
     if need_labels:
         _require_labels(spec, source)
-    multiple = (multiple_of, multiple_of) if isinstance(multiple_of, int) else multiple_of
     content = source.fingerprint()
-    decoded = decode_cached(source, content, config.shape, multiple, config.skip_bad)
+    decoded = decode_cached(
+        source, content, Wanted(config.shape, patching, config.scale, rendering, channels, config.skip_bad)
+    )
     notes = [*source.notes, *decoded.notes]
     given = decoded.splits
     train, val, test = given.get("train") or given["all"], given.get("val"), given.get("test")
@@ -110,23 +130,31 @@ def load(
             notes.append(f"the split is not stratified by class: {error}")
     if len(train) < 1 + (val is None):
         raise UserError(f"{spec}: holds {len(train)} train image: at least 2 are needed, one of them to validate")
+    if train.labels is not None and train.names is not None and not (val and test) and config.group_by is None:
+        notes += group_note(train.names.tolist(), train.labels)
     if test is None and train.labels is not None and len(train) > 2:
         train, test = _hold_out(
-            train, config.test_fraction, "--data.test_fraction", config.split_seed, source, stratified
+            train, config.test_fraction, "--data.test_fraction", config.split_seed, source, stratified, config.group_by
         )
         notes.append(
             f"the source has no test split: {len(test)} of {len(train) + len(test)} images held out for testing "
             f"(seed {config.split_seed})"
         )
     if val is None:
-        train, val = _hold_out(train, config.val_fraction, "--data.val_fraction", config.split_seed, source, stratified)
+        train, val = _hold_out(
+            train, config.val_fraction, "--data.val_fraction", config.split_seed, source, stratified, config.group_by
+        )
     if config.images is not None and config.images < len(train):
         labels = train.labels if train.labels is not None else np.zeros(len(train), np.int64)
         fraction = config.images / len(train)
         train = _take(train, label_subset(labels, fraction=fraction, seed=config.split_seed))
         notes.append(f"{len(train)} of the train images are used (--data.images {config.images})")
+    notes += copies_notes({"train": train, "val": val} | ({"test": test} if test else {}))
     mean, std = _statistics(train.images)
-    return Dataset(source.name, source.classes, train, val, test, mean, std, tuple(notes), digest(content.encode()))
+    return Dataset(
+        source.name, source.classes, train, val, test, mean, std, tuple(notes),
+        digest(content.encode("utf-8", "surrogateescape")), decoded.rendering,
+    )  # fmt: skip
 
 
 class Whole(NamedTuple):
@@ -137,12 +165,13 @@ class Whole(NamedTuple):
     fingerprint: str
 
 
-def load_whole(spec: str, config: DataConfig) -> Whole:
+def load_whole(spec: str, config: DataConfig, rendering: Rendering | None = None) -> Whole:
     """The labelled images of a set that nothing is learnt from: its test split, or else all of it.
 
     Args:
         spec: what `open_source` accepts
         config: size, and whether bad images are left out
+        rendering: as for `load`
 
     Raises:
         UserError: no images, bad images, or no labels.
@@ -151,20 +180,16 @@ def load_whole(spec: str, config: DataConfig) -> Whole:
     if all(section.labels is None for section in source.sections.values()):
         raise UserError(f"labels are needed here, and '{spec}' has none: give class folders or a label column")
     content = source.fingerprint()
-    decoded = decode_cached(source, content, config.shape, (1, 1), config.skip_bad)
+    decoded = decode_cached(
+        source, content, Wanted(config.shape, None, config.scale, rendering, skip_bad=config.skip_bad)
+    )
     split = decoded.splits.get("test") or decoded.splits.get("all") or decoded.splits["train"]
-    return Whole(_labelled_part(split, []), source.classes, digest(content.encode()))
+    return Whole(_labelled_part(split, []), source.classes, digest(content.encode("utf-8", "surrogateescape")))
 
 
 def digest(content: bytes) -> str:
     """A short name of bytes, hexadecimal."""
     return hashlib.blake2b(content, digest_size=16).hexdigest()
-
-
-def image_digests(images: NDArray[np.uint8]) -> NDArray[np.uint64]:
-    """(N,): a name of each of (N, H, W, C) images by its pixels."""
-    names = (hashlib.blake2b(image.tobytes(), digest_size=8).digest() for image in images)
-    return np.frombuffer(b"".join(names), np.uint64)
 
 
 def _require_labels(spec: str, source: Source) -> None:
@@ -184,17 +209,33 @@ def _require_labels(spec: str, source: Source) -> None:
 
 
 def _hold_out(
-    split: Split, fraction: float, flag: str, seed: int, source: Source, stratified: bool
+    split: Split, fraction: float, flag: str, seed: int, source: Source, stratified: bool, group_by: str | None
 ) -> tuple[Split, Split]:
     if not 0 < fraction < 1:
         raise UserError(f"{flag}: {fraction} is not above 0 and below 1")
-    if not stratified or split.labels is None:
-        keep, hold = stratified_split(None, len(split), fraction, seed, source.classes)
-        return _take(split, keep), _take(split, hold)
+    labels = split.labels if stratified else None
+    known = np.arange(len(split)) if labels is None else np.flatnonzero(labels >= 0)
+    strata = None if labels is None else labels[known]
+    if group_by is not None:
+        assert split.names is not None
+        groups = group_indices(split.names.tolist(), group_by)
+        _, held = grouped_split(strata, groups[known], fraction, seed, source.classes)
+        # Images without a label are learnt from, but not those that belong to ones held out.
+        kept = np.flatnonzero(~np.isin(groups, groups[known[held]]))
+        return _take(split, kept), _take(split, known[held])
+    _, held = stratified_split(strata, len(known), fraction, seed, source.classes)
+    hold = _without_copies(split, known[held])
     # Held out are images with labels; those without one are learnt from.
-    known, unknown = np.flatnonzero(split.labels >= 0), np.flatnonzero(split.labels < 0)
-    keep, hold = stratified_split(split.labels[known], len(known), fraction, seed, source.classes)
-    return _take(split, np.sort(np.concatenate([known[keep], unknown]))), _take(split, known[hold])
+    return _take(split, np.setdiff1d(np.arange(len(split)), hold)), _take(split, hold)
+
+
+def _without_copies(split: Split, held: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Those of the held-out images that equal none of the others, where each of their classes keeps one at least."""
+    digests = image_digests(split.images)
+    alone = held[~np.isin(digests[held], np.delete(digests, held))]
+    if split.labels is None:
+        return alone if len(alone) else held
+    return alone if np.isin(split.labels[held], split.labels[alone]).all() else held
 
 
 def _labelled_part(split: Split, notes: list[str]) -> Split:
@@ -226,7 +267,27 @@ def _check_classes(source: Source, train: Split) -> None:
 
 
 def _take(split: Split, indices: NDArray[np.int64]) -> Split:
-    return Split(split.images[indices], None if split.labels is None else split.labels[indices])
+    labels = None if split.labels is None else split.labels[indices]
+    names = None if split.names is None else split.names[indices]
+    return Split(_mapped(split.images, indices), labels, names)
+
+
+def _mapped(images: NDArray[np.uint8], indices: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """images[indices]; of mapped ones, in a file without a name, so that a large set takes no memory of its own."""
+    if not isinstance(images, np.memmap) or len(indices) * images[:1].nbytes < SMALLEST_MAP:
+        chosen: NDArray[np.uint8] = images[indices]
+        return chosen
+    try:
+        with tempfile.TemporaryFile(dir=cache_folder()) as file:
+            shape = (len(indices), *images.shape[1:])
+            os.posix_fallocate(file.fileno(), 0, math.prod(shape))
+            mapped = np.memmap(file, np.uint8, "r+", shape=shape)
+    except (OSError, AttributeError):  # a full disk; a system that keeps no file without a name
+        return np.asarray(images[indices])
+    for start in range(0, len(indices), COPIED_AT_ONCE):
+        mapped[start : start + COPIED_AT_ONCE] = images[indices[start : start + COPIED_AT_ONCE]]
+    mapped.flags.writeable = False
+    return mapped
 
 
 def _statistics(images: NDArray[np.uint8]) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -11,16 +11,16 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import compress
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketvit.data.images import BadImage, Header, decode_image, read_header, strict_pillow
-from pocketvit.data.structures import Item, Section, Source, Split, in_order
+from pocketvit.data.images import BadImage, Header, Rendering, decode_image, read_header, strict_pillow
+from pocketvit.data.sizes import Patching, scaled_size
+from pocketvit.data.structures import Item, Source, Split, in_order
 from pocketvit.errors import UserError
 
-LARGEST_SIDE = 96  # of a size that we choose: PocketViT is for small images
 NAMES_LISTED = 10
 
 R = TypeVar("R")
@@ -35,29 +35,55 @@ class Decoded:
     Args:
         splits: one a section of the source
         notes: what was scaled, converted or left out
-        native: all images had one size, which was kept; the same then for every `multiple_of`
+        native: all images had one size, which was kept; the same then for every patch that needs no other
+        rendering: of deep and transparent images
     """
 
     splits: Mapping[str, Split]
     notes: tuple[str, ...]
     native: bool
+    rendering: Rendering
 
 
-def decode_source(
-    source: Source, shape: tuple[int, int] | None, multiple_of: tuple[int, int], skip_bad: bool, allocate: Allocate
-) -> Decoded:
+class Wanted(NamedTuple):
+    """What a source's images are to become.
+
+    Args:
+        shape: (height, width) to scale to; None makes it from the images' own, or their median where sizes are mixed
+        patching: what an own size is rounded for, as `scaled_size` does; None keeps it
+        scale: factor on an own size
+        rendering: of the images that a model learnt from; None finds it out
+        channels: 1 for grey, 3 for RGB; None takes RGB where any image has colours
+        skip_bad: leave out images that cannot be decoded, and say so in a note
+    """
+
+    shape: tuple[int, int] | None = None
+    patching: Patching | None = None
+    scale: float = 1.0
+    rendering: Rendering | None = None
+    channels: int | None = None
+    skip_bad: bool = False
+
+    def fitted(self, own: tuple[float, float]) -> tuple[int, int]:
+        """(height, width) that images of an own size, or median, are decoded to where none is asked for."""
+        if self.patching is not None:
+            return scaled_size(*own, self.patching, self.scale)
+        height, width = (max(1, round(side * self.scale)) for side in own)
+        return height, width
+
+
+def decode_source(source: Source, wanted: Wanted, allocate: Allocate) -> Decoded:
     """Decode all images of a source to one size and one channel count.
 
     Args:
         source: what to decode
-        shape: (height, width) to scale to; None keeps the native size, or chooses one where sizes are mixed
-        multiple_of: what a chosen height and width are multiples of
-        skip_bad: leave out images that cannot be decoded, and say so in a note
+        wanted: what its images are to become
         allocate: makes the array (N, H, W, C) for the section of a given name
 
     Raises:
-        UserError: an image cannot be decoded and skip_bad is off, or no image of a section can.
+        UserError: an image cannot be decoded and bad ones are not to be skipped, or no image of a section can.
     """
+    shape, skip_bad = wanted.shape, wanted.skip_bad
     with strict_pillow():
         headers = {
             part: list(_attempt(read_header, section.items(), source, skip_bad))
@@ -68,22 +94,27 @@ def decode_source(
         if not train:
             raise UserError(f"{source.root}: none of its train images can be decoded")
         sizes = {(header.height, header.width) for header in known}
-        native = shape is None and len(sizes) == 1
+        own = np.median([(header.height, header.width) for header in train], axis=0)
         if shape is None:
-            shape = next(iter(sizes)) if native else _median_size(train, multiple_of)
-        channels = 1 if all(header.grey for header in known) else 3
+            shape = wanted.fitted((float(own[0]), float(own[1])))
+            native = sizes == {shape}
+        else:
+            native = False
+        rendering = wanted.rendering or Rendering.of(known)
+        channels = wanted.channels or (1 if all(header.grey for header in known) else 3)
 
         splits: dict[str, Split] = {}
         bad: list[str] = []
-        for part, section in source.sections.items():
+        for part in source.sections:
             size = (*shape, channels)
-            splits[part], missing = _decode_section(source, part, section, headers[part], size, skip_bad, allocate)
+            images = partial(allocate, part)
+            splits[part], missing = _decode_section(source, part, headers[part], size, rendering, skip_bad, images)
             bad += missing
-    notes = _notes(known, sizes, shape, channels)
+    notes = _notes(known, sizes, shape, channels, rendering)
     if bad:
         more = f" and {len(bad) - NAMES_LISTED} more" if len(bad) > NAMES_LISTED else ""
         notes.append(f"{len(bad)} images cannot be decoded and are left out: {', '.join(bad[:NAMES_LISTED])}{more}")
-    return Decoded(splits, tuple(notes), native)
+    return Decoded(splits, tuple(notes), native, rendering)
 
 
 def _attempt(
@@ -108,22 +139,27 @@ def _attempt(
 def _decode_section(
     source: Source,
     part: str,
-    section: Section,
     headers: Sequence[Header | str],
     size: tuple[int, int, int],
+    rendering: Rendering,
     skip_bad: bool,
-    allocate: Allocate,
+    allocate: Callable[[tuple[int, int, int, int]], NDArray[np.uint8]],
 ) -> tuple[Split, list[str]]:
     """Decode the images whose header could be read; also returns the names of those left out."""
+    section = source.sections[part]
     readable = np.array([isinstance(header, Header) for header in headers])
     bad = [header for header in headers if isinstance(header, str)]
     kept = np.flatnonzero(readable)
-    images = allocate(part, (len(kept), *size))
-    decode = partial(decode_image, shape=size[:2], channels=size[2])
-    done = 0
-    for position, result in zip(
-        kept, _attempt(decode, compress(section.items(), readable), source, skip_bad), strict=True
-    ):
+    images = allocate((len(kept), *size))
+    decode = partial(decode_image, shape=size[:2], channels=size[2], rendering=rendering)
+    done, names = 0, []
+
+    def pass_over() -> Iterator[Item]:
+        for item in compress(section.items(), readable.copy()):
+            names.append(item.name)
+            yield item
+
+    for position, result in zip(kept, _attempt(decode, pass_over(), source, skip_bad), strict=True):
         if isinstance(result, str):
             bad.append(result)
             readable[position] = False
@@ -133,21 +169,16 @@ def _decode_section(
     if done == 0:
         raise UserError(f"{source.root}: none of the {section.count} {part} images can be decoded")
     labels = None if section.labels is None else section.labels[readable]
-    return Split(images[:done], labels), bad
-
-
-def _median_size(headers: Sequence[Header], multiple_of: tuple[int, int]) -> tuple[int, int]:
-    """Median height and width, each rounded to the nearest multiple that is at most LARGEST_SIDE (or one multiple)."""
-    medians = np.median([(header.height, header.width) for header in headers], axis=0)
-    height, width = (
-        multiple * max(1, min(int(median / multiple + 0.5), LARGEST_SIDE // multiple))
-        for median, multiple in zip(medians, multiple_of, strict=True)
-    )
-    return height, width
+    good = np.array(names, object)[readable[kept]]
+    return Split(images[:done], labels, good), bad
 
 
 def _notes(
-    headers: Sequence[Header], sizes: Collection[tuple[int, int]], shape: tuple[int, int], channels: int
+    headers: Sequence[Header],
+    sizes: Collection[tuple[int, int]],
+    shape: tuple[int, int],
+    channels: int,
+    rendering: Rendering,
 ) -> list[str]:
     notes = []
     scaled = sum((header.height, header.width) != shape for header in headers)
@@ -162,10 +193,12 @@ def _notes(
         notes.append(f"images of mixed modes decoded as {'grey' if channels == 1 else 'RGB'}: {counts}")
     deep = sum(header.mode.startswith("I") for header in headers)
     if deep:
-        notes.append(f"{deep} images of 16 bits scaled to 8 bits")
+        used = "" if rendering.bits == 16 else f", of which they use {rendering.bits}"
+        notes.append(f"{deep} images of 16 bits{used} scaled to 8 bits")
     transparent = sum(header.transparent for header in headers)
     if transparent:
-        notes.append(f"{transparent} images with transparency laid over white")
+        over = "white" if rendering.background else "black, since what is visible is bright"
+        notes.append(f"{transparent} images with transparency laid over {over}")
     animated = sum(header.animated for header in headers)
     if animated:
         notes.append(f"{animated} animated images: only the first frame of each is used")

@@ -6,6 +6,7 @@ Pixels are scaled once, by Pillow's bicubic filter, which widens itself (antiali
 from __future__ import annotations
 
 import io
+import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from pocketvit.data.listing import FORMATS, find_images
 from pocketvit.data.structures import in_order
 from pocketvit.errors import UserError
 
+BRIGHT = 191  # of what is visible in transparent images: on white it would hardly be
 GREY_MODES = frozenset(("1", "L", "LA", "La", "I", "F"))
 MOVING_FORMATS = frozenset(("GIF", "WEBP", "PNG", "TIFF"))
 ORIENTATION = 0x0112  # EXIF tag; values from 5 on lie on their side
@@ -33,7 +35,18 @@ class BadImage(Exception):
 
 
 class Header(NamedTuple):
-    """What can be told of an image without decoding its pixels; height and width are those after EXIF rotation."""
+    """What is told of an image before it is decoded, mostly without its pixels.
+
+    Args:
+        height: in pixels, after EXIF rotation
+        width: as height
+        mode: Pillow's
+        grey: it has no colours
+        transparent: it may have transparent pixels
+        animated: it has several frames
+        largest: value among its pixels where they have more than 8 bits, else 0
+        brightness: mean of what is visible, 0 to 255, where other pixels are transparent, else None
+    """
 
     height: int
     width: int
@@ -41,6 +54,31 @@ class Header(NamedTuple):
     grey: bool
     transparent: bool
     animated: bool
+    largest: int = 0
+    brightness: float | None = None
+
+
+class Rendering(NamedTuple):
+    """How the pixels of all images of a set become 8 bits that cover something.
+
+    Args:
+        bits: that images of more than 8 bits make use of: cameras of 12 bits write files of 16
+        background: grey value that transparent images are laid over
+    """
+
+    bits: int = 16
+    background: int = 255
+
+    @classmethod
+    def of(cls, headers: Sequence[Header]) -> Rendering:
+        """As few bits as hold all values; black behind what is bright and white behind all else."""
+        largest = max((header.largest for header in headers), default=0)
+        seen = [header.brightness for header in headers if header.brightness is not None]
+        bright = bool(seen) and float(np.median(seen)) > BRIGHT
+        return cls(min(16, max(8, largest.bit_length())) if largest else 16, 0 if bright else 255)
+
+
+NO_RENDERING = Rendering()
 
 
 @contextmanager
@@ -63,22 +101,31 @@ def read_header(content: Path | bytes | NDArray[np.uint8]) -> Header:
     """
     if isinstance(content, np.ndarray):
         height, width, channels = content.shape
+        if channels not in (1, 3):
+            raise BadImage(f"an array of {channels} channels: expected 1 (grey) or 3 (RGB)")
         return Header(height, width, "L" if channels == 1 else "RGB", channels == 1, False, False)
     with _open(content) as image:
         width, height = image.size
         if _may_be_turned(image) and image.getexif().get(ORIENTATION, 1) >= 5:
             width, height = height, width
         animated = image.format in MOVING_FORMATS and bool(getattr(image, "is_animated", False))
-        return Header(height, width, image.mode, _is_grey(image), image.has_transparency_data, animated)
+        deep, transparent = image.mode.startswith("I"), image.has_transparency_data
+        return Header(
+            height, width, image.mode, _is_grey(image), transparent, animated,
+            int(np.asarray(image).max()) if deep else 0, _brightness(image) if transparent else None,
+        )  # fmt: skip
 
 
-def decode_image(content: Path | bytes | NDArray[np.uint8], shape: tuple[int, int], channels: int) -> NDArray[np.uint8]:
+def decode_image(
+    content: Path | bytes | NDArray[np.uint8], shape: tuple[int, int], channels: int, rendering: Rendering
+) -> NDArray[np.uint8]:
     """Decode one image, the first frame if it moves, and scale it.
 
     Args:
         content: a file, its bytes, or pixels uint8 (H, W, C)
         shape: (height, width) to return
-        channels: 1 for grey, 3 for RGB; transparent images are laid over white
+        channels: 1 for grey, 3 for RGB
+        rendering: of deep and transparent images
 
     Returns:
         uint8 (height, width, channels)
@@ -94,37 +141,45 @@ def decode_image(content: Path | bytes | NDArray[np.uint8], shape: tuple[int, in
         return _scale(image.convert("L" if channels == 1 else "RGB"), shape)
     with _open(content) as image:
         upright = ImageOps.exif_transpose(image)
-        return _scale(_to_mode(_to_8_bits(upright), "L" if channels == 1 else "RGB"), shape)
+        return _scale(_to_mode(_to_8_bits(upright, rendering), "L" if channels == 1 else "RGB", rendering), shape)
 
 
-def read_images(paths: Sequence[str | Path], shape: tuple[int, int], channels: int) -> NDArray[np.uint8]:
+def read_images(
+    paths: Sequence[str | Path], shape: tuple[int, int], channels: int, rendering: Rendering = NO_RENDERING
+) -> tuple[NDArray[np.uint8], list[Header | str]]:
     """Decode image files for prediction.
 
     Args:
         paths: files
         shape: (height, width) to scale to
         channels: 1 for grey, 3 for RGB
+        rendering: of the images that the model learnt from
 
     Returns:
-        uint8 (N, height, width, channels)
+        uint8 (N, height, width, channels) of the N images that can be decoded, in order; and, for each path, what was
+        told of it, or else why it cannot be decoded.
 
     Raises:
-        UserError: a file is missing or cannot be decoded, or the channel count is neither 1 nor 3.
+        UserError: the channel count is neither 1 nor 3.
     """
     if channels not in (1, 3):
         raise UserError(f"image files give 1 channel or 3, and {channels} are expected here")
-    images = np.empty((len(paths), *shape, channels), np.uint8)
+    images, headers = np.empty((len(paths), *shape, channels), np.uint8), []
 
-    def decode(path: str | Path) -> NDArray[np.uint8]:
+    def decode(path: str | Path) -> tuple[NDArray[np.uint8], Header] | str:
         try:
-            return decode_image(Path(path), shape, channels)
+            return decode_image(Path(path), shape, channels, rendering), read_header(Path(path))
         except BadImage as error:
-            raise UserError(f"{path}: cannot be decoded ({error})") from error
+            return str(error)
 
+    done = 0
     with strict_pillow():
-        for index, image in enumerate(in_order(decode, paths)):
-            images[index] = image
-    return images
+        for found in in_order(decode, paths):
+            headers.append(found if isinstance(found, str) else found[1])
+            if not isinstance(found, str):
+                images[done] = found[0]
+                done += 1
+    return images[:done], headers
 
 
 def list_images(path: str | Path) -> list[Path]:
@@ -133,6 +188,8 @@ def list_images(path: str | Path) -> list[Path]:
     Raises:
         UserError: nothing is there, or the folder holds no images.
     """
+    if not isinstance(path, (str, os.PathLike)):
+        raise UserError(f"a {type(path).__name__} is no image file: expected a path, or several in a list")
     path = Path(path).expanduser()
     if path.is_file():
         return [path]
@@ -191,7 +248,14 @@ def _is_grey(image: Image.Image) -> bool:
     return image.mode in GREY_MODES or image.mode.startswith("I;16")
 
 
-def _to_8_bits(image: Image.Image) -> Image.Image:
+def _brightness(image: Image.Image) -> float | None:
+    """Mean of the visible pixels; None where all are visible, or none."""
+    pixels = np.asarray(image.convert("LA"))
+    visible = pixels[..., 1] > 127
+    return None if visible.all() or not visible.any() else float(pixels[..., 0][visible].mean())
+
+
+def _to_8_bits(image: Image.Image, rendering: Rendering) -> Image.Image:
     if image.mode == "F":
         raise BadImage("floating-point pixels have no fixed range: save them with 8 or 16 bits")
     if not image.mode.startswith("I"):
@@ -199,13 +263,15 @@ def _to_8_bits(image: Image.Image) -> Image.Image:
     values = np.asarray(image).astype(np.int64)
     if values.min() < 0 or values.max() > 65535:
         raise BadImage("pixels beyond 16 bits: save them with 8 or 16 bits")
-    return Image.fromarray(((values + 128) // 257).astype(np.uint8))
+    white = 2**rendering.bits - 1
+    return Image.fromarray(np.minimum((values * 255 + white // 2) // white, 255).astype(np.uint8))
 
 
-def _to_mode(image: Image.Image, mode: str) -> Image.Image:
+def _to_mode(image: Image.Image, mode: str, rendering: Rendering) -> Image.Image:
     if image.has_transparency_data:
         solid = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", solid.size, "white"), solid).convert("RGB")
+        background = Image.new("RGBA", solid.size, (*[rendering.background] * 3, 255))
+        image = Image.alpha_composite(background, solid).convert("RGB")
     return image if image.mode == mode else image.convert(mode)
 
 

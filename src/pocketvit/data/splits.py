@@ -5,6 +5,7 @@ Indices only: nothing here touches an image.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -51,6 +52,44 @@ def stratified_split(
         kept.append(keep)
         held.append(hold)
     return np.sort(np.concatenate(kept)), np.sort(np.concatenate(held))
+
+
+def grouped_split(
+    labels: NDArray[np.int64] | None, groups: NDArray[np.int64], fraction: float, seed: int, classes: Sequence[str] = ()
+) -> tuple[Indices, Indices]:
+    """Hold out whole groups of images, about a share of the images and of every class.
+
+    Args:
+        labels: int64 (n,) class indices, or None to split without regard to class
+        groups: int64 (n,) group indices
+        fraction: share to hold out, above 0 and below 1
+        seed: equal seeds give equal splits
+        classes: class names, for messages
+
+    Returns:
+        sorted indices kept, and sorted indices held out
+
+    Raises:
+        UserError: there is a single group, or a class would be held out whole.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    count = len(np.unique(groups))
+    if count < 2:
+        raise UserError("--group-by: a single group cannot be split in two: at least 2 are needed")
+    strata = np.zeros(len(groups), np.int64) if labels is None else labels
+    folds = StratifiedGroupKFold(min(count, max(2, round(1 / fraction))), shuffle=True, random_state=seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of classes smaller than the number of folds
+        parts = [(keep, hold) for keep, hold in folds.split(groups, strata, groups) if len(hold)]
+    for keep, hold in parts:
+        if len(np.unique(strata[keep])) == len(np.unique(strata)):
+            return keep.astype(np.int64), hold.astype(np.int64)
+    alone = next(label for label in np.unique(strata) if len(np.unique(groups[strata == label])) == 1)
+    raise UserError(
+        f"--group-by: the images of class '{_name(alone, classes)}' are all of one group, so that none is left to "
+        "learn from: take another pattern"
+    )
 
 
 def label_subset(

@@ -79,10 +79,12 @@ class Split:
     Args:
         images: uint8 (N, H, W, C); may be a read-only memory map
         labels: int64 (N,) class indices, -1 for an image without one; or None
+        names: (N,) of text, the items'; or None
     """
 
     images: NDArray[np.uint8]
     labels: NDArray[np.int64] | None
+    names: NDArray[np.object_] | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -130,7 +132,12 @@ def make_source(
     if "val" in sections and "test" not in sections:
         sections["test"] = sections.pop("val")
         notes.append("the source has a val split and no test split: val is used as the test split")
-    return Source(name, root, tuple(classes), sections, tuple(notes), fingerprint)
+    return Source(printable(name), root, tuple(map(printable, classes)), sections, tuple(notes), fingerprint)
+
+
+def printable(name: str) -> str:
+    """A name with what is no UTF-8 in it written as \\xe9 and the like, so that any file can hold it."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def in_order(function: Callable[[T], R], items: Iterable[T], chunk: int = 128) -> Iterator[R]:

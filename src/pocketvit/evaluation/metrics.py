@@ -31,9 +31,15 @@ class Metrics:
 
     @classmethod
     def of(cls, probabilities: NDArray[np.floating], labels: NDArray[np.integer], classes: Sequence[str]) -> Metrics:
-        """Metrics of (N, K) probabilities against (N,) labels, N above 0, with the names of the K classes."""
+        """Metrics of (N, K) probabilities against (N,) labels, N above 0, with the names of the K classes.
+
+        Raises:
+            ValueError: a probability that is no number.
+        """
         from sklearn.metrics import accuracy_score, confusion_matrix
 
+        if not np.isfinite(probabilities).all():
+            raise ValueError("probabilities that are no numbers: the network has diverged")
         predicted = probabilities.argmax(axis=1)
         confusion = confusion_matrix(labels, predicted, labels=range(len(classes)))
         return cls(

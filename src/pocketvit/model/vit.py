@@ -17,6 +17,7 @@ from pocketvit.model.patches import check_patch, patchify, select
 
 # ViTMAE's value, and timm's; torch's default of 1e-5 would break parity with both.
 NORM_EPS = 1e-6
+LONGEST_UNFUSED = 320  # tokens
 
 
 @dataclass(frozen=True)
@@ -73,8 +74,9 @@ class Attention(nn.Module):
             q = F.linear(x, weight[:d], bias[:d]).view(b, n, self.heads, d // self.heads).transpose(1, 2)
             both = F.linear(context, weight[d:], bias[d:])
             k, v = both.view(b, -1, 2, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
-        if x.device.type == "cpu" and q.dtype != torch.float32:
-            # There the backward pass of the fused kernel is slower than two products and a softmax at these lengths.
+        if x.device.type == "cpu" and q.dtype != torch.float32 and k.shape[-2] <= LONGEST_UNFUSED:
+            # There the backward pass of the fused kernel is slower than two products and a softmax at these lengths. At
+            # greater ones the (N, M) weights of a batch would fill the memory.
             weights = (q * (d // self.heads) ** -0.5) @ k.transpose(-2, -1)
             out = weights.softmax(dim=-1).to(v.dtype) @ v
         else:

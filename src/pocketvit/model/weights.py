@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,6 +37,8 @@ class WeightsMeta:
         classes: class names, in the order of the head's outputs.
         visible_discount: the masked autoencoder's (see `MaskedAutoencoder`).
         normalise_targets: as visible_discount.
+        bits: that images of more than 8 bits make use of (see `pocketvit.data.Rendering`).
+        background: grey value that transparent images are laid over.
 
     Raises:
         ValueError: parts that contradict each other.
@@ -51,6 +53,8 @@ class WeightsMeta:
     classes: tuple[str, ...] = ()
     visible_discount: float = 0.0
     normalise_targets: bool = False
+    bits: int = 16
+    background: int = 255
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "model", self.model.resolved())
@@ -138,9 +142,17 @@ def load_encoder(vit: ViT, path: str | Path) -> WeightsMeta:
     state, meta = encoder_state(path)
     found = ViTShape.of(meta.model, meta.shape)
     if found != vit.shape:
+        asked = vit.shape
+        sized = replace(found, height=asked.height, width=asked.width)
+        what = "of another preset"
+        if sized == asked:
+            what = "for another --size"
+        elif replace(sized, channels=asked.channels) == asked:
+            what = f"for images of {found.channels} channels, not {asked.channels}"
+        elif replace(sized, channels=asked.channels, patch=asked.patch) == asked:
+            what = "with another --patch"
         raise UserError(
-            f"{weights_file(path)}: weights of another preset: the file has {_words(found)}; asked for is "
-            f"{_words(vit.shape)}"
+            f"{weights_file(path)}: weights {what}: the file has {_words(found)}; asked for is {_words(vit.shape)}"
         )
     head = {name: tensor for name, tensor in vit.state_dict().items() if name.startswith("head.")}
     try:

@@ -1,5 +1,5 @@
 """The page's words: numbers as people read them, and the verdict on pre-training in plain sentences.
-A gain that is nil, negative or inside the spread over seeds is called what it is."""
+A gain that its interval does not set apart from nothing is not called one."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -7,7 +7,7 @@ from typing import Any
 
 NBSP = "\u00a0"  # keeps a number and its unit on one line
 
-_METHODS = {"svm": "SVM", "knn": "kNN", "logistic regression": "Logistic regression"}
+_METHODS = {"svm": "SVM", "knn": "kNN", "logistic regression": "Logistic regression", "ridge": "Ridge regression"}
 
 Json = Mapping[str, Any]
 
@@ -92,16 +92,6 @@ def gain(entry: Json) -> float | None:
     return mae - random if stated is None else stated
 
 
-def seed_count(entry: Json) -> int:
-    """The seeds behind the weaker of the two results."""
-    return min((len(entry[init].get("seeds") or [0]) for init in ("mae", "random") if entry.get(init)), default=0)
-
-
-def spread(entry: Json) -> float:
-    """The larger standard deviation over seeds; 0 where one seed ran."""
-    return max((number(entry[init].get("std")) or 0.0 for init in ("mae", "random") if entry.get(init)), default=0.0)
-
-
 def headline(summary: Json, entries: Sequence[Json], fraction: object = None) -> str:
     """The verdict, or failing two arms to compare, the best that the run can say."""
     compared = [entry for entry in entries if gain(entry) is not None]
@@ -114,8 +104,7 @@ def headline(summary: Json, entries: Sequence[Json], fraction: object = None) ->
     probe = summary.get("probe") or {}
     mae, random = (number((probe.get(init) or {}).get("linear")) for init in ("mae", "random"))
     if mae is not None and random is not None:
-        verb = "Pre-training helped" if mae > random else "Pre-training did not help"
-        return f"{verb}: {percent(mae)} by linear probe against {percent(random)} from random init"
+        return f"{percent(mae)} by linear probe of the pre-trained encoder, {percent(random)} of random init"
     evaluation = (summary.get("details") or {}).get("evaluation") or {}
     if accuracy(evaluation) is not None:
         return f"{percent(accuracy(evaluation))} test accuracy"
@@ -127,23 +116,53 @@ def headline(summary: Json, entries: Sequence[Json], fraction: object = None) ->
     return "A run without results yet"
 
 
+def sure(entry: Json) -> int:
+    """What the interval of the gain allows to say: 1 for a gain, -1 for a loss, 0 for neither or no interval."""
+    found = entry.get("gain_interval") or {}
+    low, high = number(found.get("low")), number(found.get("high"))
+    return 0 if low is None or high is None else int(low > 0) - int(high < 0)
+
+
+def ground(entry: Json) -> str:
+    """What the interval of the gain rests on, in a sentence."""
+    value, found = points(gain(entry)), entry.get("gain_interval") or {}
+    low, high = number(found.get("low")), number(found.get("high"))
+    if low is None or high is None:
+        return f"What the difference of {value} points may be elsewhere is not known: too few predictions were kept."
+    seeds, images = found.get("seeds"), found.get("images")
+    span = f"The difference of {value} points is {points(low)} to {points(high)} with 95{NBSP}% confidence"
+    if seeds == 1:
+        return f"{span} by its {images} test images alone: what another seed would give is not known."
+    return f"{span}, by {seeds} seeds and {images} test images, for this one pre-training."
+
+
 def _verdict(compared: Sequence[Json], fraction: object) -> str:
-    gains = [gain(entry) or 0.0 for entry in compared]
-    helped = sum(value > 0 for value in gains)
-    if 0 < helped < len(compared):
+    told = [sure(entry) for entry in compared]
+    if len(compared) > 1 and len(set(told)) > 1:
+        gains = [gain(entry) or 0.0 for entry in compared]
         best, worst = gains.index(max(gains)), gains.index(min(gains))
         return (
-            f"Pre-training helped at {helped} of {len(compared)} label budgets: "
+            f"Pre-training helped at {told.count(1)} of {len(compared)} label budgets: "
             f"{points(gains[best])} points {at_budget(compared[best], fraction)}, "
             f"{points(gains[worst])} {at_budget(compared[worst], fraction)}"
         )
-    entry, value = compared[0], gains[0]
-    if value <= 0:
-        verb = "Pre-training did not help"
-    else:
-        verb = "Pre-training made no clear difference" if value <= spread(entry) else "Pre-training helped"
+    entry = compared[0]
+    verdicts = ("Whether pre-training helped cannot be told", "Pre-training helped", "Pre-training did harm")
+    verb = verdicts[told[0]]
     mae, random = accuracy(entry["mae"]), accuracy(entry["random"])
     return f"{verb}: {percent(mae)} against {percent(random)} from random init, {at_budget(entry, fraction)}"
+
+
+def undertrained(summary: Json, entries: Sequence[Json]) -> str | None:
+    """A sentence where fine-tuning ended below the linear probe of the encoder that it started from, at its largest."""
+    probe = number(((summary.get("probe") or {}).get("mae") or {}).get("linear"))
+    reached = [value for entry in entries if (value := accuracy(entry.get("mae"))) is not None]
+    if probe is None or not reached or reached[-1] >= probe:
+        return None
+    return (
+        f"Fine-tuning ended at {percent(reached[-1])}, below the {percent(probe)} of a linear classifier on the frozen "
+        "encoder that it started from: it was too short, or its rate does not suit."
+    )
 
 
 def standfirst(summary: Json, entries: Sequence[Json]) -> list[str]:
@@ -151,15 +170,7 @@ def standfirst(summary: Json, entries: Sequence[Json]) -> list[str]:
     said = []
     entry = next((entry for entry in entries if gain(entry) is not None), None)
     if entry is not None:
-        value, noise, seeds = gain(entry) or 0.0, spread(entry), seed_count(entry)
-        if seeds < 2:
-            said.append(f"The difference of {points(value)} points rests on one seed: a hint, not a measurement.")
-        else:
-            relation = "inside" if abs(value) <= noise else "outside"
-            said.append(
-                f"The difference of {points(value)} points is the mean over {seeds} seeds, "
-                f"{relation} their spread of {100 * noise:.1f}{NBSP}points."
-            )
+        said.append(ground(entry))
         baseline = accuracy(entry.get("pixels"))
         if baseline is not None:
             mae = accuracy(entry["mae"]) or 0.0
@@ -169,6 +180,8 @@ def standfirst(summary: Json, entries: Sequence[Json]) -> list[str]:
                 f"The strongest classifier on raw pixels ({name}) reaches {percent(baseline)}, "
                 f"{rank} the pre-trained model."
             )
+    if (warning := undertrained(summary, entries)) is not None:
+        said.append(warning)
     seconds = number((summary.get("pretrain") or {}).get("seconds"))
     if seconds is not None:
         device = (summary.get("details") or {}).get("device")

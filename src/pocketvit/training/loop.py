@@ -121,7 +121,8 @@ def train(
         sharded: keep a part of the weights in each process, rather than a copy of them all.
 
     Raises:
-        NonFiniteLoss: after saving the state before that step to `folder`/replay.safetensors.
+        NonFiniteLoss: after saving the state before that step to `folder`/replay.safetensors; or weights at the end
+            that are not finite.
         Interrupted: on SIGINT or SIGTERM, after saving a checkpoint.
         Paused: at `deadlines.pause`, after saving a checkpoint.
         OSError: a checkpoint cannot be written; the last good one is left as it was.
@@ -204,11 +205,17 @@ def train(
 
     model.train()
     with _signals() as stop, sharing(accelerator.process_index, accelerator.num_processes):
+
+        def say(line: str) -> None:
+            # A compiler that the same Ctrl-C stopped has failed for no reason worth telling.
+            if not stop:
+                log.say(line)
+
         try:
             settled, unread, pace, good, watch, cost = start, [], 1, snapshot(start), Pace(), 0.0
             if compiling and start < steps:
                 undo = partial(restore, good, optimizer, modules)
-                programs = working(plain, run_step, start, undo, log.say, graphs)
+                programs = working(plain, run_step, start, undo, say, graphs)
                 compiling = programs is not plain
             done = start
             while done < schedule.steps:
@@ -274,7 +281,7 @@ def train(
                 # Not at once: the first steps are slow, and would make a short stage look long.
                 if compiling is None and rest > WORTH_SECONDS and elapsed > WORTH_SECONDS / 60:
                     undo = partial(restore, snapshot(done), optimizer, modules)
-                    programs = faster(plain, run_step, done, undo, accelerator, log.say)
+                    programs = faster(plain, run_step, done, undo, accelerator, say)
                     compiling = programs is not plain
                 over = done == schedule.steps
                 if folder:
@@ -296,6 +303,11 @@ def train(
     set_mode(optimizer, training=False)
     if sharded:
         gather(trained, into=usable)
+    if not all(bool(tensor.isfinite().all()) for tensor in usable.parameters()):
+        where = " ".join(str(value) for value in tags.values())
+        raise NonFiniteLoss(
+            f"{where}: the last steps left weights that are not finite: lower --lr, or clip the gradient"
+        )
     steps = schedule.steps
     speed = steps * batches.batch_size / seconds if seconds else 0.0
     loss_at_end = history[-1]["train_loss"] if history else float("nan")

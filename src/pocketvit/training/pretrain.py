@@ -20,6 +20,7 @@ from pocketvit.training.loop import TrainResult, train
 from pocketvit.training.schedule import Deadlines
 
 HELDOUT_BATCH = 512
+FEWEST_READINGS = 5  # that say whether a loss falls
 
 
 def make_mae(dataset: Dataset, settings: Settings) -> MaskedAutoencoder:
@@ -87,13 +88,16 @@ def _fixed_noise(images: int, mae: MaskedAutoencoder) -> Tensor:
 
 
 def verdict(heldout: Sequence[float]) -> str:
-    """Held-out loss over time, in words: "still falling", "flat", "overfitting" or "diverged".
+    """Held-out loss over time, in words: still falling, flat, overfitting, diverged or too few readings to tell.
 
     Overfitting is a rise of over 2 % above the best reading; still falling, a fall of over 1 % in the last quarter.
+    Fewer than five readings tell divergence alone.
     """
     first, last, best = heldout[0], heldout[-1], min(heldout)
     if not last < float("inf") or (len(heldout) > 1 and last > first):
         return "diverged"
+    if len(heldout) < FEWEST_READINGS:
+        return "too few readings to tell"
     if last > 1.02 * best:
         return "overfitting"
     return "still falling" if last < 0.99 * heldout[-1 - len(heldout) // 4] else "flat"

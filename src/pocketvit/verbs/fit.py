@@ -15,13 +15,14 @@ import torch
 from pocketvit.config import Settings, default_recipe, resolve
 from pocketvit.evaluation.pixels import pixel_baselines
 from pocketvit.evaluation.probe import probe
-from pocketvit.evaluation.statistics import deviation
+from pocketvit.evaluation.statistics import deviation, difference
 from pocketvit.model import weights
 from pocketvit.model.mae import MaskedAutoencoder
 from pocketvit.model.vit import ViT, ViTShape
 from pocketvit.verbs.run import MAE_WEIGHTS, Run
 from pocketvit.verbs.stages import (
     Context,
+    correct,
     finetune_key,
     finetune_stage,
     finish,
@@ -50,8 +51,8 @@ def fit(
 
     Pre-trains on every train image, then fine-tunes from those weights and from random init, equally many steps, at
     each label budget and seed, beside baselines on raw pixels. What is saved as the classifier is the init that did
-    better on the validation images at the largest budget. Arguments and errors as for `pretrain`; `epochs`,
-    `batch_size` and `lr` mean pre-training here.
+    better on the validation images at the largest budget; or, where these have more labels than that, the one from
+    MAE. Arguments and errors as for `pretrain`; `epochs`, `batch_size` and `lr` mean pre-training here.
     """
     settings = settings or resolve(recipe or default_recipe(data), config, **overrides)
     context = Context.open(
@@ -101,20 +102,32 @@ def complete(context: Context, arms: Sequence[str]) -> Run:
     tables, pixels = [], []
     for per_class, runs in found.items():
         baselines = context.once(f"pixels-{per_class or 'all'}", partial(_pixels, context, per_class))
-        tables.append(_table(per_class, runs, baselines))
+        tables.append(_table(per_class, runs, baselines) | _sureness(context, arms, per_class))
         test = {name: {"accuracy": v["accuracy"], "std": v["std"]} for name, v in baselines.items()}
         pixels.append({"labels_per_class": per_class, **test})
-    best = max(arms, key=lambda name: float(np.mean([run["val_accuracy"] for run in found[largest][name]])))
+    best, chosen_by = _choice(context, arms, found[largest])
+    context.log.say(f"saved: the classifier from {best}, chosen by {chosen_by}")
     context.ship(best)
     results = {"pretrain": pretrained, "probe": probed, "finetune": tables if len(tables) > 1 else tables[0]}
     every = [run for runs in found.values() for name in arms for run in runs[name]]
-    return finish(context, results, {"shipped": best, "runs": every, "pixels": pixels}, mae)
+    return finish(context, results, {"shipped": best, "chosen_by": chosen_by, "runs": every, "pixels": pixels}, mae)
+
+
+def _choice(context: Context, arms: Sequence[str], runs: dict[str, list[dict[str, Any]]]) -> tuple[str, str]:
+    """The arm whose classifier is saved, and what chose it, on no more labels than its training had."""
+    labels, validated = runs[arms[0]][0]["labels"], len(context.dataset.labelled("val")[1])
+    if len(arms) == 1:
+        return arms[0], "there being no other"
+    if validated > labels:
+        return arms[0], f"default: {validated} validation labels are more than the {labels} that it was trained with"
+    best = max(arms, key=lambda name: float(np.mean([run["val_accuracy"] for run in runs[name]])))
+    return best, f"accuracy on {validated} validation labels"
 
 
 def _table(
     per_class: int | None, found: dict[str, list[dict[str, Any]]], baselines: dict[str, dict[str, float]]
 ) -> dict[str, Any]:
-    """One label budget's results. The raw-pixel baseline is the best on validation images, as a user would pick it."""
+    """One label budget's results. The raw-pixel baseline is the best by what `pixel_baselines` lets choose."""
     accuracy = {name: spread(found[name]) if name in found else None for name in INITS}
     mae, random = accuracy.values()
     best = max(baselines, key=lambda name: baselines[name]["validation"])
@@ -124,6 +137,15 @@ def _table(
         "pixels": {"name": best, "accuracy": baselines[best]["accuracy"]},
         "gain": mae["accuracy"] - random["accuracy"] if mae and random else None,
     }
+
+
+def _sureness(context: Context, arms: Sequence[str], per_class: int | None) -> dict[str, Any]:
+    """The interval of the gain of MAE over random init, by the test images and seeds of both; None where not known."""
+    right = [correct(context, name, per_class) for name in INITS if name in arms]
+    first, second = right if len(right) == len(INITS) else (None, None)
+    if first is None or second is None or first.shape[1] < 2:
+        return {"gain_interval": None}
+    return {"gain_interval": difference(first, second).to_json()}
 
 
 def _probe(context: Context, mae_file: Path | None, per_class: int | None) -> dict[str, dict[str, float]]:

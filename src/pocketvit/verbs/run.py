@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from pocketvit.config import Settings, as_yaml, resolve
@@ -40,11 +41,12 @@ class Run:
         return predict(paths, model=self.path, top=top)
 
 
+RECONSTRUCTION, LOCK, OWNER = "reconstruction.png", ".lock", ".owner"
 ORIGIN, LEARNT = "stages/origin.json", "stages/learnt.npy"  # what it came from, and the images it learnt from
-# All that a run writes into its directory; nothing else is ever deleted.
+# All that a run writes into its directory, beside LOCK and OWNER; nothing else is ever deleted.
 OWN = frozenset(
     (
-        *(CONFIG, SUMMARY, WEIGHTS, MAE_WEIGHTS, "metrics.jsonl", "figures.npz", "report.html"),
+        *(CONFIG, SUMMARY, WEIGHTS, MAE_WEIGHTS, "metrics.jsonl", "figures.npz", "report.html", RECONSTRUCTION),
         *("stages", "checkpoints", "tensorboard"),
     )
 )
@@ -76,23 +78,49 @@ def open_run(
     folder = Path(out) if out else _unused(Path("runs") / name, resume)
     settings = replace(settings, model=settings.model.resolved())
     text = as_yaml(settings)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.exists() and (not folder.is_dir() or any(entry.name not in (LOCK, OWNER) for entry in folder.iterdir())):
         config = folder / CONFIG
         if not config.is_file():
             raise UserError(f"--out {folder}: exists and is not a run directory: choose another")
+        if not (resume or overwrite):
+            raise UserError(f"--out {folder}: holds a run already: add --overwrite or --resume, or choose another")
+        lock = hold(folder)
         if resume:
             if not _same(config, settings):
                 raise UserError(f"--resume: the settings differ from those in {config}: repeat them, or start afresh")
             return folder
-        if not overwrite:
-            raise UserError(f"--out {folder}: holds a run already: add --overwrite or --resume, or choose another")
         _clear(folder, needed or {}, OWN.union(own))
     try:
         (folder / "stages").mkdir(parents=True, exist_ok=True)
+        lock = hold(folder)  # noqa: F841  # until here: the caller holds it for the rest
         write_whole(folder / CONFIG, text)
     except OSError as error:
         raise UserError(f"--out {folder}: cannot be written ({error.strerror})") from None
     return folder
+
+
+def hold(folder: Path) -> FileLock | None:
+    """A lock on a run's directory: one process at a time writes there. Its death releases it, and so does its end.
+
+    None where the file system has no locks.
+
+    Raises:
+        UserError: another process has it.
+    """
+    # Whoever holds it in this process already may have it again, as with a run that is resumed in a notebook.
+    lock = FileLock(folder / LOCK, blocking=False, is_singleton=True)
+    try:
+        lock.acquire()
+    except Timeout:
+        try:
+            owner = (folder / OWNER).read_text()
+        except OSError:
+            owner = "another process"
+        raise UserError(f"--out {folder}: {owner} is writing there: wait for its end, or choose another") from None
+    except (OSError, NotImplementedError):
+        return None
+    write_whole(folder / OWNER, f"process {os.getpid()} on {platform.node()}")
+    return lock
 
 
 def _same(config: Path, settings: Settings) -> bool:

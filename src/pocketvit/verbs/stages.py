@@ -15,9 +15,21 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from accelerate import Accelerator
+from numpy.typing import NDArray
 
 from pocketvit.config import Settings, default_recipe, model_path, resolve, seconds_of
-from pocketvit.data import Dataset, digest, image_digests, label_subset, load
+from pocketvit.data import (
+    Dataset,
+    Patching,
+    Rendering,
+    digest,
+    grown_patch,
+    image_digests,
+    label_subset,
+    load,
+    mirror_note,
+)
+from pocketvit.data.sizes import MOST_PATCHES
 from pocketvit.evaluation.features import features, predict_probabilities
 from pocketvit.evaluation.metrics import Metrics, most_confident_mistakes
 from pocketvit.evaluation.probe import knn_accuracy
@@ -35,6 +47,7 @@ from pocketvit.training.device import describe, from_main, make_accelerator
 from pocketvit.training.finetune import finetune_classifier, make_classifier
 from pocketvit.training.log import RunLog
 from pocketvit.training.loop import Paused
+from pocketvit.training.memory import check_memory
 from pocketvit.training.optimizer import optimizer_class
 from pocketvit.training.pretrain import pretrain_mae, verdict
 from pocketvit.training.schedule import Deadlines
@@ -46,6 +59,7 @@ from pocketvit.verbs.run import (
     Run,
     check_origin,
     evidence,
+    hold,
     open_run,
     printable,
 )
@@ -67,6 +81,7 @@ class Context:
     evidence: dict[str, Any]
     started: float
     pause: float  # when to save and stop, on time.monotonic's clock
+    lock: Any = None  # on the folder, in the main process
 
     @classmethod
     def open(
@@ -83,20 +98,37 @@ class Context:
         init: Path | None = None,
     ) -> Context:
         """Load the data and check everything that can be wrong before the first file of the run is written."""
-        started, patch = time.perf_counter(), settings.model.resolved().patch
+        started, patching = time.perf_counter(), patching_of(settings)
         pause = math.inf if pause_after is None else time.monotonic() + seconds_of(pause_after)
-        assert patch is not None
         settings.data.label_budgets  # noqa: B018  # raises now rather than after pre-training
         for stage, config in (("pretrain", settings.pretrain), ("finetune", settings.finetune)):
             if verb in (stage, "fit"):
                 optimizer_class(config.optimizer, f"--{stage}.optimizer")
         accelerator = make_accelerator(settings.device, settings.precision, settings.deterministic)
+        images, rendering, channels = settings.data, None, None
+        if init is not None:
+            # Images become what the weights are used to, unless another size is asked for.
+            _, meta = weights.encoder_state(init)
+            images = replace(images, size=images.size or "{}x{}".format(*meta.shape))
+            rendering, channels = Rendering(meta.bits, meta.background), meta.shape[2]
         # One process of each machine decodes; the others find the cache.
         with accelerator.local_main_process_first():
-            dataset = load(data, settings.data, multiple_of=patch, need_labels=need_labels)
-        check_patch(*dataset.shape[:2], patch)
+            dataset = load(
+                data, images, patching=patching, rendering=rendering, channels=channels, need_labels=need_labels
+            )
+        height, width, _ = dataset.shape
+        patch = grown_patch(height, width, patching)
+        check_patch(height, width, patch)
+        if patch != patching.side:
+            note = f"patches of {patch} px rather than {patching.side}, so that an image has at most {MOST_PATCHES}"
+            dataset = replace(dataset, notes=(*dataset.notes, f"{note} (--patch and --size decide otherwise)"))
+            settings = replace(settings, model=replace(settings.model, patch=patch))
         with torch.device("meta"):
             MaskedAutoencoder(settings.model, dataset.shape, normalise_targets=settings.pretrain.normalise_targets)
+        bf16 = accelerator.mixed_precision != "no"
+        for stage in ("pretrain", "finetune"):
+            if verb in (stage, "fit"):
+                check_memory(stage, dataset, settings, accelerator.device, bf16)
         if init is not None:
             make_classifier(dataset, settings, settings.seed, init)
         if need_labels:
@@ -115,10 +147,15 @@ class Context:
             parts = (dataset.train.images, dataset.val.images)
             check_origin(folder, origin, lambda: np.concatenate([image_digests(images) for images in parts]))
         log = RunLog(folder, settings.tensorboard) if main else RunLog(quiet=True)
-        context = cls(settings, dataset, accelerator, log, folder, evidence(verb, resume), started, pause)
+        lock = hold(folder) if main else None
+        context = cls(settings, dataset, accelerator, log, folder, evidence(verb, resume), started, pause, lock)
         counts = {name: len(split) for name, split in _splits(dataset).items() if split is not None}
         context.log.say(f"{dataset.name}: {counts}, {len(dataset.classes)} classes, shape {dataset.shape}")
-        for line in (*dataset.notes, f"{describe(accelerator)}, writing to {folder}"):
+        mirrored = [stage for stage in ("pretrain", "finetune") if getattr(settings, stage).augment.flip]
+        doubts = [] if not mirrored else [f"training mirrors images ({' and '.join(mirrored)}: augment.flip)"]
+        if mirrored and need_labels and not resume:
+            doubts += mirror_note(*dataset.labelled("train"), dataset.classes)
+        for line in (*dataset.notes, *doubts, f"{describe(accelerator)}, writing to {folder}"):
             context.log.say(f"  {line}")
         return context
 
@@ -128,6 +165,7 @@ class Context:
         return WeightsMeta(
             kind, s.model, d.shape, d.mean, d.std, d.classes,
             visible_discount=s.pretrain.visible_discount, normalise_targets=s.pretrain.normalise_targets,
+            bits=d.rendering.bits, background=d.rendering.background,
         )  # fmt: skip
 
     def on_main(self, compute: Callable[[], T]) -> T:
@@ -254,7 +292,8 @@ def finetune(
     for per_class in settings.data.label_budgets:
         found = [finetune_stage(context, name, source, per_class, seed) for seed in seeds(context)]
         tables.append(
-            dict.fromkeys(("mae", "random", "pixels", "gain")) | {name: spread(found), "labels_per_class": per_class}
+            dict.fromkeys(("mae", "random", "pixels", "gain", "gain_interval"))
+            | {name: spread(found), "labels_per_class": per_class}
         )
         runs += found
     context.ship(name)
@@ -344,6 +383,8 @@ def finetune_stage(
         images, labels = dataset.labelled("test")
         probabilities = predict_probabilities(vit, images, *context.images())
         metrics = Metrics.of(probabilities, labels, dataset.classes)
+        predicted = probabilities.argmax(axis=1).astype(np.int32)
+        context.on_main(lambda: np.save(predictions_file(context, key), predicted))
         if keep:
             file, predictions = classifier_file(context, name), context.folder / "stages" / f"predictions-{name}.npy"
             context.on_main(lambda: np.save(predictions, probabilities))
@@ -356,6 +397,10 @@ def finetune_stage(
 
     stage: dict[str, Any] = context.once(key, compute, together=True)
     context.forget(key)
+    asked = settings.finetune.epochs * -(-stage["labels"] // settings.finetune.batch_size)
+    if steps is None and stage["planned_steps"] > asked and seed == settings.seed:
+        least = f"--finetune.min_steps asks for {stage['planned_steps']} steps"
+        context.log.say(f"  {least}, where {settings.finetune.epochs} epochs would be {asked}")
     seconds = f"{stage['labels']} labels, {stage['steps']} steps in {stage['seconds']} s"
     context.log.say(f"finetune from {name}, seed {seed}: test {100 * stage['accuracy']:.2f} %  ({seconds})")
     return stage
@@ -364,6 +409,20 @@ def finetune_stage(
 def finetune_key(name: str, per_class: int | None, seed: int) -> str:
     """The stage of one fine-tuning."""
     return f"finetune-{name}-{per_class or 'all'}-{seed}"
+
+
+def predictions_file(context: Context, key: str) -> Path:
+    """Where the predicted classes (N,) of the test images of one fine-tuning are kept."""
+    return context.folder / "stages" / f"{key}.npy"
+
+
+def correct(context: Context, name: str, per_class: int | None) -> NDArray[np.bool_] | None:
+    """(S, N): which test images an arm got right, for each seed; None where a run of an earlier version kept none."""
+    _, labels = context.dataset.labelled("test")
+    files = [predictions_file(context, finetune_key(name, per_class, seed)) for seed in seeds(context)]
+    if not all(file.exists() for file in files):
+        return None
+    return np.stack([np.load(file) == labels for file in files])
 
 
 def finish(context: Context, results: dict[str, Any], details: dict[str, Any], mae: Path | None) -> Run:
@@ -434,6 +493,13 @@ def gallery(context: Context, mae: Path | None) -> dict[str, Any]:
             made = reconstruct_images(model, val.images[:12], meta.mean, meta.std, context.settings.pretrain.mask_ratio)
             arrays |= {f"gallery_{name}": array for name, array in made._asdict().items()}
     return arrays
+
+
+def patching_of(settings: Settings) -> Patching:
+    """The patch that images are read for; one that was asked for stays, and so does any beside a size asked for."""
+    patch = settings.model.resolved().patch
+    assert patch is not None
+    return Patching(patch, fixed=settings.model.patch is not None or settings.data.size is not None)
 
 
 def labelled_indices(dataset: Dataset, settings: Settings, per_class: int | None, seed: int) -> np.ndarray:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import unicodedata
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,8 +15,18 @@ import torch
 from numpy.typing import NDArray
 
 from pocketvit.config import DataConfig, Settings, model_path, resolve, run_config
-from pocketvit.data import Dataset, image_digests, list_images, load, load_whole, read_images
-from pocketvit.errors import UserError
+from pocketvit.data import (
+    Dataset,
+    Header,
+    Rendering,
+    image_digests,
+    list_images,
+    load,
+    load_whole,
+    read_images,
+    scaled_size,
+)
+from pocketvit.errors import UnlikeTraining, UserError
 from pocketvit.evaluation import probe as probing
 from pocketvit.evaluation.features import predict_probabilities
 from pocketvit.evaluation.metrics import Metrics
@@ -26,10 +38,11 @@ from pocketvit.model.vit import ViT
 from pocketvit.model.weights import WeightsMeta, weights_file
 from pocketvit.report import write_report
 from pocketvit.training.device import make_accelerator
-from pocketvit.verbs.run import MAE_WEIGHTS, Run, learnt_images
-from pocketvit.verbs.stages import labelled_indices
+from pocketvit.verbs.run import MAE_WEIGHTS, RECONSTRUCTION, Run, learnt_images
+from pocketvit.verbs.stages import labelled_indices, patching_of
 
 Model = Run | str | Path
+FAR = 2.0  # deviations of training's pixels that an image's mean may be from theirs
 
 
 def probe(data: str = "digits", *, model: Model, settings: Settings | None = None, **overrides: Any) -> dict[str, Any]:
@@ -73,14 +86,14 @@ def evaluate(
     vit, meta = _classifier(model)
     height, width, channels = meta.shape
     config = dataclasses.replace(settings.data, size=f"{height}x{width}")
-    found, kept = load_whole(data, config), learnt_images(weights_file(_path(model)).parent)
+    found, kept = load_whole(data, config, _rendering(meta)), learnt_images(weights_file(_path(model)).parent)
     images, labels, notes = found.split.images, found.split.labels, [f"all {len(found.split)} labelled test images"]
     assert labels is not None
     if kept is None:
         notes = ["it is not known which images these weights learnt from: those tested may be among them"]
     elif found.fingerprint == kept[0]:
         # A run without a test split of its own held one out.
-        images, labels = load(data, config, need_labels=True).labelled("test")
+        images, labels = load(data, config, rendering=_rendering(meta), need_labels=True).labelled("test")
         notes = ["the images that the run held out"]
     elif not (new := ~np.isin(image_digests(images), kept[1])).all():
         images, labels = images[new], labels[new]
@@ -109,12 +122,27 @@ def _as_known(data: str, labels: NDArray[np.int64], classes: Sequence[str], know
 
 
 def predict(
-    paths: str | Path | Sequence[str | Path], *, model: Model, top: int = 3, device: str = "auto"
+    paths: str | Path | Sequence[str | Path],
+    *,
+    model: Model,
+    top: int = 3,
+    device: str = "auto",
+    skip_bad: bool = False,
 ) -> list[dict[str, Any]]:
     """The `top` likeliest classes of each image file, or of each image in a folder.
 
+    Warns, by Python's `warnings`, of images that are unlike those that the model learnt from.
+
+    Args:
+        paths: files and folders.
+        model: a run, a weights file or a shipped model's name.
+        top: classes to name for each image.
+        device: auto, cpu, cuda or mps.
+        skip_bad: go on where a file cannot be decoded.
+
     Returns:
-        One {"file", "top": [{"class", "probability"}, ...]} an image, in order.
+        One {"file", "top": [{"class", "probability"}, ...]} an image, in order; with `skip_bad`, one
+        {"file", "top": [], "error"} for each that cannot be decoded.
 
     Raises:
         UserError: no such file, not an image, or weights without a classifier.
@@ -125,16 +153,58 @@ def predict(
     given = [paths] if isinstance(paths, (str, Path)) else list(paths)
     files = [file for path in given for file in list_images(path)]
     height, width, channels = meta.shape
-    images = read_images(files, (height, width), channels)
+    images, headers = read_images(files, (height, width), channels, _rendering(meta))
+    bad = [(file, found) for file, found in zip(files, headers, strict=True) if isinstance(found, str)]
+    if bad and not skip_bad:
+        file, reason = bad[0]
+        raise UserError(f"{file}: cannot be decoded ({reason}): mend it, or give --skip-bad to go on without it")
+    for line in unlike(images, [found for found in headers if not isinstance(found, str)], meta):
+        warnings.warn(line, UnlikeTraining, stacklevel=2)
     where = make_accelerator(device, "float32").device
     probabilities = torch.from_numpy(predict_probabilities(vit.to(where), images, meta.mean, meta.std, where))
     values, indices = probabilities.topk(min(top, len(meta.classes)), dim=1)
+    guesses = (
+        [{"class": meta.classes[i], "probability": round(p, 6)} for p, i in zip(ps, ids, strict=True)]
+        for ps, ids in zip(values.tolist(), indices.tolist(), strict=True)
+    )
     return [
-        {
-            "file": str(file),
-            "top": [{"class": meta.classes[i], "probability": round(p, 6)} for p, i in zip(ps, ids, strict=True)],
-        }
-        for file, ps, ids in zip(files, values.tolist(), indices.tolist(), strict=True)
+        {"file": str(file), "top": [], "error": found}
+        if isinstance(found, str)
+        else {"file": str(file), "top": next(guesses)}
+        for file, found in zip(files, headers, strict=True)
+    ]
+
+
+def unlike(images: NDArray[np.uint8], headers: Sequence[Header], meta: WeightsMeta) -> list[str]:
+    """What sets images apart from those that a model learnt from, so far that its answers mean little.
+
+    Args:
+        images: (N, H, W, C), as the model takes them.
+        headers: (N,), what they were before.
+        meta: of the model.
+    """
+    height, width, channels = meta.shape
+    wrong = {
+        f"are over twice or under half as large as {width}x{height}": [
+            not 0.5 <= math.sqrt(h.height * h.width / (height * width)) <= 2 for h in headers
+        ],
+        f"are of other proportions than {width}x{height}": [
+            not 0.75 <= (h.height * width) / (h.width * height) <= 4 / 3 for h in headers
+        ],
+    }
+    if channels == 1:
+        wrong["have colours, where the model learnt from grey ones"] = [not h.grey for h in headers]
+    elif len(set(meta.mean)) > 1:  # grey images saved as RGB have equal channels
+        wrong["are grey, where the model learnt from coloured ones"] = [h.grey for h in headers]
+    if len(images):
+        means = images.reshape(len(images), -1, channels).mean(axis=1) / 255
+        far = np.abs(means - np.array(meta.mean)) > FAR * np.array(meta.std)
+        wrong["are far darker or brighter"] = far.any(axis=1).tolist()
+    return [
+        f"{sum(found)} of {len(headers)} images {words}: the model has seen none like them, and its answers may mean "
+        "nothing"
+        for words, found in wrong.items()
+        if any(found)
     ]
 
 
@@ -142,12 +212,15 @@ def reconstruct(
     data: str = "digits",
     *,
     model: Model,
-    out: str | Path = "reconstruction.png",
+    out: str | Path | None = None,
     count: int = 8,
     settings: Settings | None = None,
     **overrides: Any,
 ) -> Path:
-    """Write a PNG with a row for each of `count` held-out images: input, what the encoder sees, reconstruction."""
+    """Write a PNG with a row for each of `count` held-out images: input, what the encoder sees, reconstruction.
+
+    `out` is reconstruction.png in the run by default, and never lies among the images.
+    """
     from PIL import Image
 
     settings = settings or resolve(config=run_config(_path(model)), **overrides)
@@ -163,11 +236,15 @@ def reconstruct(
     sheet = sheet[..., :3] if sheet.shape[-1] >= 3 else sheet[..., 0]
     zoom = max(1, 128 // meta.shape[0])
     picture = Image.fromarray(np.ascontiguousarray(sheet))
-    file = Path(out)
+    beside = run_config(_path(model))
+    file = Path(out or (beside.with_name(RECONSTRUCTION) if beside else RECONSTRUCTION))
+    images_at = Path(data).expanduser()
+    if images_at.is_dir() and images_at.resolve() in file.resolve().parents:
+        raise UserError(f"--out {file}: lies among the images of {data}, where it would be taken for one: give another")
     try:
         picture.resize((picture.width * zoom, picture.height * zoom), Image.Resampling.NEAREST).save(file, "PNG")
     except OSError as error:
-        raise UserError(f"--out {out}: cannot be written ({error.strerror})") from None
+        raise UserError(f"--out {file}: cannot be written ({error.strerror})") from None
     return file
 
 
@@ -187,10 +264,13 @@ def budget(
     settings: Settings | None = None,
     **overrides: Any,
 ) -> dict[str, Any]:
-    """Parameters and MACs of a network; see `pocketvit.model.budget.Budget` for the keys. The default size is 32."""
+    """Parameters and MACs of a network; see `pocketvit.model.budget.Budget` for the keys.
+
+    Images are of 32 px where no size is given.
+    """
     settings = settings or resolve(recipe, **overrides)
-    shape = (*(settings.data.shape or (32, 32)), channels)
-    stage = settings.pretrain
+    height, width = settings.data.shape or scaled_size(32, 32, patching_of(settings), settings.data.scale)
+    shape, stage = (height, width, channels), settings.pretrain
     cost = count(settings.model, shape, classes, stage.mask_ratio, stage.decode_share, stage.visible_discount)
     return {"preset": settings.model.preset, "shape": list(shape), "classes": classes, **dataclasses.asdict(cost)}
 
@@ -215,10 +295,15 @@ def _classifier(model: Model) -> tuple[ViT, WeightsMeta]:
 def _dataset_like(data: str, meta: WeightsMeta, config: DataConfig, need_labels: bool = True) -> Dataset:
     """The data at the size that the weights were trained at."""
     height, width, channels = meta.shape
-    dataset = load(data, dataclasses.replace(config, size=f"{height}x{width}"), need_labels=need_labels)
+    sized = dataclasses.replace(config, size=f"{height}x{width}")
+    dataset = load(data, sized, rendering=_rendering(meta), need_labels=need_labels)
     if dataset.shape[2] != channels:
         raise UserError(f"{data}: images have {dataset.shape[2]} channels, but the model takes {channels}")
     return dataset
+
+
+def _rendering(meta: WeightsMeta) -> Rendering:
+    return Rendering(meta.bits, meta.background)
 
 
 def _few(names: Sequence[str]) -> str:

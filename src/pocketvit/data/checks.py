@@ -1,0 +1,136 @@
+"""What a careful person would look for in a set before trusting a number measured on it."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pocketvit.data.structures import Split
+from pocketvit.errors import UserError
+
+CHUNK = 1 << 20  # bytes at a time
+LOOKED_AT, CLOSER = 100, 0.5  # images a class; of a mirrored mean's distance to its own class
+FEWEST_GROUPS, SMALLEST_GROUP = 3, 3  # in a class, for its names to suggest groups; images in one, on average
+
+
+def image_digests(images: NDArray[np.uint8]) -> NDArray[np.uint64]:
+    """(N,): a name of each of (N, H, W, C) images by its pixels."""
+    names = (hashlib.blake2b(image.tobytes(), digest_size=8).digest() for image in images)
+    return np.frombuffer(b"".join(names), np.uint64)
+
+
+def copies_notes(splits: Mapping[str, Split]) -> list[str]:
+    """What is to be said of equal images: some in two splits, under two labels, or of a single colour."""
+    notes = []
+    digests = {name: image_digests(split.images) for name, split in splits.items()}
+    for name, other in (("test", "train"), ("test", "val"), ("val", "train")):
+        if name in splits and other in splits:
+            count = int(np.isin(digests[name], digests[other]).sum())
+            if count:
+                notes.append(
+                    f"{count} of {len(splits[name])} {name} images are identical to {other} images: accuracy on them "
+                    "says nothing of new ones"
+                )
+    known = [
+        (digests[name][split.labels >= 0], split.labels[split.labels >= 0])
+        for name, split in splits.items()
+        if split.labels is not None
+    ]
+    if known:
+        digest, label = (np.concatenate(values) for values in zip(*known, strict=True))
+        pairs = np.unique(np.stack([digest, label.astype(np.uint64)]), axis=1)
+        images, labels_each = np.unique(pairs[0], return_counts=True)
+        double = images[labels_each > 1]
+        if len(double):
+            name = _name_of(double[0], splits, digests)
+            notes.append(f"{len(double)} images stand under two labels or more, as identical copies{name}")
+    blank = sum(int(_single_coloured(split.images).sum()) for split in splits.values())
+    if blank:
+        notes.append(f"{blank} images are of a single colour")
+    return notes
+
+
+def _name_of(digest: np.uint64, splits: Mapping[str, Split], digests: Mapping[str, NDArray[np.uint64]]) -> str:
+    for name, split in splits.items():
+        at = np.flatnonzero(digests[name] == digest)
+        if len(at) and split.names is not None:
+            return f" ({split.names[at[0]]}, ...)" if len(at) == 1 else f" ({split.names[at[0]]}, {split.names[at[1]]})"
+    return ""
+
+
+def _single_coloured(images: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """(N,) of (N, H, W, C): whether all pixels are equal."""
+    step = max(1, CHUNK // max(1, images[:1].nbytes))
+    parts = (images[start : start + step] for start in range(0, len(images), step))
+    found = [(part == part[:, :1, :1]).all(axis=(1, 2, 3)) for part in parts]
+    return np.concatenate(found) if found else np.zeros(0, bool)
+
+
+def mirror_note(images: NDArray[np.uint8], labels: NDArray[np.int64], classes: Sequence[str]) -> list[str]:
+    """A warning where two classes look like mirror images of each other, as arrows to the left and to the right.
+
+    Args:
+        images: (N, H, W, C), of which up to 100 a class are looked at
+        labels: (N,)
+        classes: names
+    """
+    means = []
+    for label in np.unique(labels):
+        chosen = np.flatnonzero(labels == label)[:LOOKED_AT]
+        means.append(images[chosen].mean(axis=0, dtype=np.float64))
+    own = np.stack(means)
+    mirrored = own[:, :, ::-1]
+    # (K, K): how far each class's mirrored mean is from each class's mean.
+    far = np.stack([np.abs(own - one).mean(axis=(1, 2, 3)) for one in mirrored])
+    nearest = far.argmin(axis=1)
+    present = np.unique(labels)
+    for a, b in enumerate(nearest.tolist()):
+        if a < b and nearest[b] == a and max(far[a, b], far[b, a]) < CLOSER * min(far[a, a], far[b, b]):
+            return [
+                f"classes '{classes[present[a]]}' and '{classes[present[b]]}' look like mirror images of each other, "
+                "and training mirrors images: --pretrain.augment.flip false --finetune.augment.flip false turns it off"
+            ]
+    return []
+
+
+def group_indices(names: Sequence[str], pattern: str) -> NDArray[np.int64]:
+    """(N,): the number of each name's group: the names in which the pattern matches the same text.
+
+    Raises:
+        UserError: no regular expression, a name without a match, or a single group.
+    """
+    try:
+        expression = re.compile(pattern)
+    except re.error as error:
+        raise UserError(f"--group-by '{pattern}': not a regular expression ({error})") from None
+    groups = []
+    for name in names:
+        found = expression.search(name)
+        if found is None:
+            raise UserError(f"--group-by '{pattern}': does not match the name '{name}'")
+        groups.append(found[1] if expression.groups else found[0])
+    distinct, indices = np.unique(np.array(groups, object).astype(str), return_inverse=True)
+    if len(distinct) < 2:
+        raise UserError(f"--group-by '{pattern}': all names are of one group ('{distinct[0]}'): at least 2 are needed")
+    return indices.astype(np.int64)
+
+
+def group_note(names: Sequence[str], labels: NDArray[np.int64]) -> list[str]:
+    """A warning where names look like several images each of the same track, slide or person."""
+    beginnings = [re.fullmatch(r"(?:.*/)?([^/]*\d[^/]*)[-_. ]+\d+\.\w+", name) for name in names]
+    for label in np.unique(labels):
+        own = [beginnings[i] for i in np.flatnonzero(labels == label)]
+        texts = [found[1] for found in own if found]
+        distinct = len(set(texts))
+        if len(texts) == len(own) and distinct >= FEWEST_GROUPS and len(texts) >= SMALLEST_GROUP * distinct:
+            first = texts[0]
+            return [
+                f"file names look like groups ('{first}...', {len(texts) // distinct} images each): if they are of the "
+                r"same track, slide or person, --group-by '([^/]*\d[^/]*)[-_. ]+\d+\.\w+$' keeps them on one side of "
+                "the splits"
+            ]
+    return []

@@ -1,0 +1,110 @@
+"""How much memory a gradient step will take, known before the first one: a machine out of memory takes others down."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import psutil
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+
+from pocketvit.config import Settings
+from pocketvit.data import Dataset
+from pocketvit.errors import UserError
+from pocketvit.model.vit import LONGEST_UNFUSED, ViT, ViTShape
+from pocketvit.training.pretrain import make_mae
+
+COPIES = 5  # of the weights: gradients, two moments and an average beside them
+WORKSPACE = 200 * 10**6  # bytes that kernels take for themselves
+HALVED = 0.7  # of what float32 keeps is kept with bf16, which leaves norms and residuals as they are
+SHARE = 0.9  # of the free memory that a step may take
+
+
+def saved_bytes(network: nn.Module, images: Tensor, loss: Callable[[], Tensor]) -> int:
+    """Bytes that a forward pass keeps for the backward pass, weights and images apart; on the meta device it is free.
+
+    Args:
+        network: whose parameters are not counted.
+        images: that are not counted.
+        loss: runs the forward pass.
+    """
+    known = {tensor.untyped_storage()._cdata for tensor in (*network.parameters(), images)}
+    kept: dict[int, tuple[Tensor, int]] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in known:
+            # Held on to, so that no other storage comes to the same place.
+            kept[storage._cdata] = (tensor, storage.nbytes())
+        return tensor
+
+    with saved_tensors_hooks(pack, lambda tensor: tensor):
+        loss()
+    return sum(size for _, size in kept.values())
+
+
+def step_bytes(stage: str, dataset: Dataset, settings: Settings, device: torch.device, bf16: bool) -> tuple[int, int]:
+    """Bytes that a step of "pretrain" or "finetune" takes: in any case, and for the images of a part of a batch.
+
+    Counted from the tensors that a forward pass keeps; at the sizes tried 1.1 to 1.8 times what training took.
+    """
+    config = settings.pretrain if stage == "pretrain" else settings.finetune
+    height, width, channels = dataset.shape
+    shape, attention = ViTShape.of(settings.model, dataset.shape), 0
+    with torch.device("meta"):
+        images = torch.zeros(2, channels, height, width)
+        if stage == "pretrain":
+            mae = make_mae(dataset, settings)
+            network: nn.Module = mae
+            kept = saved_bytes(
+                mae,
+                images,
+                lambda: mae(images, config.mask_ratio, decode_share=config.decode_share).loss,  # type: ignore[union-attr]
+            )
+        else:
+            network = vit = ViT(shape, len(dataset.classes) or 1, pool=settings.model.pool)
+            kept = saved_bytes(vit, images, lambda: vit(images).sum())
+            if device.type == "cpu" and bf16 and shape.patches < LONGEST_UNFUSED:
+                # What the fused kernel, which is what runs on the meta device, does not keep: the weights, twice.
+                attention = 2 * len(images) * shape.depth * shape.heads * (shape.patches + 1) ** 2 * 2
+    if bf16:
+        kept = round(HALVED * kept)
+    kept += attention
+    weights = WORKSPACE + COPIES * 4 * sum(parameter.numel() for parameter in network.parameters())
+    part = math.ceil(config.batch_size * getattr(config, "repeats", 1) / config.accumulate)
+    return weights, part * (kept // len(images))
+
+
+def check_memory(stage: str, dataset: Dataset, settings: Settings, device: torch.device, bf16: bool) -> None:
+    """Raise UserError, with what would fit, where a step of a stage would not fit into the memory that is free."""
+    free = free_bytes(device)
+    always, images = step_bytes(stage, dataset, settings, device, bf16)
+    if always + images <= SHARE * free:
+        return
+    config = settings.pretrain if stage == "pretrain" else settings.finetune
+    parts = math.ceil(images / max(1.0, SHARE * free - always)) * config.accumulate
+    cut = f"--{stage}.accumulate {parts}" if parts <= config.batch_size else f"--{stage}.batch_size 16"
+    height, width, _ = dataset.shape
+    raise UserError(
+        f"a step of {stage} on {config.batch_size} images of {height}x{width} takes about "
+        f"{(always + images) / 1e9:.1f} GB of memory, and {free / 1e9:.1f} GB are free: give {cut}, a larger --patch, "
+        f"or a smaller image as --size {max(1, height // 2)}x{max(1, width // 2)}"
+    )
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that this process may still take on a device, in bytes."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    free = int(psutil.virtual_memory().available)
+    try:
+        import resource
+
+        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    except ImportError:  # not Unix
+        return free
+    if limit == resource.RLIM_INFINITY:
+        return free
+    return min(free, limit - int(psutil.Process().memory_info().vms))

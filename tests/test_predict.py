@@ -1,0 +1,105 @@
+"""`predict` goes on past bad files where it is told to, and warns of images that the model has seen none like."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import pocketvit
+from pocketvit.cli import main
+from pocketvit.config import ModelConfig
+from pocketvit.data import read_images
+from pocketvit.errors import UnlikeTraining, UserError
+from pocketvit.model import weights
+from pocketvit.model.weights import WeightsMeta
+from pocketvit.verbs.use import unlike
+
+META = WeightsMeta(
+    "classifier", ModelConfig("digits", patch=4), (16, 16, 3), (0.5, 0.4, 0.6), (0.2, 0.2, 0.2), ("cat", "dog")
+)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    weights.save(tmp_path / "w.safetensors", META.build(), META)
+    return tmp_path / "w.safetensors"
+
+
+def picture(path: Path, size: tuple[int, int] = (16, 16), mean: float = 0.5, mode: str = "RGB") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(len(path.name))
+    pixels = np.clip(255 * mean + rng.normal(0, 40, (size[1], size[0], 3)), 0, 255).astype(np.uint8)
+    Image.fromarray(pixels).convert(mode).save(path)
+    return path
+
+
+def test_a_bad_file_costs_itself_alone(tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("a.png", "c.png"):
+        picture(tmp_path / "new" / name)
+    (tmp_path / "new" / "b.png").write_bytes(b"xx")
+    command = ["predict", str(tmp_path / "new"), "--model", str(model), "--top", "1"]
+    assert main(command) == 2
+    assert "b.png: cannot be decoded" in capsys.readouterr().err
+    assert main([*command, "--skip-bad"]) == 0
+    out, err = capsys.readouterr()
+    assert [Path(line.split(",")[0]).name for line in out.splitlines()[1:]] == ["a.png", "c.png"]
+    assert "b.png: cannot be decoded (not an image" in err
+    assert main([*command, "--skip-bad", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [bool(row["top"]) for row in rows] == [True, False, True]
+    assert "not an image" in rows[1]["error"]
+    # The rows are those of each file alone.
+    alone = pocketvit.predict(tmp_path / "new" / "c.png", model=model, top=1)
+    assert alone[0]["top"][0]["class"] == rows[2]["top"][0]["class"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, None),
+        ({"size": (20, 20)}, None),
+        ({"size": (224, 224)}, "over twice or under half as large as 16x16"),
+        ({"size": (7, 7)}, "over twice or under half as large as 16x16"),
+        ({"size": (28, 14)}, "of other proportions than 16x16"),
+        ({"mean": 0.03}, "far darker or brighter"),
+        ({"mode": "L"}, "are grey, where the model learnt from coloured ones"),
+    ],
+)
+def test_images_unlike_training_are_told_apart(tmp_path: Path, changes: dict[str, object], words: str | None) -> None:
+    file = picture(tmp_path / "a.png", **changes)  # type: ignore[arg-type]
+    images, headers = read_images([file], (16, 16), 3)
+    lines = unlike(images, [header for header in headers if not isinstance(header, str)], META)
+    assert len(lines) == bool(words)
+    assert all(line.startswith(f"1 of 1 images {line and 'are'}") and words and words in line for line in lines)
+
+
+def test_colours_for_a_grey_model_are_said(tmp_path: Path) -> None:
+    grey = dataclasses.replace(META, shape=(16, 16, 1), mean=(0.5,), std=(0.2,))
+    images, headers = read_images([picture(tmp_path / "a.png")], (16, 16), 1)
+    (line,) = unlike(images, [header for header in headers if not isinstance(header, str)], grey)
+    assert "have colours, where the model learnt from grey ones" in line
+
+
+def test_pixels_are_no_paths(model: Path) -> None:
+    with pytest.raises(UserError, match="a ndarray is no image file"):
+        pocketvit.predict(np.zeros((2, 16, 16, 3), np.uint8), model=model)  # type: ignore[arg-type]
+
+
+def test_the_warning_reaches_python_and_the_terminal(
+    tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = picture(tmp_path / "a.png", size=(224, 224))
+    with pytest.warns(UnlikeTraining, match="1 of 1 images are over twice"):
+        pocketvit.predict(file, model=model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert main(["predict", str(file), "--model", str(model)]) == 0
+    assert "pocketvit: 1 of 1 images are over twice" in capsys.readouterr().err
