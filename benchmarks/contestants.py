@@ -28,7 +28,7 @@ from pocketvit.model.mae import MaskedAutoencoder
 from pocketvit.model.vit import NORM_EPS
 from pocketvit.training.compilation import Programs
 from pocketvit.training.compilation import compiled as compiled_programs
-from pocketvit.training.finetune import make_classifier
+from pocketvit.training.finetune import from_scratch, make_classifier
 from pocketvit.training.loop import total_steps
 from pocketvit.training.optimizer import Average, learning_rate, make_optimizer
 
@@ -69,7 +69,7 @@ class Ours:
             model = MaskedAutoencoder(settings.model, dataset.shape, discount, normalise)
         else:
             model = make_classifier(dataset, settings, self.seed, None)
-            self.config = dataclasses.replace(self.config, layer_decay=1.0)  # as from random init
+            self.config = from_scratch(self.finetune)
         self.model = model.to(accelerator.device).train()
         self.weights = list(self.model.parameters())
         self.optimizer = make_optimizer(self.model, self.config)

@@ -242,6 +242,7 @@ class FinetuneConfig(OptimConfig):
         cutmix: alpha of cutmix's Beta distribution; 0 turns it off
         mix_share: share of the batches that are mixed, where mixup or cutmix is on
         drop_path: stochastic depth of the last layer
+        scratch_rate: factor on lr and min_lr from random init, which also goes without layer_decay
         freeze_encoder: train the head alone (a linear probe with augmentation)
         reconstruction: weight of a masked autoencoder's loss, trained at once on all train images, with labels or not,
             as `pretrain` describes it; 0 leaves it out
@@ -254,6 +255,7 @@ class FinetuneConfig(OptimConfig):
     cutmix: float = 0.0
     mix_share: float = 1.0
     drop_path: float = 0.1
+    scratch_rate: float = 1.0
     freeze_encoder: bool = False
     reconstruction: float = 0.0
     augment: AugmentConfig = field(default_factory=lambda: AugmentConfig(crop_scale=0.5))
@@ -271,7 +273,7 @@ _LIMITS: dict[str, tuple[Callable[[float], bool], str]] = {
     "from 0 to 4,000,000,000": (lambda v: 0 <= v <= 4_000_000_000, "seed split_seed"),
     "from 0 to 1": (lambda v: 0 <= v <= 1, "mask_ratio warmup label_smoothing mix_share layer_decay shift erase"),
     "at least 0 and below 1": (lambda v: 0 <= v < 1, "beta2 ema drop_path"),
-    "above 0": (lambda v: v > 0, "scale"),
+    "above 0": (lambda v: v > 0, "scale scratch_rate"),
     "above 0 and at most 1": (lambda v: 0 < v <= 1, "crop_scale decode_share"),
 }
 

@@ -208,6 +208,15 @@ def test_layer_wise_decay_is_for_pretrained_weights_alone(digits: Dataset, tmp_p
         assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0]) == alike
 
 
+def test_random_init_has_a_rate_of_its_own(digits: Dataset) -> None:
+    def end(**changes: float) -> dict[str, torch.Tensor]:
+        settings = {f"finetune.{name}": value for name, value in {"scratch_rate": 1.0, **changes}.items()}
+        return finetuned(digits, np.arange(100), None, **settings).model.state_dict()
+
+    doubled, same = end(scratch_rate=2.0, lr=1e-3, min_lr=1e-5), end(lr=2e-3, min_lr=2e-5)
+    assert all(torch.equal(doubled[name], same[name]) for name in same)
+
+
 def test_fine_tuning_learns_from_few_labels(digits: Dataset) -> None:
     longer = {
         "finetune.min_steps": 400,

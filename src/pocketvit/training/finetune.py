@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from pocketvit.config import Settings
+from pocketvit.config import FinetuneConfig, Settings
 from pocketvit.data import Dataset
 from pocketvit.data.augment import Augment, mix
 from pocketvit.data.batches import Batches
@@ -34,6 +34,15 @@ def make_classifier(dataset: Dataset, settings: Settings, seed: int, init: Path 
     # A head of zeros starts from equal odds, instead of a random opinion that the encoder must first undo.
     nn.init.zeros_(vit.head.weight)  # type: ignore[arg-type]
     return vit
+
+
+def from_scratch(config: FinetuneConfig) -> FinetuneConfig:
+    """The form of fine-tuning that random init has: a rate of its own, the same in all layers.
+
+    Lower rates for the first layers are for weights that know something; random ones would hardly learn.
+    """
+    rate = config.scratch_rate
+    return replace(config, layer_decay=1.0, lr=rate * config.lr, min_lr=rate * config.min_lr, scratch_rate=1.0)
 
 
 def finetune_classifier(
@@ -59,8 +68,7 @@ def finetune_classifier(
     """
     config, device = settings.finetune, accelerator.device
     if init is None:
-        # Lower rates for the first layers are for weights that know something: random ones would hardly learn.
-        config = replace(config, layer_decay=1.0)
+        config = from_scratch(config)
     vit = make_classifier(dataset, settings, seed, init).to(device)
     if config.freeze_encoder:
         vit.requires_grad_(False)
