@@ -6,6 +6,8 @@ VENV = .venv
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check
 CODE = src tests benchmarks
+# A process a core with a thread each: the tests' networks are too small for two threads to share.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses logical --dist worksteal
 
 .POSIX:
 .SUFFIXES:
@@ -21,13 +23,13 @@ demo: $(VENV)/.core ## train and report on the embedded digits, a few minutes on
 	$(BIN)/pocketvit fit digits --recipe digits --out runs/demo --overwrite
 
 test: $(VENV)/.ready ## run the test suite (PYTEST_ARGS='-k NAME' for a part)
-	$(BIN)/python -m pytest -q $(PYTEST_ARGS)
+	$(PYTEST) $(PYTEST_ARGS)
 
 test-slow: $(VENV)/.ready ## run the slow tests, which `make test` leaves out
-	$(BIN)/python -m pytest -q -m slow $(PYTEST_ARGS)
+	$(PYTEST) -m slow $(PYTEST_ARGS)
 
 test-all: $(VENV)/.ready ## run the test suite, slow tests included
-	$(BIN)/python -m pytest -q -m "" $(PYTEST_ARGS)
+	$(PYTEST) -m "" $(PYTEST_ARGS)
 
 lint: $(VENV)/.ready ## check style, types and the direction of imports
 	$(BIN)/ruff check $(CODE)
