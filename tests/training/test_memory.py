@@ -10,6 +10,7 @@ from pocketvit.data import Dataset, Patching, load
 from pocketvit.errors import UserError
 from pocketvit.model.vit import ViT, ViTShape
 from pocketvit.training import memory
+from pocketvit.training.device import make_accelerator
 from pocketvit.training.memory import check_memory, saved_bytes, step_bytes
 
 CPU = torch.device("cpu")
@@ -44,8 +45,9 @@ def test_a_part_of_a_batch_takes_a_part(digits: Dataset, stage: str) -> None:
 
 def test_what_does_not_fit_is_refused_with_what_would(digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     always, images = step_bytes("finetune", digits, SETTINGS, CPU, bf16=False)
+    accelerator = make_accelerator("cpu", "float32")
     monkeypatch.setattr(memory, "free_bytes", lambda device: int((always + images / 3) / 0.9))
     with pytest.raises(UserError, match=r"--finetune\.accumulate [34], a larger --patch, or .*--size 4x4"):
-        check_memory("finetune", digits, SETTINGS, CPU, bf16=False)
+        check_memory("finetune", digits, SETTINGS, accelerator)
     monkeypatch.setattr(memory, "free_bytes", lambda device: int((always + images) / 0.9) + 10)
-    check_memory("finetune", digits, SETTINGS, CPU, bf16=False)
+    check_memory("finetune", digits, SETTINGS, accelerator)

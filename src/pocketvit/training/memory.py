@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import psutil
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
@@ -77,10 +78,13 @@ def step_bytes(stage: str, dataset: Dataset, settings: Settings, device: torch.d
     return weights, part * (kept // len(images))
 
 
-def check_memory(stage: str, dataset: Dataset, settings: Settings, device: torch.device, bf16: bool) -> None:
+def check_memory(stage: str, dataset: Dataset, settings: Settings, accelerator: Accelerator) -> None:
     """Raise UserError, with what would fit, where a step of a stage would not fit into the memory that is free."""
+    device = accelerator.device
     free = free_bytes(device)
-    always, images = step_bytes(stage, dataset, settings, device, bf16)
+    always, images = step_bytes(stage, dataset, settings, device, accelerator.mixed_precision != "no")
+    if device.type == "cuda":
+        images //= accelerator.num_processes  # each on a device of its own; on a CPU they share its memory
     if always + images <= SHARE * free:
         return
     config = settings.pretrain if stage == "pretrain" else settings.finetune

@@ -125,10 +125,9 @@ class Context:
             settings = replace(settings, model=replace(settings.model, patch=patch))
         with torch.device("meta"):
             MaskedAutoencoder(settings.model, dataset.shape, normalise_targets=settings.pretrain.normalise_targets)
-        bf16 = accelerator.mixed_precision != "no"
         for stage in ("pretrain", "finetune"):
             if verb in (stage, "fit"):
-                check_memory(stage, dataset, settings, accelerator.device, bf16)
+                check_memory(stage, dataset, settings, accelerator)
         if init is not None:
             make_classifier(dataset, settings, settings.seed, init)
         if need_labels:
