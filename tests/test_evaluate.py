@@ -80,11 +80,25 @@ def test_classes_are_matched_by_name_and_need_not_all_be_there(trained: tuple[Pa
         pocketvit.evaluate(str(pictures(tmp_path / "other", {"2": 2, "emu": 2}, first=6)), model=trained[1])
 
 
-def test_weights_without_their_run_say_that_nothing_is_known(trained: tuple[Path, Path], tmp_path: Path) -> None:
-    shutil.copy(trained[1] / "model.safetensors", tmp_path / "copied.safetensors")
-    found = pocketvit.evaluate(str(trained[0]), model=tmp_path / "copied.safetensors")
-    assert found["test"] == 60
+def test_weights_without_their_run_know_their_set_and_no_more(trained: tuple[Path, Path], tmp_path: Path) -> None:
+    copied = shutil.copy(trained[1] / "model.safetensors", tmp_path / "copied.safetensors")
+    with pytest.raises(UserError, match="learnt from images of this set, and only their run knows which"):
+        pocketvit.evaluate(str(trained[0]), model=copied)
+    changed = shutil.copytree(trained[0], tmp_path / "changed")
+    (changed / "1" / "000.png").unlink()
+    found = pocketvit.evaluate(str(changed), model=copied)
+    assert found["test"] == 59
     assert "it is not known which images these weights learnt from" in found["notes"][0]
+
+
+def test_a_test_split_is_new_to_weights_of_its_set(tmp_path: Path) -> None:
+    data = pictures(pictures(tmp_path / "set" / "train", {"1": 12, "2": 12}).parent / "test", {"1": 4, "2": 4}, first=1)
+    run = pocketvit.finetune(
+        str(data.parent), out=tmp_path / "run", **BRIEF, **{"finetune.epochs": 1, "finetune.min_steps": 1}
+    )
+    copied = shutil.copy(run.path / "model.safetensors", tmp_path / "copied.safetensors")
+    found = pocketvit.evaluate(str(data.parent), model=copied)
+    assert (found["test"], found["notes"]) == (8, ["all 8 images of the test split"])
 
 
 def test_resuming_with_other_data_or_another_init_is_refused(trained: tuple[Path, Path], tmp_path: Path) -> None:

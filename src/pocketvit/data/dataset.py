@@ -158,11 +158,19 @@ def load(
 
 
 class Whole(NamedTuple):
-    """A set that nothing is learnt from; its fingerprint is that of a Dataset made of it."""
+    """A set that nothing is learnt from; its fingerprint is that of a Dataset made of it.
+
+    Args:
+        split: its test split, or else all of it
+        classes: names
+        fingerprint: hexadecimal
+        own_test: it is a test split that the source brings
+    """
 
     split: Split
     classes: tuple[str, ...]
     fingerprint: str
+    own_test: bool
 
 
 def load_whole(spec: str, config: DataConfig, rendering: Rendering | None = None) -> Whole:
@@ -184,7 +192,8 @@ def load_whole(spec: str, config: DataConfig, rendering: Rendering | None = None
         source, content, Wanted(config.shape, None, config.scale, rendering, skip_bad=config.skip_bad)
     )
     split = decoded.splits.get("test") or decoded.splits.get("all") or decoded.splits["train"]
-    return Whole(_labelled_part(split, []), source.classes, digest(content.encode("utf-8", "surrogateescape")))
+    fingerprint = digest(content.encode("utf-8", "surrogateescape"))
+    return Whole(_labelled_part(split, []), source.classes, fingerprint, "test" in decoded.splits)
 
 
 def digest(content: bytes) -> str:

@@ -39,6 +39,7 @@ class WeightsMeta:
         normalise_targets: as visible_discount.
         bits: that images of more than 8 bits make use of (see `pocketvit.data.Rendering`).
         background: grey value that transparent images are laid over.
+        source: fingerprint of the set that was learnt from (see `pocketvit.data.Dataset`); empty where not known.
 
     Raises:
         ValueError: parts that contradict each other.
@@ -55,6 +56,7 @@ class WeightsMeta:
     normalise_targets: bool = False
     bits: int = 16
     background: int = 255
+    source: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "model", self.model.resolved())

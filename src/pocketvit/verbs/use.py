@@ -89,7 +89,13 @@ def evaluate(
     found, kept = load_whole(data, config, _rendering(meta)), learnt_images(weights_file(_path(model)).parent)
     images, labels, notes = found.split.images, found.split.labels, [f"all {len(found.split)} labelled test images"]
     assert labels is not None
-    if kept is None:
+    if kept is None and found.fingerprint == meta.source:
+        if not found.own_test:
+            raise UserError(
+                f"{data}: the weights learnt from images of this set, and only their run knows which: give it instead"
+            )
+        notes = [f"all {len(found.split)} images of the test split"]
+    elif kept is None:
         notes = ["it is not known which images these weights learnt from: those tested may be among them"]
     elif found.fingerprint == kept[0]:
         # A run without a test split of its own held one out.
