@@ -177,8 +177,8 @@ def standfirst(summary: Json, entries: Sequence[Json]) -> list[str]:
             rank = "more than" if baseline > mae else "as much as" if baseline == mae else "less than"
             name = method(str(entry["pixels"].get("name", "classifier")))
             said.append(
-                f"The strongest classifier on raw pixels ({name}) reaches {percent(baseline)}, "
-                f"{rank} the pre-trained model."
+                f"The classifier on raw pixels that was picked without the test images ({name}) reaches "
+                f"{percent(baseline)}, {rank} the pre-trained model."
             )
     if (warning := undertrained(summary, entries)) is not None:
         said.append(warning)
