@@ -9,7 +9,7 @@ from PIL import Image
 
 from pocketvit.config import DataConfig
 from pocketvit.data import Rendering, load, mirror_note, read_images
-from pocketvit.data.checks import group_indices, group_note
+from pocketvit.data.checks import group_indices, group_note, image_hashes
 from pocketvit.data.splits import grouped_split
 from pocketvit.errors import UserError
 
@@ -50,6 +50,16 @@ def test_held_out_images_equal_none_of_the_rest(tmp_path, class_folders):
     data = load(str(tmp_path), CONFIG)
     assert not said(data, "identical to")
     assert len(data.train) + len(data.val) + len(data.test) == sum(1 for _ in tmp_path.rglob("*.png"))
+
+
+@pytest.mark.parametrize("shape", [(8, 8, 1), (7, 5, 3), (1, 1, 1), (32, 32, 3)])
+def test_hashes_tell_images_apart(shape):
+    images = np.random.default_rng(0).integers(0, 256, (2000, *shape), dtype=np.uint8)
+    images[1000:] = images[:1000]
+    images[1500:, 0, 0, 0] ^= 1
+    distinct = len(np.unique(images.reshape(2000, -1), axis=0))
+    assert len(np.unique(image_hashes(images))) == distinct
+    assert (image_hashes(images)[1000:1500] == image_hashes(images[:500])).all()
 
 
 def test_images_of_a_single_colour_are_counted(tmp_path, class_folders):

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from pocketvit.config import DataConfig
 from pocketvit.data.cache import cache_folder, decode_cached
-from pocketvit.data.checks import copies_notes, group_indices, group_note, image_digests
+from pocketvit.data.checks import copies_notes, group_indices, group_note, image_hashes
 from pocketvit.data.decoding import Wanted
 from pocketvit.data.images import NO_RENDERING, Rendering
 from pocketvit.data.sizes import Patching
@@ -240,7 +240,7 @@ def _hold_out(
 
 def _without_copies(split: Split, held: NDArray[np.int64]) -> NDArray[np.int64]:
     """Those of the held-out images that equal none of the others, where each of their classes keeps one at least."""
-    digests = image_digests(split.images)
+    digests = image_hashes(split.images)
     alone = held[~np.isin(digests[held], np.delete(digests, held))]
     if split.labels is None:
         return alone if len(alone) else held
