@@ -81,6 +81,12 @@ def test_images_unlike_training_are_told_apart(tmp_path: Path, changes: dict[str
     assert all(line.startswith(f"1 of 1 images {line and 'are'}") and words and words in line for line in lines)
 
 
+def test_a_model_of_large_images_expects_large_ones(tmp_path: Path) -> None:
+    scaled = dataclasses.replace(META, native=(224.0, 224.0))
+    images, headers = read_images([picture(tmp_path / "a.png", size=(224, 224))], (16, 16), 3)
+    assert unlike(images, [header for header in headers if not isinstance(header, str)], scaled) == []
+
+
 def test_colours_for_a_grey_model_are_said(tmp_path: Path) -> None:
     grey = dataclasses.replace(META, shape=(16, 16, 1), mean=(0.5,), std=(0.2,))
     images, headers = read_images([picture(tmp_path / "a.png")], (16, 16), 1)

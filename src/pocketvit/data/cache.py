@@ -24,7 +24,7 @@ from pocketvit.data.structures import Source, Split
 
 MOST_BYTES = 10 * 10**9  # the newest set stays, even where it is larger
 ABANDONED = 24 * 3600  # seconds after which a half-written entry is of a process that was killed
-FORMAT = 2  # raise it when decoding gives other pixels or notes than before
+FORMAT = 3  # raise it when decoding gives other pixels or notes than before
 
 
 def decode_cached(source: Source, content: str, wanted: Wanted) -> Decoded:
@@ -85,7 +85,7 @@ def _key(content: str, wanted: Wanted) -> str:
 def _decode_in_memory(source: Source, wanted: Wanted, root: Path, reason: str) -> Decoded:
     decoded = decode_source(source, wanted, lambda _, size: np.empty(size, np.uint8))
     note = f"decoded images are not cached: {root} cannot be written ({reason}); $POCKETVIT_CACHE names another folder"
-    return Decoded(decoded.splits, (*decoded.notes, note), decoded.native, decoded.rendering)
+    return Decoded(decoded.splits, (*decoded.notes, note), decoded.native, decoded.rendering, decoded.own)
 
 
 def _decode_to_disk(source: Source, wanted: Wanted, partial: Path, native: str, asked: str) -> Decoded:
@@ -117,6 +117,7 @@ def _decode_to_disk(source: Source, wanted: Wanted, partial: Path, native: str, 
         "notes": decoded.notes,
         "native": decoded.native,
         "rendering": decoded.rendering,
+        "own": decoded.own,
         "splits": {part: {"shape": split.images.shape} for part, split in decoded.splits.items()},
     }
     (partial / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
@@ -172,6 +173,12 @@ def _read(place: Path, source: Source) -> Decoded | None:
             if len(names) != len(images):
                 return None
             splits[part] = Split(images, labels, names)
-        return Decoded(splits, tuple(map(str, meta["notes"])), bool(meta["native"]), Rendering(*meta["rendering"]))
+        return Decoded(
+            splits,
+            tuple(map(str, meta["notes"])),
+            bool(meta["native"]),
+            Rendering(*meta["rendering"]),
+            tuple(meta["own"]),
+        )
     except (OSError, ValueError, KeyError, TypeError, EOFError):
         return None

@@ -49,6 +49,7 @@ class Dataset:
         notes: what the user should know about how the set was read
         fingerprint: of the source's content, hexadecimal: equal content gives an equal one
         rendering: how deep and transparent images became 8 bits
+        native: median (height, width) of the train images before they were scaled; None where not known
     """
 
     name: str
@@ -61,6 +62,7 @@ class Dataset:
     notes: tuple[str, ...]
     fingerprint: str = ""
     rendering: Rendering = NO_RENDERING
+    native: tuple[float, float] | None = None
 
     def labelled(self, split: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         """The images (N, H, W, C) of "train", "val" or "test" that have labels, and these (N,).
@@ -153,7 +155,7 @@ def load(
     mean, std = _statistics(train.images)
     return Dataset(
         source.name, source.classes, train, val, test, mean, std, tuple(notes),
-        digest(content.encode("utf-8", "surrogateescape")), decoded.rendering,
+        digest(content.encode("utf-8", "surrogateescape")), decoded.rendering, decoded.own,
     )  # fmt: skip
 
 

@@ -37,12 +37,14 @@ class Decoded:
         notes: what was scaled, converted or left out
         native: all images had one size, which was kept; the same then for every patch that needs no other
         rendering: of deep and transparent images
+        own: median (height, width) of the train images before they were scaled
     """
 
     splits: Mapping[str, Split]
     notes: tuple[str, ...]
     native: bool
     rendering: Rendering
+    own: tuple[float, float]
 
 
 class Wanted(NamedTuple):
@@ -94,9 +96,10 @@ def decode_source(source: Source, wanted: Wanted, allocate: Allocate) -> Decoded
         if not train:
             raise UserError(f"{source.root}: none of its train images can be decoded")
         sizes = {(header.height, header.width) for header in known}
-        own = np.median([(header.height, header.width) for header in train], axis=0)
+        medians = np.median([(header.height, header.width) for header in train], axis=0)
+        own = float(medians[0]), float(medians[1])
         if shape is None:
-            shape = wanted.fitted((float(own[0]), float(own[1])))
+            shape = wanted.fitted(own)
             native = sizes == {shape}
         else:
             native = False
@@ -114,7 +117,7 @@ def decode_source(source: Source, wanted: Wanted, allocate: Allocate) -> Decoded
     if bad:
         more = f" and {len(bad) - NAMES_LISTED} more" if len(bad) > NAMES_LISTED else ""
         notes.append(f"{len(bad)} images cannot be decoded and are left out: {', '.join(bad[:NAMES_LISTED])}{more}")
-    return Decoded(splits, tuple(notes), native, rendering)
+    return Decoded(splits, tuple(notes), native, rendering, own)
 
 
 def _attempt(

@@ -164,7 +164,7 @@ class Context:
         return WeightsMeta(
             kind, s.model, d.shape, d.mean, d.std, d.classes,
             visible_discount=s.pretrain.visible_discount, normalise_targets=s.pretrain.normalise_targets,
-            bits=d.rendering.bits, background=d.rendering.background, source=d.fingerprint,
+            bits=d.rendering.bits, background=d.rendering.background, source=d.fingerprint, native=d.native,
         )  # fmt: skip
 
     def on_main(self, compute: Callable[[], T]) -> T:

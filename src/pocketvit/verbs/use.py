@@ -189,12 +189,12 @@ def unlike(images: NDArray[np.uint8], headers: Sequence[Header], meta: WeightsMe
         headers: (N,), what they were before.
         meta: of the model.
     """
-    height, width, channels = meta.shape
+    channels, (height, width) = meta.shape[2], meta.native or meta.shape[:2]
     wrong = {
-        f"are over twice or under half as large as {width}x{height}": [
+        f"are over twice or under half as large as {width:g}x{height:g}": [
             not 0.5 <= math.sqrt(h.height * h.width / (height * width)) <= 2 for h in headers
         ],
-        f"are of other proportions than {width}x{height}": [
+        f"are of other proportions than {width:g}x{height:g}": [
             not 0.75 <= (h.height * width) / (h.width * height) <= 4 / 3 for h in headers
         ],
     }
