@@ -173,12 +173,7 @@ def _read(place: Path, source: Source) -> Decoded | None:
             if len(names) != len(images):
                 return None
             splits[part] = Split(images, labels, names)
-        return Decoded(
-            splits,
-            tuple(map(str, meta["notes"])),
-            bool(meta["native"]),
-            Rendering(*meta["rendering"]),
-            tuple(meta["own"]),
-        )
+        notes, rendering = tuple(map(str, meta["notes"])), Rendering(*meta["rendering"])
+        return Decoded(splits, notes, bool(meta["native"]), rendering, tuple(meta["own"]))
     except (OSError, ValueError, KeyError, TypeError, EOFError):
         return None

@@ -39,7 +39,7 @@ class WeightsMeta:
         normalise_targets: as visible_discount.
         bits: that images of more than 8 bits make use of (see `pocketvit.data.Rendering`).
         background: grey value that transparent images are laid over.
-        native: median (height, width) of the images that were learnt from before they were scaled; None where not known.
+        native: median (height, width) of what was learnt from, before it was scaled; None where not known.
         source: fingerprint of the set that was learnt from (see `pocketvit.data.Dataset`); empty where not known.
 
     Raises:
@@ -194,9 +194,9 @@ def _read(path: str | Path) -> tuple[dict[str, Tensor], WeightsMeta]:
         version = values.pop("format")
         if version != FORMAT:
             raise UserError(f"{file}: format {version}, and this PocketViT reads format {FORMAT}")
-        tuples = {
-            name: tuple(values[name]) for name in ("shape", "mean", "std", "classes", "native") if values.get(name)
-        }
+        tuples = {name: tuple(values[name]) for name in ("shape", "mean", "std", "classes")}
+        if values.get("native"):  # older files have none
+            tuples["native"] = tuple(values["native"])
         return state, WeightsMeta(**values | tuples | {"model": ModelConfig(**values["model"])})
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{file}: damaged metadata ({type(error).__name__}: {_line(error)})") from None
