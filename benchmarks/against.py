@@ -1,6 +1,6 @@
 """This tree's training beside another commit's: a process each, which take turns, and the ratio of each pair of turns.
 
-Both train with this tree's settings, through what every commit has, `pretrain_mae` and `finetune_classifier`: drawing,
+Both train with this tree's settings, by its own entry to a stage: drawing,
 augmentation, loss, backward pass and optimiser are those of each side's own loop.
 """
 

@@ -23,9 +23,9 @@ from pocketvit.config import Settings, resolve
 from pocketvit.data import scaled_size
 from pocketvit.errors import UserError
 from pocketvit.files import write_whole
+from pocketvit.run.evidence import evidence
+from pocketvit.stages.context import patching_of
 from pocketvit.training.device import describe
-from pocketvit.verbs.run import evidence
-from pocketvit.verbs.stages import patching_of
 
 REPO = Path(__file__).resolve().parents[1]
 STAGES = ("pretrain", "finetune")

@@ -22,15 +22,13 @@ from torch.utils.data import Dataset as TorchDataset
 
 from pocketvit.config import Settings
 from pocketvit.data import Dataset
-from pocketvit.data.augment import CROP_RATIO, Augment, mix
-from pocketvit.data.batches import Batches
-from pocketvit.model.mae import MaskedAutoencoder
 from pocketvit.model.vit import NORM_EPS
-from pocketvit.training.compilation import Programs
-from pocketvit.training.compilation import compiled as compiled_programs
+from pocketvit.training.augment import CROP_RATIO
+from pocketvit.training.batches import Batches
 from pocketvit.training.finetune import from_scratch, make_classifier
-from pocketvit.training.loop import total_steps
-from pocketvit.training.optimizer import Average, learning_rate, make_optimizer
+from pocketvit.training.objectives.mae import MaskedAutoencoding
+from pocketvit.training.objectives.supervised import Classification
+from pocketvit.training.step import GradientStep
 
 OURS, BASELINE, OTHER = "pocketvit", "transformers", "vit-pytorch"
 COMPILED = " compiled"
@@ -38,16 +36,27 @@ CROP_ATTEMPTS = 10  # of torchvision's RandomResizedCrop, after which it takes t
 
 
 def alike(settings: Settings) -> Settings:
-    """The settings without what only PocketViT does: another optimiser, moving average and stochastic depth."""
+    """The settings without what only PocketViT does: another optimiser, averages, mixing and stochastic depth."""
     return dataclasses.replace(
         settings,
         pretrain=dataclasses.replace(settings.pretrain, optimizer="adamw"),
-        finetune=dataclasses.replace(settings.finetune, optimizer="adamw", ema=0.0, drop_path=0.0),
+        finetune=dataclasses.replace(
+            settings.finetune, optimizer="adamw", ema=0.0, drop_path=0.0, mixup=0.0, cutmix=0.0, label_smoothing=0.0
+        ),
     )
 
 
 class Ours:
-    """One stage of PocketViT: its own parts, in the order in which training/loop.py calls them."""
+    """One stage of PocketViT: its own gradient step.
+
+    Args:
+        stage: "pretrain" or "finetune"
+        dataset: whose train images are learnt from
+        settings: of the run
+        accelerator: device and precision
+        compiled: by torch.compile
+        resident: whether the images are moved to the device; None moves them where they fit
+    """
 
     def __init__(
         self,
@@ -58,85 +67,58 @@ class Ours:
         compiled: bool = False,
         resident: bool | None = None,
     ) -> None:
-        self.stage, self.accelerator, self.classes = stage, accelerator, len(dataset.classes)
-        self.pretrain, self.finetune, self.seed = settings.pretrain, settings.finetune, settings.seed
-        self.config = settings.pretrain if stage == "pretrain" else settings.finetune
+        self.config, seed = getattr(settings, stage), settings.seed
         images, labels = dataset.labelled("train")
-        model: nn.Module
+        objective: MaskedAutoencoding | Classification
         if stage == "pretrain":
-            torch.manual_seed(self.seed)
-            discount, normalise = self.pretrain.visible_discount, self.pretrain.normalise_targets
-            model = MaskedAutoencoder(settings.model, dataset.shape, discount, normalise)
+            objective, labels = MaskedAutoencoding(dataset, settings, accelerator), None
         else:
-            model = make_classifier(dataset, settings, self.seed, None)
-            self.config = from_scratch(self.finetune)
-        self.model = model.to(accelerator.device).train()
-        self.weights = list(self.model.parameters())
-        self.optimizer = make_optimizer(self.model, self.config)
-        self.average = Average(self.model, self.config.ema) if self.config.ema else None
-        self.batches = Batches(
-            images, None if stage == "pretrain" else labels, dataset.mean, dataset.std,
-            batch_size=self.config.batch_size, seed=self.seed, device=accelerator.device,
-            resident=resident,
+            self.config, everything = from_scratch(self.config), np.arange(len(images))
+            classifier = make_classifier(dataset, settings, seed, None)
+            objective = Classification(classifier, dataset, everything, settings, accelerator, seed)
+        objective.batches = self.batches = Batches(
+            images, labels, dataset.mean, dataset.std, batch_size=self.config.batch_size, seed=seed,
+            device=accelerator.device, resident=resident,
         )  # fmt: skip
-        programs = Programs(
-            self.model, Augment(self.config.augment, dataset.shape[2], dataset.mean, accelerator.device)
-        )
-        self.call, self.augment = compiled_programs(programs) if compiled else programs
-        self.steps = total_steps(self.config, self.batches.steps_per_epoch)
+        self.model, self.objective = objective.network, objective
+        self.training = GradientStep(objective, self.config, accelerator, seed=seed)
+        if compiled:
+            self.training.programs = self.training.programs.compiled(graphs=False)
+        self._full = self.training.programs
         self.done = 0
 
     def step(self, images: Tensor, labels: Tensor) -> Tensor:
         """One step on (B, C, H, W) normalised images and (B,) labels, without drawing or changing them."""
-        self._schedule()
-        with self.accelerator.autocast():
-            loss = self._loss(images, labels)
-        return self._update(loss)
+        self.objective.batches = self.training.batches = Ready(images, labels)
+        self.training.programs = self._full._replace(augment=nn.Identity())
+        return self._taken()
 
     def full_step(self, mark: Callable[[str], None] = lambda part: None) -> Tensor:
         """One step of training, input included; `mark` is called with each part's name at its end."""
-        self._schedule()
-        images, labels, _ = self.batches.at(self.done)
-        mark("draw")
-        images = self.augment(images)
-        with self.accelerator.autocast():
-            if labels is not None:
-                config = self.finetune
-                images, labels = mix(
-                    images, labels, self.classes, config.mixup, config.cutmix, config.mix_share, config.label_smoothing
-                )
-            mark("augment")
-            images = self.batches.normalise(images)
-            mark("normalise")
-            loss = self._loss(images, labels)
-        mark("forward")
-        return self._update(loss, mark)
+        self.training.mark = mark
+        return self._taken()
 
-    def _schedule(self) -> None:
-        rate = learning_rate(min(self.done, self.steps), self.steps, self.config)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate * group["lr_scale"]
-        torch.manual_seed(self.seed * 1_000_003 + self.done)
-
-    def _loss(self, images: Tensor, labels: Tensor | None) -> Tensor:
-        if self.stage == "pretrain":
-            loss: Tensor = self.call(images, self.pretrain.mask_ratio).loss
-            return loss
-        assert labels is not None
-        return F.cross_entropy(self.call(images).float(), labels)
-
-    def _update(self, loss: Tensor, mark: Callable[[str], None] = lambda part: None) -> Tensor:
-        self.accelerator.backward(loss)
-        mark("backward")
-        if self.config.clip:
-            self.accelerator.clip_grad_norm_(self.weights, self.config.clip)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        if self.average:
-            self.average.update(self.weights, self.done)
-        mark("optimiser")
+    def _taken(self) -> Tensor:
+        # A rate of a training that is over would be none.
+        loss = self.training.run(self.done % self.training.schedule.steps)
         self.done += 1
-        return loss.detach()
+        return loss
+
+
+class Ready:
+    """A batch that needs no drawing and no normalising, in the place of Batches."""
+
+    def __init__(self, images: Tensor, labels: Tensor) -> None:
+        self._batch, self.batch_size = (images, labels, torch.arange(len(images))), len(images)
+
+    def at(self, step: int, part: int = 0, parts: int = 1) -> tuple[Tensor, Tensor, Tensor]:
+        """The batch."""
+        return self._batch
+
+    @staticmethod
+    def normalise(images: Tensor) -> Tensor:
+        """The images."""
+        return images
 
 
 class Theirs:

@@ -19,10 +19,10 @@ from contestants import OURS, Ours, make, names, ready_batches, take_steps
 
 from pocketvit.config import Settings
 from pocketvit.data import Dataset, load
-from pocketvit.model.budget import budget
+from pocketvit.model.costs import costs
 from pocketvit.training.device import keep_freed_memory, make_accelerator
 
-INPUT = ("draw", "augment", "normalise")
+INPUT = ("draw", "augment")
 PRODUCT_SIDE = {"cpu": 2048, "cuda": 8192}  # of the square matrices whose product is the yardstick
 BACKWARD = 2  # forward passes that a backward pass costs: a product for the inputs, and one for the weights
 MIB = 2**20
@@ -59,7 +59,7 @@ def profile(
             synchronise(device)
             last = time.perf_counter()
             ours.full_step(mark)
-    cost = budget(settings.model, dataset.shape, len(dataset.classes), settings.pretrain.mask_ratio)
+    cost = costs(settings.model, dataset.shape, len(dataset.classes), settings.pretrain.mask_ratio)
     macs = cost.pretrain_macs if stage == "pretrain" else cost.macs_computed
     flop = 2 * macs * (1 + BACKWARD) * ours.batches.batch_size
     steps = [sum(values) for values in zip(*parts.values(), strict=True)]
@@ -97,15 +97,15 @@ def _product(device: torch.device, precision: str) -> Any:
 def _bytes(ours: Ours, dataset: Dataset) -> dict[str, int]:
     """Bytes that a step's parts read and write, counted from what they must do; augmentation depends on chance.
 
-    Drawing reads and writes uint8, reads it again and writes float32. Normalising passes over float32 twice. AdamW
-    reads weight, gradient and two moments, and writes all but the gradient; clipping reads the gradient twice and
-    writes it; a moving average reads two values and writes one.
+    Drawing reads and writes uint8, reads it again and writes float32. AdamW reads weight, gradient and two moments, and
+    writes all but the gradient; clipping reads the gradient twice and writes it; a moving average reads two values and
+    writes one.
     """
     height, width, channels = dataset.shape
     values = ours.batches.batch_size * height * width * channels
-    touched = 7 + (3 if ours.config.clip else 0) + (3 if ours.average else 0)
+    touched = 7 + (3 if ours.config.clip else 0) + (3 if ours.config.ema else 0)
     parameters = sum(parameter.numel() for parameter in ours.model.parameters())
-    return {"draw": 7 * values, "normalise": 16 * values, "optimiser": 4 * touched * parameters}
+    return {"draw": 7 * values, "optimiser": 4 * touched * parameters}
 
 
 def memory(stage: str, precision: str, folder: Path, given: argparse.Namespace) -> dict[str, Any]:

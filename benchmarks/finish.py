@@ -23,15 +23,17 @@ import torch  # noqa: E402
 
 from pocketvit.config import recipe_path, resolve  # noqa: E402
 from pocketvit.errors import UserError  # noqa: E402
-from pocketvit.evaluation.features import predict_probabilities  # noqa: E402
 from pocketvit.evaluation.metrics import Metrics  # noqa: E402
+from pocketvit.evaluation.predictor import Predictor  # noqa: E402
 from pocketvit.files import write_whole  # noqa: E402
 from pocketvit.model import weights  # noqa: E402
 from pocketvit.model.vit import ViT  # noqa: E402
 from pocketvit.report import write_report  # noqa: E402
-from pocketvit.verbs.fit import INITS, complete  # noqa: E402
-from pocketvit.verbs.run import CONFIG, MAE_WEIGHTS, SUMMARY, WEIGHTS  # noqa: E402
-from pocketvit.verbs.stages import Context, classifier_file  # noqa: E402
+from pocketvit.run.folder import CONFIG  # noqa: E402
+from pocketvit.run.summary import updated  # noqa: E402
+from pocketvit.stages.arms import Arm, known_arms  # noqa: E402
+from pocketvit.stages.context import Context  # noqa: E402
+from pocketvit.verbs.train import complete  # noqa: E402
 
 JOB, PLAN, CALLS, EVIDENCE = "job.json", "plan.json", "calls.jsonl", "reproduction.json"
 # What another arm needs to join the run later, beside the weights, which are published as models.
@@ -100,11 +102,11 @@ def files_of(stem: str) -> list[str]:
     return [JOB, PLAN, CALLS, EVIDENCE, *models]
 
 
-def arms_of(context: Context) -> list[str]:
+def arms_of(context: Context) -> list[Arm]:
     """The arms whose classifier is there; UserError where there is none."""
-    arms = [name for name in INITS if classifier_file(context, name).is_file()]
+    arms = [arm for arm in known_arms() if context.folder.classifier(arm.name).is_file()]
     if not arms:
-        raise UserError(f"{context.folder}: no arm is trained and tested: go on with reproduce.py")
+        raise UserError(f"{context.folder.root}: no arm is trained and tested: go on with reproduce.py")
     return arms
 
 
@@ -125,19 +127,16 @@ def calls_of(folder: Path) -> list[Json]:
 
 def write_evidence(context: Context, job: Json, stem: str, device: Json | None) -> None:
     """Evidence, float16 weights and model card, in the run directory."""
-    folder, dataset, settings = context.folder, context.dataset, context.settings
-    summary, calls = json.loads((folder / SUMMARY).read_text()), calls_of(folder)
-    module, meta = weights.load(folder / WEIGHTS)
+    folder, dataset, settings = context.folder.root, context.dataset, context.settings
+    summary, calls = json.loads(context.folder.summary.read_text()), calls_of(folder)
+    module, meta = weights.load(context.folder.weights)
     assert isinstance(module, ViT)
     model = folder / f"{stem}.safetensors"
     weights.save(model, module, meta, torch.float16)
     rounded, (images, labels) = weights.load(model)[0], dataset.labelled("test")
     assert isinstance(rounded, ViT)
-    where = context.accelerator.device
-    plain, mirrored = (
-        predict_probabilities(rounded.to(where), x, meta.mean, meta.std, where)
-        for x in (images, np.ascontiguousarray(images[:, :, ::-1]))
-    )
+    predictor = Predictor.of(rounded, meta, context.accelerator.device)
+    plain, mirrored = (predictor.probabilities(x) for x in (images, np.ascontiguousarray(images[:, :, ::-1])))
     trained = {key: calls[-1][key] for key in ("command", "commit", "date", "device", "precision")}
     trained |= {key: calls[-1][key] for key in ("versions", "environment")}
     summary["details"] |= {
@@ -145,7 +144,7 @@ def write_evidence(context: Context, job: Json, stem: str, device: Json | None) 
         "finished_on": {key: summary["details"][key] for key in ("device", "environment", "commit", "date")},
     }  # fmt: skip
     # The report tells of the device that trained, too.
-    write_whole(folder / SUMMARY, json.dumps(summary, indent=1) + "\n")
+    write_whole(context.folder.summary, json.dumps(summary, indent=1) + "\n")
     write_report(folder)
     summary["reproduction"] = {
         "recipe": stem, "seed": job["seed"], "changes": job["changes"], "plan": read(folder / PLAN), "calls": calls,
@@ -156,7 +155,9 @@ def write_evidence(context: Context, job: Json, stem: str, device: Json | None) 
     }  # fmt: skip
     write_whole(folder / f"{stem}.md", model_card(job, stem, summary))
     if summary["pretrain"]:
-        weights.save(folder / f"{stem}{MAE_SUFFIX}.safetensors", *weights.load(folder / MAE_WEIGHTS), torch.float16)
+        weights.save(
+            folder / f"{stem}{MAE_SUFFIX}.safetensors", *weights.load(context.folder.pretrained("mae")), torch.float16
+        )
         write_whole(folder / f"{stem}{MAE_SUFFIX}.md", mae_card(stem, summary))
     write_whole(folder / EVIDENCE, json.dumps(summary, indent=1) + "\n")
 
@@ -182,6 +183,7 @@ def publish(folder: Path, job: Json, stem: str, out: Path | None) -> None:
 def mae_card(stem: str, summary: Json) -> str:
     """What the pre-trained weights are."""
     details, data, found, probe = (summary[key] for key in ("details", "dataset", "pretrain", "probe"))
+    found = found["mae"]
     return f"""# {stem}{MAE_SUFFIX}
 
 The masked autoencoder that `{stem}` was fine-tuned from, encoder and decoder, stored in float16: for `--init`.
@@ -202,12 +204,11 @@ Data and limits are those of [{stem}]({stem}.md).
 
 def in_short(folder: Path) -> Json:
     """What a person wants to see first of the evidence."""
-    summary = read(folder / EVIDENCE)
-    tables, pace = summary["finetune"], summary["reproduction"]
-    last = tables[-1] if isinstance(tables, list) else tables
+    summary = updated(read(folder / EVIDENCE))
+    last, pace = summary["finetune"][-1], summary["reproduction"]
     stages = [stage for stage in ("pretrain", "finetune") if stage in pace]
     return {
-        **{f"accuracy_{name}": last[name]["accuracy"] for name in INITS if last[name]},
+        **{f"accuracy_{name}": arm["accuracy"] for name, arm in last["arms"].items()},
         "probe": summary["probe"].get("mae"),
         "seconds": summary["details"]["seconds"],
         **{f"{stage}_seconds_per_epoch": round(pace[stage]["seconds_per_epoch"], 3) for stage in stages},
@@ -222,16 +223,14 @@ def in_short(folder: Path) -> Json:
 def model_card(job: Json, stem: str, summary: Json) -> str:
     """What the weights are, and what they are not."""
     details, data, found = summary["details"], summary["dataset"], summary["reproduction"]
-    tables = summary["finetune"]
-    table = tables[-1] if isinstance(tables, list) else tables
-    titles = {"mae": "from MAE", "random": "from random init"}
-    arms = ", ".join(f"{titles[name]} {100 * table[name]['accuracy']:.2f} %" for name in INITS if table[name])
+    accuracy, titles = summary["finetune"][-1]["arms"], {arm["name"]: arm["title"] for arm in summary["arms"]}
+    arms = ", ".join(f"from {titles[name]} {100 * arm['accuracy']:.2f} %" for name, arm in accuracy.items())
     epochs = f"{found['finetune']['epochs']} of fine-tuning"
     if "pretrain" in found:
         epochs = f"{found['pretrain']['epochs']} epochs of pre-training, {epochs}"
     size = "×".join(str(side) for side in data["shape"])
-    started = "the pre-trained encoder" if details["shipped"] == "mae" else "random init"
-    if all(table[name] for name in INITS):
+    started = titles[details["shipped"]]
+    if len(accuracy) > 1:
         started += ", which did better on the images that validate"
     return f"""# {stem}
 

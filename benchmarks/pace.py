@@ -25,7 +25,6 @@ from typing import Any
 REPO = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(REPO / "src"), str(REPO / "benchmarks")]  # a clone runs as it is
 
-import planning  # noqa: E402
 import roofline  # noqa: E402
 import torch  # noqa: E402
 from accelerate import Accelerator  # noqa: E402
@@ -37,10 +36,11 @@ from pocketvit.config import recipe_path, resolve  # noqa: E402
 from pocketvit.data import load  # noqa: E402
 from pocketvit.errors import UserError  # noqa: E402
 from pocketvit.files import write_whole  # noqa: E402
+from pocketvit.stages import planner  # noqa: E402
+from pocketvit.stages.context import patching_of  # noqa: E402
 from pocketvit.training.device import describe, make_accelerator  # noqa: E402
-from pocketvit.verbs.stages import patching_of  # noqa: E402
 
-PARTS = (*planning.STAGES, "device")
+PARTS = (*planner.STAGES, "device")
 KERNELS = {"flash": SDPBackend.FLASH_ATTENTION, "efficient": SDPBackend.EFFICIENT_ATTENTION,
            "cudnn": SDPBackend.CUDNN_ATTENTION, "math": SDPBackend.MATH}  # fmt: skip
 # (images, heads, tokens, width of a head): the encoder on a quarter of the patches, on all of them, and the decoder; of
@@ -78,17 +78,17 @@ def main(argv: list[str] | None = None) -> int:
     part: tuple[Any, ...] = (given.part, dataset, settings, accelerator)
     found = {"recipe": given.recipe, "stage": given.part, **describe(accelerator)}
     with alone(given.out), waits() as waited:
-        found["eager"] = planning.measure(*part, "never")
+        found["eager"] = planner.measure(*part, "never")
     keep(given, found | {"waits": waited})
     found["waits"] = waited
     for mode in ("graphs", "always") if accelerator.device.type == "cuda" else ("always",):
-        cold = planning.measure(*part, mode)
+        cold = planner.measure(*part, mode)
         torch.compiler.reset()
         with alone(given.out):
-            warm = planning.measure(*part, mode)
+            warm = planner.measure(*part, mode)
         found["compiled"] = warm | {"mode": mode, "cold_seconds": cold["first_seconds"]}
         keep(given, found)
-        if planning.pays(found):
+        if planner.pays(found):
             break
     return 0
 

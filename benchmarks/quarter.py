@@ -90,9 +90,9 @@ def tracked() -> list[Path]:
 
 def commit() -> str:
     """The tree's commit, marked where it is changed."""
-    from pocketvit.verbs.run import evidence
+    from pocketvit.run import evidence
 
-    return str(evidence("quarter")["commit"])
+    return str(evidence.commit()["commit"])
 
 
 if __name__ == "__main__":

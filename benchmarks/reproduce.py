@@ -3,7 +3,7 @@
     python benchmarks/reproduce.py lite-cifar10
     python benchmarks/reproduce.py lite-cifar10 --arms mae --pace pace --time-limit 15m
 
-The same command goes on where it stopped. With --time-limit, planning.py chooses the epochs, a stage that runs late
+The same command goes on where it stopped. With --time-limit, the planner chooses the epochs, a stage that runs late
 lands, and what needs no device any more (probes, raw pixels, report) is left to finish.py, here or elsewhere.
 docs/reproduce.md says what is written where.
 """
@@ -20,6 +20,8 @@ import sys
 import time
 from collections.abc import Iterator
 from datetime import datetime, timezone
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,6 @@ REPO = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(REPO / "src"), str(REPO / "benchmarks")]  # a clone runs as it is
 
 import finish  # noqa: E402
-import planning  # noqa: E402
 import psutil  # noqa: E402
 import torch  # noqa: E402
 from accelerate import Accelerator  # noqa: E402
@@ -38,11 +39,15 @@ from pocketvit.data import Dataset, load  # noqa: E402
 from pocketvit.errors import UserError  # noqa: E402
 from pocketvit.files import write_whole  # noqa: E402
 from pocketvit.model import weights  # noqa: E402
+from pocketvit.run.evidence import evidence  # noqa: E402
+from pocketvit.run.folder import CONFIG, open_run  # noqa: E402
+from pocketvit.stages import planner  # noqa: E402
+from pocketvit.stages.arms import Arm, arms_named, known_arms  # noqa: E402
+from pocketvit.stages.comparison import train_arms  # noqa: E402
+from pocketvit.stages.context import Context, patching_of  # noqa: E402
+from pocketvit.stages.pretraining import pretrain_stage  # noqa: E402
 from pocketvit.training.device import describe, make_accelerator  # noqa: E402
-from pocketvit.training.loop import Interrupted, NonFiniteLoss, Paused  # noqa: E402
-from pocketvit.verbs.fit import INITS, train_arms  # noqa: E402
-from pocketvit.verbs.run import CONFIG, MAE_WEIGHTS, evidence, open_run  # noqa: E402
-from pocketvit.verbs.stages import Context, patching_of, pretrain_stage  # noqa: E402
+from pocketvit.training.stops import Interrupted, NonFiniteLoss, Paused  # noqa: E402
 
 Json = dict[str, Any]
 
@@ -77,7 +82,7 @@ class Job:
     """What is to be run; `changes` are settings that the command line gives beside the recipe."""
 
     recipe: str
-    arms: tuple[str, ...]
+    arms: tuple[Arm, ...]
     data: str
     seed: int
     device: str
@@ -102,7 +107,7 @@ class Job:
             allow_abbrev=False,
         )
         parser.add_argument("recipe", help="name of a recipe, or a YAML file")
-        parser.add_argument("--arms", default=",".join(INITS), help="what to fine-tune (default: mae,random)")
+        parser.add_argument("--arms", default="mae,random", help="what to fine-tune (default: mae,random)")
         parser.add_argument("--data", help="source of images (default: data/cifar10 for a recipe named X-cifar10)")
         parser.add_argument("--seed", type=int, default=0, help="of everything but the splits (default: 0)")
         parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
@@ -114,9 +119,11 @@ class Job:
         parser.add_argument("--overwrite", action="store_true", help="start afresh")
         given, rest = parser.parse_known_args(argv)
         stem = recipe_path(given.recipe).stem
-        arms = tuple(given.arms.split(","))
-        if not arms or any(arm not in INITS for arm in arms) or len(set(arms)) < len(arms):
-            raise UserError(f"--arms {given.arms}: expected one or more of {', '.join(INITS)}, joined by commas")
+        try:
+            arms = arms_named(given.arms.split(","))
+        except KeyError:
+            names = ", ".join(arm.name for arm in known_arms())
+            raise UserError(f"--arms {given.arms}: expected one or more of {names}, joined by commas") from None
         changes = settings_in(rest) | ({"data.images": given.images} if given.images else {})
         for name in ("time_limit", "pause_after"):
             if getattr(given, name) is not None:
@@ -138,9 +145,14 @@ class Job:
         return Path("runs") / f"{stem}-{self.seed}{f'-changed-{mark}' if self.changes else ''}"
 
     @property
+    def names(self) -> list[str]:
+        """Of the arms."""
+        return [arm.name for arm in self.arms]
+
+    @property
     def command(self) -> str:
         """What to type for the same result: no paths, and no slices."""
-        words = [self.recipe, "--seed", str(self.seed), "--arms", ",".join(self.arms)]
+        words = [self.recipe, "--seed", str(self.seed), "--arms", ",".join(self.names)]
         words += ["--time-limit", self.time_limit] if self.time_limit else []
         words += [word for name, value in self.changes.items() for word in (f"--{name}", value)]
         return f"python benchmarks/reproduce.py {shlex.join(words)}"
@@ -179,10 +191,10 @@ def reproduce(job: Job, began: float) -> None:
         write_whole(folder / finish.JOB, json.dumps(identity, indent=1) + "\n")
     plan = finish.read(folder / finish.PLAN)
     # Earlier calls for the same arms have spent some of the time; an arm that joins has its own, and the others' steps.
-    before = [call["seconds"] for call in finish.calls_of(folder) if call["arms"] == list(job.arms)]
+    before = [call["seconds"] for call in finish.calls_of(folder) if call["arms"] == job.names]
     spent, moments = sum(before), plan.get("lands", ())
-    if job.time_limit and plan.get("arms") != list(job.arms):
-        moments = planning.lands(seconds_of(job.time_limit), time.monotonic() - began, job.arms)
+    if job.time_limit and plan.get("arms") != job.names:
+        moments = planner.lands(seconds_of(job.time_limit), time.monotonic() - began, job.arms)
     lands = (began - spent + seconds for seconds in moments)
     pause = None
     if job.pause_after:
@@ -203,23 +215,23 @@ def make_plan(job: Job, dataset: Dataset, began: float) -> Json:
     """The plan for job.time_limit, from pace.py's figures or from some steps now."""
     assert job.time_limit is not None
     settings, total = job.settings({}), seconds_of(job.time_limit)
-    paces = {stage: job.pace and planning.read_pace(job.pace, stage) for stage in planning.STAGES}
+    paces = {stage: job.pace and planner.read_pace(job.pace, stage) for stage in planner.STAGES}
     for stage in (stage for stage, pace in paces.items() if pace is None):
-        paces[stage] = {"eager": planning.measure(stage, dataset, settings, job.accelerator, "never")}
-    spent, per_epoch = time.monotonic() - began, planning.steps_per_epoch(dataset, settings)
-    plan = planning.make_plan(total, spent, paces, per_epoch, job.arms)
+        paces[stage] = {"eager": planner.measure(stage, dataset, settings, job.accelerator, "never")}
+    spent, per_epoch = time.monotonic() - began, planner.steps_per_epoch(dataset, settings)
+    plan = planner.make_plan(total, spent, paces, per_epoch, job.arms)
     print(f"plan for {job.time_limit}: {json.dumps({**plan, 'paces': None})}", file=sys.stderr)
     return plan
 
 
-def train(context: Context, arms: tuple[str, ...], lands: Iterator[float]) -> None:
+def train(context: Context, arms: tuple[Arm, ...], lands: Iterator[float]) -> None:
     """Pre-train where an arm needs it, fine-tune the arms and test them; the stages of the run keep the results."""
-    land = next(lands, math.inf)
-    if "mae" in arms:
-        pretrain_stage(context, land=land)
+    for objective in (arm.objective for arm in arms if arm.objective):
+        file = context.folder.pretrained(objective)
+        pretrain_stage(context, objective, file, next(lands, math.inf))
         # Halved, as they are shipped, before anything starts from them: who has the file can repeat the rest.
-        file = context.folder / MAE_WEIGHTS
-        context.on_main(lambda: weights.save(file, *weights.load(file), torch.float16))
+        context.on_main(partial(weights.save, file, *weights.load(file), torch.float16))
+        lands = chain([math.inf], lands)  # pre-training once more, which is only read
     train_arms(context, arms, lands)
 
 
@@ -228,13 +240,13 @@ def note_call(job: Job, context: Context, began: float, finished: bool) -> None:
     on_gpu = job.accelerator.device.type == "cuda"
     call = {
         **evidence("fit"), **describe(job.accelerator),
-        "command": job.command, "arms": list(job.arms),
+        "command": job.command, "arms": job.names,
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "seconds": round(time.monotonic() - began, 1),
         "peak_memory_mb": round(torch.cuda.max_memory_allocated() / 1e6, 1) if on_gpu else None,
         "finished": finished,
     }  # fmt: skip
-    with (context.folder / finish.CALLS).open("a") as file:
+    with (context.folder.root / finish.CALLS).open("a") as file:
         file.write(json.dumps(call) + "\n")
 
 

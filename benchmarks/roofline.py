@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from planning import Json, first, labels_of, train
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from pocketvit.config import Settings
 from pocketvit.data import Dataset
-from pocketvit.model.budget import budget
+from pocketvit.model.costs import costs
+from pocketvit.stages.planner import Json, first, labels_of, train_briefly
 from pocketvit.training.device import describe
 
 REPEATS = 10
@@ -39,8 +39,8 @@ def speed(
     elif describe(accelerator)["device"] == summary["details"]["device"]:
         bf16 = accelerator.mixed_precision == "bf16"
         ceilings = Ceilings.measure(accelerator.device, torch.bfloat16 if bf16 else torch.float32)
-    cost = budget(settings.model, dataset.shape, len(dataset.classes), settings.pretrain.mask_ratio)
-    labels, pretrained = len(labels_of(dataset, settings)), summary["pretrain"]
+    cost = costs(settings.model, dataset.shape, len(dataset.classes), settings.pretrain.mask_ratio)
+    labels, pretrained = len(labels_of(dataset, settings)), summary["pretrain"].get("mae")
     runs = [run for run in summary["details"]["runs"] if run["labels"] == labels]
     batch = min(settings.finetune.batch_size, labels)
     seconds = max(0.05, sum(run["seconds"] for run in runs))  # of each run they are rounded to tenths
@@ -77,7 +77,7 @@ def bytes_of_a_step(stage: str, dataset: Dataset, settings: Settings, accelerato
     for steps in (1, 2):
         brief = replace(settings, compile="never", **{stage: replace(config, epochs=steps, min_steps=0)})
         with BytesMoved() as moved:
-            train(stage, one_batch, brief, accelerator)
+            train_briefly(stage, one_batch, brief, accelerator)
         totals.append(moved.total)
     return totals[1] - totals[0]
 

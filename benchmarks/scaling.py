@@ -34,7 +34,7 @@ from contestants import Ours, alike
 
 from pocketvit.config import Settings
 from pocketvit.data import Dataset, Split
-from pocketvit.model.budget import budget
+from pocketvit.model.costs import costs
 from pocketvit.training.device import make_accelerator
 
 CHUNK = 4096  # images written at a time
@@ -137,7 +137,7 @@ def time_cases(
     seconds = interleaved(turns, given.repeats, accelerator.device)
     rows = []
     for case, dataset in sets.items():
-        cost = budget(settings.model, dataset.shape, CLASSES, settings.pretrain.mask_ratio)
+        cost = costs(settings.model, dataset.shape, CLASSES, settings.pretrain.mask_ratio)
         macs = cost.pretrain_macs if case.stage == "pretrain" else cost.macs_computed
         speeds = [given.steps * given.batch_size / value for value in seconds[str(case)]]
         rows.append(

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from pocketvit.report import words
+from pocketvit.run.summary import updated
 
 REPO = Path(__file__).resolve().parents[1]
 BLOCK = re.compile(r"(<!-- table:(?P<name>[\w.-]+) -->\n)(?P<body>.*?)(<!-- /table -->)", re.DOTALL)
@@ -94,28 +95,30 @@ def table(name: str, results: Path) -> str:
 
 
 def result_table(summary: Json) -> str:
-    """A row for each label budget of a run of `fit`, and what produced them."""
-    details = summary["details"]
-    found = summary["finetune"]
-    entries = found if isinstance(found, list) else [found]
-    lines = ["| labels | MAE, then fine-tuned | random init | raw pixels | gain, points |", "|---|---|---|---|---|"]
+    """A row for each label budget of a run of `fit`, a column for each arm, and what produced them."""
+    summary = updated(dict(summary))
+    details, arms, entries = summary["details"], words.arms(summary), summary["finetune"]
+    titles = [f"{arm['title']}, then fine-tuned" if arm["pretrained"] else arm["title"] for arm in arms.values()]
+    gains = [f"{arms[g['arm']]['title']} over {arms[g['over']]['title']}, points" for g in entries[0]["gains"]]
+    head = ["labels", *titles, "raw pixels", *(gains if len(gains) > 1 else ["gain, points"])]
+    rows = []
     for entry, pixels in zip(entries, details["pixels"], strict=True):
-        # A run with a single budget names it here only.
+        # A run with a single budget names it here only, where it is of the first version.
         per_class = pixels["labels_per_class"]
         share = words.budget({"labels_per_class": per_class}, details["label_fraction"])
         images = next(run["labels"] for run in details["runs"] if run["labels_per_class"] == per_class)
         name = entry["pixels"]["name"]
         everything = per_class is None and details["label_fraction"] is None
-        seeds = 1 if everything else len(entry["mae"]["seeds"])
-        cells = [
-            f"{share} ({images:,} images)",
-            _accuracy(entry["mae"], len(entry["mae"]["seeds"])),
-            _accuracy(entry["random"], len(entry["random"]["seeds"])),
-            f"{_accuracy(pixels[name], seeds)} ({words.method(name)})",
-            words.points(entry["gain"]),
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return _plain("\n".join([*lines, "", f"<sub>{_origin(summary, entries[0])}</sub>"]) + "\n")
+        seeds = 1 if everything else len(entry["arms"][next(iter(arms))]["seeds"])
+        rows.append(
+            [
+                f"{share} ({images:,} images)",
+                *(_accuracy(entry["arms"][arm], len(entry["arms"][arm]["seeds"])) for arm in arms),
+                f"{_accuracy(pixels[name], seeds)} ({words.method(name)})",
+                *(words.points(found["mean"]) for found in entry["gains"]),
+            ]
+        )
+    return _plain(f"{_markdown(head, rows)}\n\n<sub>{_origin(summary, entries[0])}</sub>\n")
 
 
 def _accuracy(result: Json, seeds: int) -> str:
@@ -125,28 +128,30 @@ def _accuracy(result: Json, seeds: int) -> str:
 
 
 def _origin(summary: Json, entry: Json) -> str:
-    data, model, pretrain, details = summary["dataset"], summary["model"], summary["pretrain"], summary["details"]
-    here = details["environment"]
+    data, model, details = summary["dataset"], summary["model"], summary["details"]
+    here, pretrained, first = details["environment"], summary["pretrain"], next(iter(entry["arms"].values()))
     device = _device(details)
     size = "×".join(str(side) for side in data["shape"])
-    seeds = ", ".join(str(seed) for seed in entry["mae"]["seeds"])
+    seeds = ", ".join(str(seed) for seed in first["seeds"])
+    seconds = sum(stage["seconds"] for stage in pretrained.values())
+    lengths = "; ".join(f"{p['epochs']} epochs; held-out loss: {p['verdict']}" for p in pretrained.values())
     # A resumed run's seconds are those of its last part, while a stage's are those of all its parts.
     whole = "" if details.get("resumed") else f"{_minutes(details['seconds'])} in all, "
-    spent = f"{whole}{_minutes(pretrain['seconds'])} {'of them ' if whole else ''}pre-training"
+    spent = f"{whole}{_minutes(seconds)} {'of them ' if whole else ''}pre-training"
     sentences = [
         f"`{details['command']}`",
         f"{data['train']:,} train, {data['val']:,} validation and {data['test']:,} test images of {size}, "
         f"{len(data['classes'])} classes; preset {model['preset']}, {words.amount(model['params'])} parameters",
-        f"{device}, {here['cores']} cores, {details['precision']}: {spent} ({pretrain['epochs']} epochs; "
-        f"held-out loss: {pretrain['verdict']})",
-        f"{'Seeds' if len(entry['mae']['seeds']) > 1 else 'Seed'} {seeds}; {_when(details)}",
+        f"{device}, {here['cores']} cores, {details['precision']}: {spent} ({lengths})",
+        f"{'Seeds' if len(first['seeds']) > 1 else 'Seed'} {seeds}; {_when(details)}",
         _probes(summary["probe"]),
     ]
     return ". ".join(sentences) + "."
 
 
 def _probes(probe: Json) -> str:
-    probed = [f"{words.percent(probe['mae'][k])} ({words.percent(probe['random'][k])})" for k in ("knn", "linear")]
+    first = next(iter(probe))
+    probed = [f"{words.percent(probe[first][k])} ({words.percent(probe['random'][k])})" for k in ("knn", "linear")]
     return f"Frozen pre-trained encoder (random init in brackets): kNN {probed[0]}, linear probe {probed[1]}"
 
 
@@ -171,10 +176,10 @@ def throughput_table(evidence: Json) -> str:
         peaks = [row["contestants"].get(name) for name in RIVALS]
         cells = [f"{peak['peak_mib']:,.0f} ({peak['steps_mib']:,.0f})" if peak else "–" for peak in peaks]
         memory.append([f"{STAGES[row['stage']]} step", row["precision"], *cells])
-    profiles = []
+    profiles, parts = [], [part for part in PARTS if part in evidence.get("profile", [{"seconds": ()}])[0]["seconds"]]
     for row in evidence.get("profile", ()):
         step = row["seconds"]["step"]["median"]
-        shares = [f"{100 * row['seconds'][part]['median'] / step:.1f}" for part in PARTS]
+        shares = [f"{100 * row['seconds'][part]['median'] / step:.1f}" for part in parts]
         achieved = f"{_tera(row['flop_per_second'])} of {_tera(row['product']['flop_per_second'])}"
         share = _between(row["input_share"], lambda value: f"{100 * value:.1f}")
         profiles.append([STAGES[row["stage"]], row["precision"], f"{1000 * step:.1f}", *shares, share, achieved])
@@ -183,7 +188,7 @@ def throughput_table(evidence: Json) -> str:
     tables = [
         _markdown(["", "precision", *speed_head], speeds),
         _markdown(["", "precision", *(f"{name}, MiB" for name in names)], memory),
-        _markdown(["", "precision", "step, ms", *(f"{p}, %" for p in PARTS), "input in all, %", "TFLOP/s"], profiles),
+        _markdown(["", "precision", "step, ms", *(f"{p}, %" for p in parts), "input in all, %", "TFLOP/s"], profiles),
     ]
     return "\n\n".join([*(table for table in tables if table), f"<sub>{_bench_origin(evidence)}</sub>"]) + "\n"
 
@@ -319,8 +324,8 @@ CIFAR = ("cifar10", "cifar100")
 Z95 = 1.959964  # of a normal distribution, two-sided
 # What is read from a run, by the words of the row; several in a row stand side by side. None: not one of its arms.
 READINGS: dict[str, tuple[Callable[[Json], float | None], ...]] = {
-    "MAE, then fine-tuned": (lambda run: (_last(run)["mae"] or {}).get("accuracy"),),
-    "random init, equal steps": (lambda run: (_last(run)["random"] or {}).get("accuracy"),),
+    "MAE, then fine-tuned": (lambda run: _last(run)["arms"].get("mae", {}).get("accuracy"),),
+    "random init, equal steps": (lambda run: _last(run)["arms"].get("random", {}).get("accuracy"),),
     "frozen after pre-training: kNN; linear probe": (
         lambda run: run["probe"].get("mae", {}).get("knn"),
         lambda run: run["probe"].get("mae", {}).get("linear"),
@@ -366,7 +371,7 @@ def _runs(results: Path, recipe: str) -> list[Json]:
     by_device: dict[str, list[Json]] = {}
     for file in sorted(results.glob(f"{recipe}-*.json")):
         try:
-            run = json.loads(file.read_text(encoding="utf-8"))
+            run = updated(json.loads(file.read_text(encoding="utf-8")), file.name)
             about = run["reproduction"]
             if about["recipe"] == recipe and not about["changes"]:
                 by_device.setdefault(run["details"]["device"], []).append(run)
@@ -377,8 +382,7 @@ def _runs(results: Path, recipe: str) -> list[Json]:
 
 
 def _last(run: Json) -> Json:
-    found = run["finetune"]
-    entry: Json = found[-1] if isinstance(found, list) else found
+    entry: Json = run["finetune"][-1]
     return entry
 
 

@@ -43,10 +43,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pocketvit.config import Settings
 from pocketvit.data import Dataset, load
+from pocketvit.stages.context import patching_of
+from pocketvit.stages.planner import train_briefly
 from pocketvit.training.device import keep_freed_memory, make_accelerator
-from pocketvit.training.log import RunLog
-from pocketvit.training.pretrain import pretrain_mae
-from pocketvit.verbs.stages import patching_of
 
 PARTS = ("step", "epoch", "profile", "memory")
 COLD, WARM = f"{OURS} cold", f"{OURS} warm"  # the epoch with and without decoding the images
@@ -145,7 +144,7 @@ def time_epochs(
 ) -> dict[str, Any]:
     """Images per second of a whole epoch of pre-training from the files, loading and augmentation included.
 
-    PocketViT's is `load` and `pretrain_mae`, a fresh network and a reading on held-out images included; cold, its cache
+    PocketViT's is `load` and pre-training, a fresh network and a reading on held-out images included; cold, its cache
     is empty, so that each image is decoded, and warm it is not. The others read the files through a DataLoader; their
     networks are made before. All files have been read before, so none waits for the disk.
     """
@@ -159,7 +158,7 @@ def time_epochs(
             shutil.rmtree(cache)
         dataset = load(str(folder), own.data, patching=patching_of(own))
         loading[name].append(time.perf_counter() - began)
-        pretrain_mae(dataset, own, accelerator, log=RunLog(quiet=True))
+        train_briefly("pretrain", dataset, own, accelerator)
 
     dataset = load(str(folder), own.data)
     augment = settings.pretrain.augment

@@ -23,12 +23,14 @@ from common import REPO, at_least_1, say, settings_in, write_evidence
 import pocketvit
 from pocketvit.config import flat_names, recipe_path, resolve, seconds_of
 from pocketvit.errors import UserError
+from pocketvit.run.folder import CONFIG
+from pocketvit.run.summary import read_summary
 from pocketvit.training.device import make_accelerator
-from pocketvit.training.loop import Interrupted, NonFiniteLoss, Paused
-from pocketvit.verbs.fit import INITS
-from pocketvit.verbs.run import CONFIG, Run, read_summary
+from pocketvit.training.stops import Interrupted, NonFiniteLoss, Paused
+from pocketvit.verbs.train import Run
 
 Changes = dict[str, str]
+INITS = ("mae", "random")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -115,7 +117,7 @@ class Bench:
         run = None
         if "mae" in self.given.inits:
             run = self._run("pretrain", before)
-            found["pretrain"] = read_summary(run.path)["pretrain"]
+            found["pretrain"] = read_summary(run.path)["pretrain"]["mae"]
         for init in self.given.inits:
             # Pre-training's settings matter to a random init where it reconstructs too.
             kept = changes if init == "mae" or beside else after(changes)

@@ -21,15 +21,11 @@ def main(job: Json) -> None:
     Args:
         job: "folder" of the images, "device", "precision", and "settings" as dataclasses.asdict makes them.
     """
-    import numpy as np
-
     import pocketvit
     from pocketvit.config import resolve
     from pocketvit.data import load
     from pocketvit.training.device import make_accelerator
-    from pocketvit.training.finetune import finetune_classifier
     from pocketvit.training.log import RunLog
-    from pocketvit.training.pretrain import pretrain_mae
 
     asked, known = dotted(job["settings"]), dotted(dataclasses.asdict(resolve()))
     shared = {name: value for name, value in asked.items() if name in known}
@@ -41,14 +37,30 @@ def main(job: Json) -> None:
         turn = json.loads(line)
         settings = resolve(**shared | turn["settings"])
         began = time.perf_counter()
-        if turn["stage"] == "pretrain":
-            done = pretrain_mae(dataset, settings, accelerator, log=log)
-        else:
-            everything, tags = np.arange(len(dataset.train)), {"stage": "finetune"}
-            done = finetune_classifier(
-                dataset, everything, settings, accelerator, seed=0, init=None, log=log, tags=tags
-            )  # fmt: skip
+        done = train(turn["stage"], dataset, settings, accelerator, log)
         answer({"steps": done.steps, "seconds": done.seconds, "call_seconds": time.perf_counter() - began})
+
+
+def train(stage: str, dataset: Any, settings: Any, accelerator: Any, log: Any) -> Any:
+    """A stage from random init, by today's entry or by that which commits before it had."""
+    import numpy as np
+
+    everything, tags = np.arange(len(dataset.train)), {"stage": stage}
+    finetuned = {"seed": 0, "init": None}
+    try:
+        from pocketvit.training.finetune import finetuning
+        from pocketvit.training.loop import train
+        from pocketvit.training.pretrain import pretraining
+    except ImportError:
+        from pocketvit.training.finetune import finetune_classifier
+        from pocketvit.training.pretrain import pretrain_mae
+
+        if stage == "pretrain":
+            return pretrain_mae(dataset, settings, accelerator, log=log)
+        return finetune_classifier(dataset, everything, settings, accelerator, **finetuned, log=log, tags=tags)
+    if stage == "pretrain":
+        return train(pretraining(dataset, settings, accelerator), log, tags)
+    return train(finetuning(dataset, everything, settings, accelerator, **finetuned), log, tags)
 
 
 def dotted(values: Json, prefix: str = "") -> Json:

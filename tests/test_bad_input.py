@@ -17,7 +17,7 @@ from pocketvit.config import ModelConfig
 from pocketvit.model import weights
 from pocketvit.model.mae import MaskedAutoencoder
 from pocketvit.model.weights import WeightsMeta
-from pocketvit.verbs import stages
+from pocketvit.stages import finetuning, pretraining
 
 SIZES = {"width": 16, "depth": 1, "heads": 2, "decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2}
 TINY = [
@@ -244,8 +244,8 @@ def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
     def train(*args: object, **kwargs: object) -> None:
         raise AssertionError("the mistake was not noticed before training")
 
-    monkeypatch.setattr(stages, "pretrain_mae", train)
-    monkeypatch.setattr(stages, "finetune_classifier", train)
+    monkeypatch.setattr(pretraining, "train", train)
+    monkeypatch.setattr(finetuning, "train", train)
 
 
 @pytest.mark.usefixtures("no_training")

@@ -25,18 +25,19 @@ from PIL import Image
 
 from pocketvit.config import ModelConfig, Settings
 from pocketvit.data import load
-from pocketvit.model.budget import budget
+from pocketvit.model.costs import costs
 from pocketvit.training.device import make_accelerator
-from pocketvit.training.finetune import finetune_classifier
+from pocketvit.training.finetune import finetuning
 from pocketvit.training.log import RunLog
-from pocketvit.training.pretrain import pretrain_mae
+from pocketvit.training.loop import train
+from pocketvit.training.pretrain import pretraining
 
 REPO = Path(__file__).resolve().parents[1]
 TINY = ["--sizes", "tiny", "--batch-size", "8", "--repeats", "2", "--steps", "1", "--device", "cpu"]
 PRECISIONS = ["float32", "bf16"]
 NAMES = {"pocketvit", "transformers", "vit-pytorch"}
 DETAILS = {
-    "command", "commit", "date", "versions", "environment", "seconds", "device", "settings", "seeds",
+    "command", "commit", "diff", "date", "versions", "environment", "seconds", "device", "settings", "seeds",
 }  # fmt: skip
 
 
@@ -77,21 +78,16 @@ def test_the_step_is_the_training_loops(stage: str, images: Path) -> None:
     settings = small("lite")
     dataset = load(str(images), settings.data)
     accelerator = make_accelerator("cpu", "float32")
-    log = RunLog(quiet=True)
     if stage == "pretrain":
-        trained = pretrain_mae(dataset, settings, accelerator, log=log)
+        step = pretraining(dataset, settings, accelerator)
     else:
-        labelled = np.arange(24)
-        trained = finetune_classifier(
-            dataset, labelled, settings, accelerator, seed=settings.seed, init=None, log=log, tags={}
-        )
+        step = finetuning(dataset, np.arange(24), settings, accelerator, seed=settings.seed, init=None)
+    trained = train(step, RunLog(quiet=True), {"stage": stage})
     ours = contestants.Ours(stage, dataset, settings, accelerator)
     for _ in range(trained.steps):
         ours.full_step()
-    model = ours.average.model if ours.average else ours.model
     assert trained.steps == 3
-    assert all(map(torch.equal, model.parameters(), trained.model.parameters()))
-    assert (ours.average is not None) == bool(ours.config.ema)
+    assert all(map(torch.equal, ours.training.finished().parameters(), trained.model.parameters()))
 
 
 @pytest.mark.parametrize("sizes", ["paper", "tiny"])
@@ -100,7 +96,7 @@ def test_networks_have_one_size(sizes: str, images: Path) -> None:
     dataset = load(str(images), settings.data)
     accelerator = make_accelerator("cpu", "float32")
     ready = contestants.ready_batches(dataset, settings, accelerator.device)
-    cost = budget(settings.model, dataset.shape, 10, settings.pretrain.mask_ratio)
+    cost = costs(settings.model, dataset.shape, 10, settings.pretrain.mask_ratio)
     expected = {"pretrain": (cost.pretrain_params, cost.pretrain_macs), "finetune": (cost.params, cost.macs)}
     assert set(contestants.names()) == NAMES
     for stage, (params, macs) in expected.items():
@@ -167,7 +163,7 @@ def test_evidence_of_steps_epochs_and_parts(tmp_path: Path) -> None:
         assert warm["min"] < cold["max"]
     for row in found["profile"]:
         parts = [summary["all"] for part, summary in row["seconds"].items() if part != "step"]
-        assert len(parts) == 6
+        assert len(parts) == 5
         assert [sum(values) for values in zip(*parts, strict=True)] == pytest.approx(
             row["seconds"]["step"]["all"], rel=0.01
         )
@@ -194,7 +190,7 @@ def test_evidence_of_memory(tmp_path: Path) -> None:
     assert set(row["contestants"]) == NAMES
     for rival in row["contestants"].values():
         # Gradients and two moments of float32 take this much at least.
-        params = budget(ModelConfig("tiny"), (32, 32, 3), 10).params
+        params = costs(ModelConfig("tiny"), (32, 32, 3), 10).params
         assert rival["peak_mib"] > rival["steps_mib"] > 3 * 4 * params / 2**20 > 0
 
 

@@ -23,8 +23,7 @@ import pocketvit
 from pocketvit import config
 from pocketvit.cli import VERBS, main
 from pocketvit.model import weights
-from pocketvit.verbs import fit as fit_module
-from pocketvit.verbs import stages
+from pocketvit.stages import baselines, finetuning, pretraining
 
 SIZES = {"width": 16, "depth": 1, "heads": 2, "decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2}
 TINY = [
@@ -127,29 +126,34 @@ def test_every_verb_is_a_function_of_the_package_whatever_was_loaded(single: Fit
 def test_fit_prints_one_object_of_the_promised_keys(single: Fitted) -> None:
     assert len(single.stdout.splitlines()) == 1
     result = single.result
-    assert {key: set(result[key]) for key in result} == {
+    (table,) = result["finetune"]
+    assert result["format"] == 2
+    assert [arm["name"] for arm in result["arms"]] == ["mae", "random"]
+    assert set(result) == {"format", "dataset", "model", "arms", "pretrain", "probe", "finetune", "files"}
+    assert {key: set(result[key]) for key in ("dataset", "model", "probe", "files")} == {
         "dataset": {"name", "classes", "train", "val", "test", "shape"},
         "model": {"preset", "params", "macs", "macs_without_attention"},
-        "pretrain": {
-            *("epochs", "steps", "planned_steps", "compiled", "seconds", "images_per_second"),
-            *("train_loss", "heldout_loss", "verdict"),
-        },
         "probe": {"mae", "random"},
-        "finetune": {"labels_per_class", "mae", "random", "pixels", "gain", "gain_interval"},
         "files": {"weights", "report", "config"},
     }
+    assert set(result["pretrain"]["mae"]) == {
+        *("epochs", "steps", "planned_steps", "compiled", "seconds", "images_per_second"),
+        *("train_loss", "heldout_loss", "verdict"),
+    }
+    assert set(table) == {"labels_per_class", "arms", "pixels", "gains"}
     assert {key: set(v) for key, v in result["probe"].items()} == {
         "mae": {"knn", "linear"},
         "random": {"knn", "linear"},
     }
     for name in ("mae", "random"):
-        assert set(result["finetune"][name]) == {"accuracy", "std", "seeds"}
-        assert result["finetune"][name]["seeds"] == [0]
-    assert set(result["finetune"]["pixels"]) == {"name", "accuracy"}
+        assert set(table["arms"][name]) == {"accuracy", "std", "seeds"}
+        assert table["arms"][name]["seeds"] == [0]
+    assert set(table["pixels"]) == {"name", "accuracy"}
 
 
 def test_fit_counts_what_it_was_given(single: Fitted) -> None:
     dataset, model, pretrain = (single.result[key] for key in ("dataset", "model", "pretrain"))
+    pretrain = pretrain["mae"]
     assert dataset["classes"] == [str(i) for i in range(10)]
     assert dataset["shape"] == [8, 8, 1]
     assert dataset["train"] + dataset["val"] + dataset["test"] == 1797
@@ -160,8 +164,11 @@ def test_fit_counts_what_it_was_given(single: Fitted) -> None:
 
 
 def test_gain_is_what_pretraining_added(single: Fitted) -> None:
-    table = single.result["finetune"]
-    assert table["gain"] == pytest.approx(table["mae"]["accuracy"] - table["random"]["accuracy"])
+    (table,) = single.result["finetune"]
+    (gain,) = table["gains"]
+    assert (gain["arm"], gain["over"]) == ("mae", "random")
+    assert gain["mean"] == pytest.approx(table["arms"]["mae"]["accuracy"] - table["arms"]["random"]["accuracy"])
+    assert gain["interval"]["low"] <= gain["mean"] <= gain["interval"]["high"]
 
 
 def test_the_files_that_fit_names_are_there(single: Fitted) -> None:
@@ -175,8 +182,8 @@ def test_several_budgets_give_a_list_with_the_budget_in_each(fitted: Fitted) -> 
     tables = fitted.result["finetune"]
     assert [table["labels_per_class"] for table in tables] == [5, None]
     for table in tables:
-        assert set(table) == {"labels_per_class", "mae", "random", "pixels", "gain", "gain_interval"}
-        assert table["mae"]["seeds"] == [0, 1]
+        assert set(table) == {"labels_per_class", "arms", "pixels", "gains"}
+        assert table["arms"]["mae"]["seeds"] == [0, 1]
     assert tables[0]["pixels"]["accuracy"] < tables[1]["pixels"]["accuracy"]
 
 
@@ -213,10 +220,10 @@ def test_resuming_a_finished_fit_repeats_no_stage(
         raise AssertionError("a stage was repeated")
 
     for module, name in (
-        (stages, "pretrain_mae"),
-        (stages, "finetune_classifier"),
-        (fit_module, "probe"),
-        (fit_module, "pixel_baselines"),
+        (pretraining, "pretraining"),
+        (finetuning, "finetuning"),
+        (baselines, "probe"),
+        (baselines, "pixel_baselines"),
     ):
         monkeypatch.setattr(module, name, never)
     weights = (fitted.path / "model.safetensors").read_bytes()
@@ -337,10 +344,11 @@ def test_budget_takes_size_channels_and_classes(capsys: pytest.CaptureFixture[st
 def test_fine_tuning_from_a_run(fitted: Fitted, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     args = ["finetune", "digits", "--init", str(fitted.path / "mae.safetensors"), *TINY, "--seeds=1"]
     result = printed([*args, "--labels-per-class=5", "--out", str(tmp_path / "run")], capsys)
-    assert 0 <= result["finetune"]["mae"]["accuracy"] <= 1
-    assert result["finetune"]["random"] is None
+    (table,) = result["finetune"]
+    assert 0 <= table["arms"]["mae"]["accuracy"] <= 1
+    assert (set(table["arms"]), table["pixels"], table["gains"]) == ({"mae"}, None, [])
     assert printed(["evaluate", "digits", "--model", str(tmp_path / "run")], capsys)["accuracy"] == pytest.approx(
-        result["finetune"]["mae"]["accuracy"]
+        table["arms"]["mae"]["accuracy"]
     )
 
 
@@ -361,7 +369,7 @@ def test_a_shipped_model_is_found_by_its_name(
     by_name, by_path = (printed(["predict", str(photos), "--model", m], capsys) for m in ("some-digits", str(file)))
     assert by_name == by_path
     args = [*TINY, "--seeds=1", "--labels-per-class=5", "--out", str(tmp_path / "run")]
-    assert printed(["finetune", "digits", "--init", "some-digits", *args], capsys)["finetune"]["mae"]
+    assert printed(["finetune", "digits", "--init", "some-digits", *args], capsys)["finetune"][0]["arms"]["mae"]
     assert main(["predict", str(photos), "--model", "other-digits"]) == 2
     assert "(the shipped models are some-digits)" in capsys.readouterr().err
 

@@ -33,6 +33,7 @@ from torch.distributed.run import get_args_parser as torchrun_parser
 import pocketvit
 from pocketvit.cli import VERBS, main
 from pocketvit.config import flat_names
+from pocketvit.stages import planner
 
 REPO = Path(__file__).resolve().parents[1]
 DOCUMENTS = ["README.md", *(f"docs/{path.name}" for path in sorted((REPO / "docs").glob("*.md")))]
@@ -172,10 +173,9 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     for name in TRAINING:
         monkeypatch.setattr(pocketvit, name, functools.partial(getattr(pocketvit, name), **SMALL))
-    planning = importlib.import_module("planning")
-    monkeypatch.setattr(planning, "measure", lambda *_: {})
+    monkeypatch.setattr(planner, "measure", lambda *_: {})
     plan = {"epochs": {"pretrain": 1, "finetune": 1}, "compile": "never", "lands": []}
-    monkeypatch.setattr(planning, "make_plan", lambda total, spent, paces, steps, arms: plan | {"arms": list(arms)})
+    monkeypatch.setattr(planner, "make_plan", lambda *given: plan | {"arms": [arm.name for arm in given[-1]]})
     return tmp_path
 
 

@@ -26,8 +26,9 @@ from sklearn.datasets import load_digits
 import pocketvit
 from pocketvit.errors import UserError
 from pocketvit.model import weights
+from pocketvit.stages import baselines, context, finetuning, planner, pretraining
+from pocketvit.stages.arms import Arm, arms_named
 from pocketvit.training import loop
-from pocketvit.verbs import fit, stages
 
 REPO = Path(__file__).resolve().parents[1]
 SIZES = {"width": 16, "depth": 1, "heads": 2, "decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2}
@@ -109,7 +110,7 @@ def test_slices_end_with_the_same_bits_as_one_call(
     # Losses are read in every step, for the deadline to be looked at as often.
     monkeypatch.setattr(loop, "SETTLE_SECONDS", 0.0)
     monkeypatch.setattr(loop, "time", Clock())
-    monkeypatch.setattr(stages, "time", loop.time)
+    monkeypatch.setattr(context, "time", loop.time)
     monkeypatch.chdir(sliced)
     calls, folder = 0, reproduce.Job.parse(args).folder
     assert re.fullmatch(r"runs/lite-cifar10-0-changed-\w{6}", str(folder))
@@ -212,7 +213,7 @@ def test_a_finished_run_is_not_run_again(
     def never(*args: object, **kwargs: object) -> None:
         raise AssertionError("it was run again")
 
-    for module, name in ((stages, "pretrain_mae"), (stages, "finetune_classifier"), (fit, "probe")):
+    for module, name in ((pretraining, "train"), (finetuning, "train"), (baselines, "probe")):
         monkeypatch.setattr(module, name, never)
     monkeypatch.setattr(reproduce.finish, "REPO", finished / "checkout")
     assert reproduce.main([RECIPE, "--device=cpu"]) == 0
@@ -227,14 +228,14 @@ def test_arms_add_up_to_one_evidence_file_with_equal_steps(
 ) -> None:
     """One arm on a machine that is lent, the other later, and the rest where the run came home to."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(reproduce.planning, "AROUND", 3.0)
+    monkeypatch.setattr(planner, "AROUND", 3.0)
     args = ["lite-cifar10", "--data", str(images), *SHRUNKEN]
     folder = reproduce.Job.parse(args).folder
     assert reproduce.main([*args, "--arms", "mae", "--time-limit", "9s"]) == 0
     plan = json.loads((folder / "plan.json").read_text())
     assert not (folder / "summary.json").exists()
     kept = {file.name for file in (folder / "stages").glob("*.json")}
-    assert kept == {"finetune-mae-all-0.json", "origin.json", "pretrain.json"}
+    assert kept == {"finetune-mae-all-0.json", "origin.json", "pretrain-mae.json"}
     assert not list((folder / "checkpoints").iterdir())
     assert reproduce.main([*args, "--arms", "random", "--time-limit", "9s"]) == 0
     assert json.loads((folder / "plan.json").read_text()) == plan
@@ -246,14 +247,17 @@ def test_arms_add_up_to_one_evidence_file_with_equal_steps(
     subprocess.run([*finish, "--data", str(images), "--out", "out"], cwd=elsewhere, check=True, capture_output=True)
     (file,) = (elsewhere / "out" / "results").glob("*.json")
     summary = json.loads(file.read_text())
-    assert set(summary["finetune"]) >= {"mae", "random", "gain"}
+    (table,) = summary["finetune"]
+    assert set(table["arms"]) == {"mae", "random"}
+    assert [(gain["arm"], gain["over"]) for gain in table["gains"]] == [("mae", "random")]
     runs = {run["init"]: run for run in summary["details"]["runs"]}
     assert runs["mae"]["steps"] == runs["random"]["steps"] > 0
-    assert summary["pretrain"]["planned_steps"] == plan["epochs"]["pretrain"] * (summary["dataset"]["train"] // 64)
+    planned = plan["epochs"]["pretrain"] * (summary["dataset"]["train"] // 64)
+    assert summary["pretrain"]["mae"]["planned_steps"] == planned
     predictions = np.load(elsewhere / folder.name / "stages" / "predictions-mae.npy")
     assert predictions.shape == (64, 10)
     labels = [int(row) for row in pq.read_table(next(images.glob("test-*")))["label"].to_pylist()]
-    assert (predictions.argmax(1) == labels).mean() == pytest.approx(summary["finetune"]["mae"]["accuracy"])
+    assert (predictions.argmax(1) == labels).mean() == pytest.approx(table["arms"]["mae"]["accuracy"])
     kept = np.load(file.with_suffix(".npz"))
     assert set(kept) == {"mae", "random"}
     assert np.abs(kept["mae"] - predictions).max() < 1e-3
@@ -270,8 +274,9 @@ def test_one_arm_alone_is_evidence_without_the_other(
     assert reproduce.main(["lite-cifar10", "--data", str(images), *BRIEF, "--arms", "random", "--out", "out"]) == 0
     (file,) = (tmp_path / "out" / "results").glob("*.json")
     summary = json.loads(file.read_text())
-    assert summary["pretrain"] is summary["finetune"]["mae"] is summary["finetune"]["gain"] is None
-    assert summary["finetune"]["random"]["accuracy"] >= 0
+    (table,) = summary["finetune"]
+    assert (summary["pretrain"], table["gains"]) == ({}, [])
+    assert table["arms"]["random"]["accuracy"] >= 0
     assert set(summary["probe"]) == {"random"}
     assert "from MAE" not in (tmp_path / "out" / "models" / "lite-cifar10.md").read_text()
 
@@ -280,7 +285,7 @@ def test_a_time_limit_is_kept_however_fast_the_pace_was_said_to_be(
     reproduce: ModuleType, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(reproduce.planning, "AROUND", 3.0)
+    monkeypatch.setattr(planner, "AROUND", 3.0)
     for stage in ("pretrain", "finetune"):
         pace = {"seconds_per_step": 1e-4, "first_seconds": 0.1, "train_loss": 1.0, "compiled": False}
         (tmp_path / f"{stage}.json").write_text(json.dumps({"eager": pace}))
@@ -289,7 +294,7 @@ def test_a_time_limit_is_kept_however_fast_the_pace_was_said_to_be(
     assert reproduce.main(args) == 0
     assert time.monotonic() - began < 1.05 * 12
     folder = reproduce.Job.parse(args).folder
-    for stage in ("pretrain", "finetune-mae-all-0"):
+    for stage in ("pretrain-mae", "finetune-mae-all-0"):
         found = json.loads((folder / "stages" / f"{stage}.json").read_text())
         assert 0 < found["steps"] < found["planned_steps"]
 
@@ -307,23 +312,23 @@ def paces(pretrain: float, finetune: float, compiled: float | None = None, loss:
 
 
 STEPS = {"pretrain": 47, "finetune": 95}
+MAE: tuple[Arm, ...] = arms_named(["mae"])
 
 
 @pytest.mark.parametrize("total", [600.0, 1500.0])
 @pytest.mark.parametrize("arms", [["mae"], ["mae", "random"], ["random"]])
 def test_what_is_planned_fits_into_the_time(reproduce: ModuleType, total: float, arms: list[str]) -> None:
-    planning = reproduce.planning
-    plan = planning.make_plan(total, 40.0, paces(0.01, 0.014), STEPS, arms)
+    plan = planner.make_plan(total, 40.0, paces(0.01, 0.014), STEPS, arms_named(arms))
     times = {
         "pretrain": plan["epochs"].get("pretrain", 0) * 47 * 0.01,
         "finetune": plan["epochs"]["finetune"] * 95 * 0.014 * len(arms),
     }
-    assert 0.9 * (total - 40 - planning.AROUND) < sum(times.values()) < total - 40 - planning.AROUND
-    assert plan["lands"][-1] == pytest.approx(total - planning.AROUND)
+    assert 0.9 * (total - 40 - planner.AROUND) < sum(times.values()) < total - 40 - planner.AROUND
+    assert plan["lands"][-1] == pytest.approx(total - planner.AROUND)
     share = times["pretrain"] / sum(times.values())
-    assert share == pytest.approx(planning.PRETRAIN_SHARE if "mae" in arms else 0.0, abs=0.02)
+    assert share == pytest.approx(planner.PRETRAIN_SHARE if "mae" in arms else 0.0, abs=0.02)
     assert plan["lands"] == sorted(plan["lands"])
-    assert len(plan["lands"]) == len(arms) + 1
+    assert len(plan["lands"]) == len(arms) + ("mae" in arms)
 
 
 @pytest.mark.parametrize(
@@ -333,9 +338,9 @@ def test_what_is_planned_fits_into_the_time(reproduce: ModuleType, total: float,
 def test_compiled_steps_are_chosen_where_they_learn_alike_and_are_faster(
     reproduce: ModuleType, compiled: float | None, loss: float, choice: str
 ) -> None:
-    plan = reproduce.planning.make_plan(600.0, 40.0, paces(0.01, 0.014, compiled, loss), STEPS, ["mae"])
+    plan = planner.make_plan(600.0, 40.0, paces(0.01, 0.014, compiled, loss), STEPS, MAE)
     assert plan["compile"] == choice
-    slow = reproduce.planning.make_plan(600.0, 40.0, paces(0.01, 0.014), STEPS, ["mae"])
+    slow = planner.make_plan(600.0, 40.0, paces(0.01, 0.014), STEPS, MAE)
     assert (plan["epochs"]["finetune"] > 1.5 * slow["epochs"]["finetune"]) == (choice == "always")
 
 
@@ -344,15 +349,15 @@ def test_cuda_graphs_are_chosen_where_both_stages_were_measured_with_them(reprod
         found = paces(0.01, 0.014, 0.3)
         for stage in measured:
             found[stage]["compiled"]["mode"] = "graphs"
-        assert reproduce.planning.make_plan(600.0, 40.0, found, STEPS, ["mae"])["compile"] == choice
+        assert planner.make_plan(600.0, 40.0, found, STEPS, MAE)["compile"] == choice
 
 
 def test_a_time_too_short_names_one_that_is_not(reproduce: ModuleType) -> None:
-    make_plan = reproduce.planning.make_plan
+    make_plan = planner.make_plan
     with pytest.raises(UserError, match=r"give (\d+)s") as error:
-        make_plan(60.0, 10.0, paces(0.6, 0.3), STEPS, ["mae", "random"])
+        make_plan(60.0, 10.0, paces(0.6, 0.3), STEPS, arms_named(["mae", "random"]))
     enough = float(str(error.value).split("give ")[1].removesuffix("s"))
-    plan = make_plan(enough + 1, 10.0, paces(0.6, 0.3), STEPS, ["mae", "random"])
+    plan = make_plan(enough + 1, 10.0, paces(0.6, 0.3), STEPS, arms_named(["mae", "random"]))
     assert min(plan["epochs"].values()) == 1
 
 

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from pocketvit.errors import UserError
 
 if TYPE_CHECKING:
-    from pocketvit.verbs.fit import fit as fit
-    from pocketvit.verbs.stages import finetune as finetune
-    from pocketvit.verbs.stages import pretrain as pretrain
+    from pocketvit.verbs.train import finetune as finetune
+    from pocketvit.verbs.train import fit as fit
+    from pocketvit.verbs.train import pretrain as pretrain
     from pocketvit.verbs.use import budget as budget
     from pocketvit.verbs.use import evaluate as evaluate
     from pocketvit.verbs.use import predict as predict
@@ -22,9 +22,7 @@ if TYPE_CHECKING:
     from pocketvit.verbs.use import report as report
 
 _VERBS = {
-    "fit": "fit",
-    "pretrain": "stages",
-    "finetune": "stages",
+    **dict.fromkeys(("fit", "pretrain", "finetune"), "train"),
     **dict.fromkeys(("probe", "evaluate", "predict", "reconstruct", "report", "budget"), "use"),
 }
 

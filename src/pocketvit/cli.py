@@ -185,7 +185,7 @@ def _train(verb: str, args: list[str], **more: Any) -> int:
     from accelerate import PartialState
 
     import pocketvit
-    from pocketvit.training.loop import Interrupted, NonFiniteLoss, Paused
+    from pocketvit.training.stops import Interrupted, NonFiniteLoss, Paused
 
     options = {name: given[name] for name in (*more, *OUT)}
     try:

@@ -12,9 +12,9 @@ from PIL import Image
 
 from pocketvit.config import DataConfig
 from pocketvit.data import load
-from pocketvit.data.batches import Batches
 from pocketvit.data.sources import open_source
 from pocketvit.errors import UserError
+from pocketvit.training.batches import Batches
 
 CONFIG = DataConfig()
 

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from pocketvit.evaluation.features import features, predict_probabilities
+from pocketvit.evaluation import predictor
 from pocketvit.evaluation.metrics import Metrics, calibration_error, most_confident_mistakes
 from pocketvit.evaluation.pixels import pixel_baselines
+from pocketvit.evaluation.predictor import Eager, Predictor
 from pocketvit.evaluation.probe import knn_accuracy, linear_accuracy, probe
 from pocketvit.model.vit import ViT, ViTShape
 
@@ -35,11 +36,18 @@ def rays(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return (points * random.uniform(0.1, 10, (n, 1))).astype(np.float32), labels
 
 
-def test_features_match_the_encoder_whatever_the_batch_and_leave_its_mode_alone() -> None:
+def ready(vit: ViT) -> Predictor:
+    return Predictor(Eager(vit, *NORMALISATION, "cpu"), (vit.shape.height, vit.shape.width, vit.shape.channels))
+
+
+def test_features_match_the_encoder_whatever_the_batch_and_leave_its_mode_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     vit, images = encoder(), uint8_images(7)
     vit.train()
     vit.blocks[0].eval()
-    found = features(vit, images, *NORMALISATION, "cpu", batch_size=3)
+    monkeypatch.setattr(predictor, "BATCH_SIZE", 3)
+    found = ready(vit).features(images)
     assert found.shape == (7, 16)
     assert found.dtype == np.float32
     assert vit.training
@@ -53,10 +61,10 @@ def test_features_match_the_encoder_whatever_the_batch_and_leave_its_mode_alone(
 
 def test_probabilities_are_the_softmax_of_the_head() -> None:
     vit, images = encoder(), uint8_images(5)
-    probabilities = predict_probabilities(vit, images, *NORMALISATION, "cpu")
+    probabilities = ready(vit).probabilities(images)
     assert probabilities.shape == (5, 3)
     np.testing.assert_allclose(probabilities.sum(1), 1, rtol=1e-5)
-    logits = torch.from_numpy(features(vit, images, *NORMALISATION, "cpu")) @ vit.head.weight.T + vit.head.bias
+    logits = torch.from_numpy(ready(vit).features(images)) @ vit.head.weight.T + vit.head.bias
     np.testing.assert_allclose(probabilities, logits.softmax(1).detach(), atol=1e-5)
 
 
@@ -74,7 +82,7 @@ def test_probe_reads_both_from_the_encoder() -> None:
     labels = np.arange(12) % 3
     images = np.where(labels == 0, 0, np.where(labels == 1, 128, 255)).astype(np.uint8)
     images = np.broadcast_to(images[:, None, None, None], (12, 8, 4, 2))
-    assert probe(encoder(), images, labels, images, labels, *NORMALISATION, "cpu") == {"knn": 1.0, "linear": 1.0}
+    assert probe(ready(encoder()), images, labels, images, labels) == {"knn": 1.0, "linear": 1.0}
 
 
 def test_pixel_baselines_on_digits_are_strong() -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from pocketvit.errors import UserError
 from pocketvit.report import words, write_report
+from pocketvit.run.summary import updated
 
 SECTIONS = ["results", "probe", "data", "pretraining", "gallery", "finetuning", "evaluation", "mistakes", "budget"]
 SECTIONS += ["settings", "environment"]
@@ -217,7 +218,8 @@ def test_the_verdict_states_no_more_than_the_interval(
         }
         for mae, other, reach in pairs
     ]
-    assert words.headline({}, entries).startswith(opening)
+    summary = updated({"finetune": entries})
+    assert words.headline(summary, summary["finetune"]).startswith(opening)
 
 
 @pytest.mark.parametrize(
@@ -226,7 +228,8 @@ def test_the_verdict_states_no_more_than_the_interval(
 )
 def test_a_difference_names_its_ground(seeds: int, tail: str) -> None:
     entry = {"mae": {"accuracy": 0.9}, "random": {"accuracy": 0.8}}
-    entry["gain_interval"] = {"low": 0.02, "high": 0.18, "seeds": seeds, "images": 60}
+    interval = {"low": 0.02, "high": 0.18, "seeds": seeds, "images": 60}
+    (entry,) = updated({"finetune": [entry | {"gain": 0.1, "gain_interval": interval}]})["finetune"]
     said = words.ground(entry).replace(words.NBSP, " ")
     assert said.startswith("The difference of +10.0 points is +2.0 to +18.0 with 95 % confidence")
     assert tail in said
@@ -234,8 +237,9 @@ def test_a_difference_names_its_ground(seeds: int, tail: str) -> None:
 
 def test_fine_tuning_below_its_own_probe_is_said() -> None:
     entries = [{"mae": {"accuracy": 0.7}, "random": {"accuracy": 0.6}}]
-    assert words.undertrained({"probe": {"mae": {"linear": 0.65}}}, entries) is None
-    said = words.undertrained({"probe": {"mae": {"linear": 0.75}}}, entries)
+    high, low = (updated({"finetune": entries, "probe": {"mae": {"linear": linear}}}) for linear in (0.75, 0.65))
+    assert words.undertrained(low, low["finetune"]) is None
+    said = words.undertrained(high, high["finetune"])
     assert said is not None
     assert "below the 75.0" in said
 

@@ -11,17 +11,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from small import Small
 from torch import Tensor, nn
 
 from pocketvit.config import ModelConfig, OptimConfig
-from pocketvit.data.batches import Batches
 from pocketvit.model.mae import MaskedAutoencoder
 from pocketvit.training import compilation, loop
+from pocketvit.training.batches import Batches
 from pocketvit.training.checkpoint import NEWEST, read
 from pocketvit.training.device import make_accelerator
 from pocketvit.training.log import RunLog
-from pocketvit.training.loop import Paused, TrainResult, train
+from pocketvit.training.loop import train
 from pocketvit.training.schedule import Deadlines
+from pocketvit.training.stage import TrainResult
+from pocketvit.training.step import GradientStep, Programs
+from pocketvit.training.stops import Paused
 
 EPOCHS, STEPS = 3, 15
 
@@ -64,11 +68,12 @@ def run(choice: str, log: RunLog | None = None, folder: Path | None = None, paus
         ModelConfig("digits", width=16, depth=2, heads=2, decoder_width=8, decoder_heads=2), (8, 8, 1)
     )
     mae.encoder.drop_path = 0.3
+    objective = Small(mae, batches, lambda model, images, labels: model(batches.normalise(images)).loss)
+    config = OptimConfig(epochs=EPOCHS, batch_size=8, lr=1e-2)
+    step = GradientStep(objective, config, make_accelerator("cpu", "float32"), seed=5)
     return train(
-        mae, lambda model, images, labels: model(batches.normalise(images)).loss, batches,
-        OptimConfig(epochs=EPOCHS, batch_size=8, lr=1e-2), make_accelerator("cpu", "float32"),
-        seed=5, log=log or RunLog(quiet=True), tags={"stage": "test"}, folder=folder, deadlines=Deadlines(pause=pause),
-        compilation=choice,
+        step, log or RunLog(quiet=True), {"stage": "test"},
+        folder=folder, deadlines=Deadlines(pause=pause), compilation=choice,
     )  # fmt: skip
 
 
@@ -78,10 +83,10 @@ def same_weights(a: TrainResult, b: TrainResult) -> bool:
 
 
 def replace_compiler(monkeypatch: pytest.MonkeyPatch, make: Callable[[nn.Module], nn.Module]) -> None:
-    def compiled(programs: compilation.Programs, graphs: bool = False) -> compilation.Programs:
+    def compiled(programs: Programs, graphs: bool = False) -> Programs:
         return programs._replace(network=make(programs.network))
 
-    monkeypatch.setattr(compilation, "compiled", compiled)
+    monkeypatch.setattr(Programs, "compiled", compiled)
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs g++ on a CPU")

@@ -11,15 +11,16 @@ import torch
 
 from pocketvit.config import ModelConfig, OptimConfig, Settings, resolve
 from pocketvit.data import Dataset, Patching, load
-from pocketvit.data.batches import Batches
 from pocketvit.model.mae import MaskedAutoencoder
 from pocketvit.training import loop
+from pocketvit.training.batches import Batches
 from pocketvit.training.device import describe, make_accelerator
 from pocketvit.training.log import RunLog
-from pocketvit.training.loop import Paused, TrainResult
 from pocketvit.training.optimizer import make_optimizer
-from pocketvit.training.pretrain import pretrain_mae
+from pocketvit.training.pretrain import pretraining
 from pocketvit.training.schedule import Deadlines
+from pocketvit.training.stage import TrainResult
+from pocketvit.training.stops import Paused
 
 
 @pytest.fixture(autouse=True)
@@ -41,8 +42,9 @@ def digits(of: Settings) -> Dataset:
 
 def train(of: Settings, folder: Path | None = None, pause: float = math.inf) -> TrainResult:
     accelerator = make_accelerator("cuda", of.precision, of.deterministic)
-    return pretrain_mae(
-        digits(of), of, accelerator, log=RunLog(quiet=True), folder=folder, deadlines=Deadlines(pause=pause)
+    step, quiet = pretraining(digits(of), of, accelerator), RunLog(quiet=True)
+    return loop.train(
+        step, quiet, {"stage": "pretrain"}, folder=folder, deadlines=Deadlines(pause=pause), compilation=of.compile
     )
 
 
@@ -50,7 +52,8 @@ def train(of: Settings, folder: Path | None = None, pause: float = math.inf) -> 
 def test_pretraining_on_cuda_learns_as_on_the_cpu(precision: str) -> None:
     chosen = settings(precision=precision)
     found = train(chosen)
-    cpu = pretrain_mae(digits(chosen), chosen, make_accelerator("cpu", "float32"), log=RunLog(quiet=True))
+    step = pretraining(digits(chosen), chosen, make_accelerator("cpu", "float32"))
+    cpu = loop.train(step, RunLog(quiet=True), {"stage": "pretrain"})
     assert next(found.model.parameters()).is_cuda
     # Other generators draw other masks, so the two agree as two seeds do.
     assert found.train_loss == pytest.approx(cpu.train_loss, rel=0.1)

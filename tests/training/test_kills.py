@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pocketvit.verbs.run import CONFIG, WEIGHTS
+from pocketvit.run.folder import CONFIG, WEIGHTS
 
 SMALL = {
     "model.width": 16, "model.depth": 2, "model.heads": 2, "model.decoder_width": 16, "model.decoder_heads": 2,
@@ -21,7 +21,7 @@ SMALL = {
 KILLS = 3  # of one run, at the most: then it may finish
 # Children are forked from a server that has imported everything: a life costs no more than its training.
 processes = multiprocessing.get_context("forkserver")
-processes.set_forkserver_preload(["pocketvit.cli", "pocketvit.verbs.fit"])
+processes.set_forkserver_preload(["pocketvit.cli", "pocketvit.verbs.train"])
 
 
 def life(verb: str, folder: Path) -> None:
@@ -29,10 +29,10 @@ def life(verb: str, folder: Path) -> None:
     import torch
 
     import pocketvit
-    from pocketvit.training import loop
+    from pocketvit.training import loop, stage
 
     torch.set_num_threads(1)
-    loop.CHECKPOINT_SECONDS, loop.SETTLE_SECONDS = 0.05, 0.02
+    stage.CHECKPOINT_SECONDS, loop.SETTLE_SECONDS = 0.05, 0.02
     begun = (folder / CONFIG).exists()
     train: Callable[..., object] = getattr(pocketvit, verb)
     train("digits", recipe="digits", out=folder, overwrite=not begun, resume=begun, **SMALL)

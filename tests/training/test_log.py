@@ -22,11 +22,10 @@ def said(steps: int, done: int, per_epoch: int, seconds: float, clock: list[floa
     """What is said of a stage of `steps` steps, resumed at `done`, each of which takes `seconds`."""
     run_log, lines = RunLog(), []
     run_log.say = lines.append  # type: ignore[method-assign]
-    progress = StageProgress(run_log, "pretrain", steps, done, per_epoch)
-    for step in range(done + 1, steps + 1):
-        clock[0] += seconds
-        progress.update(step, "loss 0.5")
-    progress.close()
+    with StageProgress(run_log, "pretrain", steps, done, per_epoch) as progress:
+        for step in range(done + 1, steps + 1):
+            clock[0] += seconds
+            progress.update(step, "loss 0.5")
     return lines
 
 

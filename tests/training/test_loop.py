@@ -19,22 +19,26 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from small import Small
 from torch import Tensor, nn
 
 from pocketvit.cli import main
 from pocketvit.config import ModelConfig, OptimConfig
-from pocketvit.data.batches import Batches
 from pocketvit.errors import UserError
 from pocketvit.model.mae import MaskedAutoencoder
 from pocketvit.model.vit import ViT, ViTShape
-from pocketvit.training import loop
+from pocketvit.training import loop, stage
+from pocketvit.training.batches import Batches
 from pocketvit.training.checkpoint import BEFORE, NEWEST, REPLAY, capture, read, save_state
 from pocketvit.training.device import make_accelerator
 from pocketvit.training.log import RunLog
-from pocketvit.training.loop import Interrupted, NonFiniteLoss, Paused, TrainResult, train
+from pocketvit.training.loop import train
 from pocketvit.training.optimizer import Average, learning_rate, make_optimizer
 from pocketvit.training.pretrain import verdict
 from pocketvit.training.schedule import Deadlines
+from pocketvit.training.stage import TrainResult
+from pocketvit.training.step import GradientStep
+from pocketvit.training.stops import Interrupted, NonFiniteLoss, Paused
 
 CONFIG = OptimConfig(epochs=3, batch_size=8, lr=1e-2, clip=1.0, ema=0.9, layer_decay=0.8)
 STEPS = 15  # of CONFIG on 40 images
@@ -52,7 +56,7 @@ class Killed(BaseException):
 
 @pytest.fixture(autouse=True)
 def checkpoint_after_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", -1.0)
+    monkeypatch.setattr(stage, "CHECKPOINT_SECONDS", -1.0)
     monkeypatch.setattr(loop, "SETTLE_SECONDS", 0.0)
 
 
@@ -91,12 +95,10 @@ def run(
     images = rng.integers(0, 256, (40, 4, 4, 1), dtype=np.uint8) if images is None else images
     labels = rng.integers(0, 3, 40)
     batches = Batches(images, labels, [0.5], [0.3], batch_size=config.batch_size, seed=5, device="cpu")
-    return train(
-        classifier(model_seed), loss, batches, config, make_accelerator("cpu", "float32"),
-        seed=5, log=RunLog(folder), tags={"stage": "test"}, folder=folder, deadlines=deadlines,
-        evaluate=lambda model, epoch, last: {"weight": next(model.parameters()).sum().item()},
-        compilation=compilation,
-    )  # fmt: skip
+    read = lambda model: {"weight": next(model.parameters()).sum().item()}  # noqa: E731
+    objective = Small(classifier(model_seed), batches, loss, read)
+    step = GradientStep(objective, config, make_accelerator("cpu", "float32"), seed=5)
+    return train(step, RunLog(folder), {"stage": "test"}, folder=folder, deadlines=deadlines, compilation=compilation)
 
 
 def same_weights(a: nn.Module, b: nn.Module) -> bool:
@@ -282,11 +284,11 @@ def test_the_moving_average_follows_its_formula() -> None:
     with torch.no_grad():
         model.weight.fill_(values[0])
         average = Average(model, decay=0.15)
-        average.update([model.weight], 0)  # the first is a copy
+        average.update(0)  # the first is a copy
         expected = values[0]
         for count, value in enumerate(values[1:], start=1):
             model.weight.fill_(value)
-            average.update([model.weight], count)
+            average.update(count)
             decay = min(0.15, (1 + count) / (10 + count))
             expected = decay * expected + (1 - decay) * value
     assert average.model.weight.item() == pytest.approx(expected, rel=1e-6)
@@ -390,12 +392,11 @@ PRETRAIN = ["pretrain", "digits", *TINY, "--device", "cpu", "--precision", "floa
 CHILD = """
 import sys, time
 from pocketvit.cli import main
-from pocketvit.training import loop
-from pocketvit.training.checkpoint import BEFORE, NEWEST, REPLAY, capture, read, save_state
+from pocketvit.training import loop, stage, step
 
-save = loop.save_state
-loop.CHECKPOINT_SECONDS = loop.SETTLE_SECONDS = 0
-loop.save_state = lambda *args: (save(*args), time.sleep(0.2))
+save = step.save_state
+stage.CHECKPOINT_SECONDS = loop.SETTLE_SECONDS = 0
+step.save_state = lambda *args: (save(*args), time.sleep(0.2))
 sys.exit(main(sys.argv[1:]))
 """
 
@@ -415,7 +416,7 @@ def test_a_process_ended_by_a_signal_resumes_to_the_same_bits(
     tmp_path: Path, whole_run: Path, number: signal.Signals, status: int
 ) -> None:
     out = tmp_path / "run"
-    checkpoint = out / "checkpoints" / "pretrain" / "checkpoint.safetensors"
+    checkpoint = out / "checkpoints" / "pretrain-mae" / "checkpoint.safetensors"
     # The number of threads decides the order of sums, and so the last bits.
     environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
     child = subprocess.Popen(
@@ -436,7 +437,7 @@ def test_a_process_ended_by_a_signal_resumes_to_the_same_bits(
     assert 0 < read(checkpoint).step < 20
     assert main([*PRETRAIN, "--out", str(out), "--resume"]) == 0
     assert (out / "model.safetensors").read_bytes() == (whole_run / "model.safetensors").read_bytes()
-    summaries = [json.loads((folder / "summary.json").read_text())["pretrain"] for folder in (out, whole_run)]
+    summaries = [json.loads((folder / "summary.json").read_text())["pretrain"]["mae"] for folder in (out, whole_run)]
     assert summaries[0]["heldout_loss"] == summaries[1]["heldout_loss"]
     assert summaries[0]["verdict"] == summaries[1]["verdict"]
 
@@ -444,11 +445,11 @@ def test_a_process_ended_by_a_signal_resumes_to_the_same_bits(
 FULL_DISK = """
 import resource, signal, sys
 from pocketvit.cli import main
-from pocketvit.training import loop
+from pocketvit.training import loop, stage, step
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-loop.CHECKPOINT_SECONDS = loop.SETTLE_SECONDS = 0
-read = loop._read_losses
+stage.CHECKPOINT_SECONDS = loop.SETTLE_SECONDS = 0
+read = step.GradientStep.read_losses
 count = iter(range(100))
 
 def reading(*args):
@@ -456,7 +457,7 @@ def reading(*args):
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
     return read(*args)
 
-loop._read_losses = reading
+step.GradientStep.read_losses = reading
 sys.exit(main(sys.argv[1:]))
 """
 
@@ -470,7 +471,7 @@ def test_a_disk_that_fills_up_leaves_the_last_good_state(tmp_path: Path, whole_r
     assert child.returncode == 2
     assert "Traceback" not in child.stderr
     assert "cannot be written (File too large); then --resume" in child.stderr.splitlines()[-1]
-    folder = out / "checkpoints" / "pretrain"
+    folder = out / "checkpoints" / "pretrain-mae"
     assert [file.name for file in folder.iterdir()] == [BEFORE]
     assert read(folder / BEFORE).step == 5
     assert main([*PRETRAIN, "--out", str(out), "--resume"]) == 0

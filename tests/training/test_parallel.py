@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from pocketvit.data.batches import Batches
-from pocketvit.data.draws import share, sharing, uniform
+from pocketvit.draws import share, sharing, uniform
 from pocketvit.errors import UserError
+from pocketvit.training.batches import Batches
 
 # Everything that draws: crop, flip, rotation, RandAugment, erasing, mixup, cutmix, drop-path, masks and what is masked.
 SCRIPT = """
@@ -25,11 +25,15 @@ from torch.distributed.tensor import DTensor
 from pocketvit.config import resolve
 from pocketvit.data import Patching, load
 from pocketvit.training import loop
+from pocketvit.training import stage as stages
+from pocketvit.training.batches import Batches
 from pocketvit.training.device import make_accelerator
-from pocketvit.training.finetune import finetune_classifier
+from pocketvit.training.finetune import finetuning
 from pocketvit.training.log import RunLog
-from pocketvit.training.pretrain import pretrain_mae
+from pocketvit.training.pretrain import pretraining
 from pocketvit.training.schedule import Deadlines
+from pocketvit.training.step import GradientStep
+from pocketvit.training.stops import Paused
 
 stage, out, accumulate, interrupted = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), bool(int(sys.argv[4]))
 settings = resolve("digits", **json.loads(sys.argv[5]), **{
@@ -42,7 +46,7 @@ settings = resolve("digits", **json.loads(sys.argv[5]), **{
 accelerator = make_accelerator("cpu", "float32")
 dataset = load("digits", settings.data, patching=Patching(2))
 losses, used, parts = [], [], set()
-read, at, capture = loop._read_losses, loop.Batches.at, loop.capture
+read, at, capture = GradientStep.read_losses, Batches.at, GradientStep.capture
 
 def reading(*args):
     values = read(*args)
@@ -59,21 +63,22 @@ def capturing(*args):
     parts.update(name.split("/")[0] for name, tensor in kept.tensors.items() if isinstance(tensor, DTensor))
     return kept
 
-loop._read_losses, loop.Batches.at, loop.capture = reading, taking, capturing
+GradientStep.read_losses, Batches.at, GradientStep.capture = reading, taking, capturing
 log = RunLog(quiet=True)
 
 def train(**when):
     if stage == "pretrain":
-        return pretrain_mae(dataset, settings, accelerator, log=log, **when)
-    labelled = np.arange(len(dataset.train))
-    return finetune_classifier(dataset, labelled, settings, accelerator, seed=3, init=None, log=log, tags={}, **when)
+        step = pretraining(dataset, settings, accelerator)
+    else:
+        step = finetuning(dataset, np.arange(len(dataset.train)), settings, accelerator, seed=3, init=None)
+    return loop.train(step, log, {"stage": stage}, **when)
 
 if interrupted:
     # The main process's clock alone decides when to save, or the others would wait for each other's weights.
-    loop.SETTLE_SECONDS, loop.CHECKPOINT_SECONDS = 0.0, 1000.0 * accelerator.process_index
+    loop.SETTLE_SECONDS, stages.CHECKPOINT_SECONDS = 0.0, 1000.0 * accelerator.process_index
     try:
         train(folder=out / "checkpoints", deadlines=Deadlines(pause=0.0))
-    except loop.Paused:
+    except Paused:
         assert 0 < len(losses) < 20, losses
     result = train(folder=out / "checkpoints")
 else:

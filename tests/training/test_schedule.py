@@ -8,17 +8,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from small import Small
 from torch import Tensor, nn
 
 from pocketvit.config import OptimConfig
-from pocketvit.data.batches import Batches
 from pocketvit.model.vit import ViT, ViTShape
-from pocketvit.training import loop, schedule
+from pocketvit.training import loop, schedule, stage
+from pocketvit.training.batches import Batches
 from pocketvit.training.device import make_accelerator
 from pocketvit.training.log import RunLog
-from pocketvit.training.loop import TrainResult, train
+from pocketvit.training.loop import train
 from pocketvit.training.optimizer import learning_rate
 from pocketvit.training.schedule import Deadlines, Pace, Schedule
+from pocketvit.training.stage import TrainResult
+from pocketvit.training.step import GradientStep
 
 CONFIG, STEPS = OptimConfig(epochs=3, batch_size=8, lr=1e-2, ema=0.9), 15
 
@@ -40,10 +43,8 @@ def run(folder: Path | None, land: float = math.inf, seed: int = 0, killed_at: i
             raise Killed
         return nn.functional.cross_entropy(model(images), labels)
 
-    return train(
-        model, loss, batches, CONFIG, make_accelerator("cpu", "float32"),
-        seed=5, log=RunLog(folder), tags={"stage": "test"}, folder=folder, deadlines=Deadlines(land=land),
-    )  # fmt: skip
+    step = GradientStep(Small(model, batches, loss), CONFIG, make_accelerator("cpu", "float32"), seed=5)
+    return train(step, RunLog(folder), {"stage": "test"}, folder=folder, deadlines=Deadlines(land=land))
 
 
 def same_weights(a: TrainResult, b: TrainResult) -> bool:
@@ -64,7 +65,7 @@ class Clock:
 
 @pytest.fixture(autouse=True)
 def clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 1000.0)
+    monkeypatch.setattr(stage, "CHECKPOINT_SECONDS", 1000.0)
     monkeypatch.setattr(loop, "SETTLE_SECONDS", 0.0)
     monkeypatch.setattr(schedule, "time", Clock())
 

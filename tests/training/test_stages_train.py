@@ -12,17 +12,20 @@ import torch
 
 from pocketvit.config import DataConfig, ModelConfig, Settings, resolve
 from pocketvit.data import Dataset, label_subset, load
-from pocketvit.data.batches import Batches
 from pocketvit.data.structures import Split
 from pocketvit.errors import UserError
 from pocketvit.model import weights
 from pocketvit.model.mae import MaskedAutoencoder
 from pocketvit.model.weights import WeightsMeta
+from pocketvit.training.batches import Batches
 from pocketvit.training.device import make_accelerator
-from pocketvit.training.finetune import finetune_classifier, make_classifier
+from pocketvit.training.finetune import finetuning, make_classifier
 from pocketvit.training.log import RunLog
-from pocketvit.training.loop import TrainResult
-from pocketvit.training.pretrain import heldout_loss, pretrain_mae
+from pocketvit.training.loop import train
+from pocketvit.training.objectives.mae import MaskedAutoencoding
+from pocketvit.training.objectives.supervised import Classification
+from pocketvit.training.pretrain import pretraining
+from pocketvit.training.stage import TrainResult
 
 MODEL = ModelConfig(
     patch=2, width=16, depth=2, heads=2, mlp_ratio=2.0, decoder_width=16, decoder_depth=1, decoder_heads=2
@@ -42,13 +45,15 @@ def digits() -> Dataset:
 
 
 def pretrained(digits: Dataset, precision: str = "float32", **overrides: object) -> TrainResult:
-    return pretrain_mae(digits, settings(**overrides), make_accelerator("cpu", precision), log=RunLog())
+    step = pretraining(digits, settings(**overrides), make_accelerator("cpu", precision))
+    return train(step, RunLog(), {"stage": "pretrain"})
 
 
 def finetuned(digits: Dataset, labelled: np.ndarray, init: Path | None = None, **overrides: object) -> TrainResult:
     s = settings(**{"finetune.epochs": 1, "finetune.min_steps": 8, "finetune.batch_size": 16, **overrides})
     accelerator = make_accelerator("cpu", "float32")
-    return finetune_classifier(digits, labelled, s, accelerator, seed=0, init=init, log=RunLog(), tags={"stage": "f"})
+    result = train(finetuning(digits, labelled, s, accelerator, seed=0, init=init), RunLog(), {"stage": "f"})
+    return dataclasses.replace(result, model=Classification.classifier(result.model))
 
 
 @pytest.mark.parametrize(("attention", "share"), [("self", 1.0), ("self", 0.25), ("cross", 1.0), ("cross", 0.25)])
@@ -92,23 +97,22 @@ def test_pretraining_reads_no_labels(digits: Dataset) -> None:
 
 
 def test_the_held_out_loss_is_the_same_twice_and_draws_nothing(digits: Dataset) -> None:
-    torch.manual_seed(0)
-    mae = MaskedAutoencoder(MODEL, digits.shape)
-    norm = {"mean": digits.mean, "std": digits.std, "device": "cpu", "seed": 0}
-    heldout = Batches(digits.val.images, None, batch_size=64, **norm)
-    noise = torch.rand(len(digits.val), 16, generator=torch.Generator().manual_seed(0))
+    objective = MaskedAutoencoding(digits, settings(), make_accelerator("cpu", "float32"))
     before = torch.get_rng_state()
-    first = heldout_loss(mae, heldout, noise, 0.75)
+    first = objective.read(objective.network, 1, False)
     assert torch.equal(torch.get_rng_state(), before)
-    assert heldout_loss(mae, heldout, noise, 0.75) == first
-    assert heldout_loss(mae, heldout, noise.flip(1), 0.75) != first
+    assert objective.read(objective.network, 2, True) == first
+    swapped = dataclasses.replace(digits, val=Split(digits.val.images[::-1].copy(), digits.val.labels))
+    other = MaskedAutoencoding(swapped, settings(), make_accelerator("cpu", "float32"))
+    assert other.read(other.network, 1, False) != first  # each image has a mask of its own
 
 
 def test_how_often_a_run_is_evaluated_changes_nothing(digits: Dataset) -> None:
     """The kNN reading and the held-out loss come between two steps, and must not move the random stream."""
     calls = []
     accelerator, every = make_accelerator("cpu", "float32"), settings(**{"pretrain.knn_every": 1})
-    read = pretrain_mae(digits, every, accelerator, log=RunLog(), knn=lambda vit: float(len(calls.append(1) or calls)))
+    knn = lambda vit: float(len(calls.append(1) or calls))  # noqa: E731
+    read = train(pretraining(digits, every, accelerator, knn=knn), RunLog(), {"stage": "pretrain"})
     assert len(calls) == 6
     for a, b in zip(read.model.state_dict().values(), pretrained(digits).model.state_dict().values(), strict=True):
         assert torch.equal(a, b)

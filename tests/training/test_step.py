@@ -12,11 +12,13 @@ from accelerate import Accelerator
 from pocketvit.config import Settings, resolve
 from pocketvit.data import Dataset, Patching, load
 from pocketvit.training import loop
+from pocketvit.training.batches import Batches
 from pocketvit.training.device import make_accelerator
-from pocketvit.training.finetune import finetune_classifier
+from pocketvit.training.finetune import finetuning
 from pocketvit.training.log import RunLog
-from pocketvit.training.loop import TrainResult
-from pocketvit.training.pretrain import pretrain_mae
+from pocketvit.training.pretrain import pretraining
+from pocketvit.training.stage import TrainResult
+from pocketvit.training.step import GradientStep
 
 STAGES = ("pretrain", "finetune")
 
@@ -39,9 +41,10 @@ def digits() -> Dataset:
 def train(stage: str, dataset: Dataset, chosen: Settings, accelerator: Accelerator) -> TrainResult:
     log = RunLog(quiet=True)
     if stage == "pretrain":
-        return pretrain_mae(dataset, chosen, accelerator, log=log)
-    labelled = np.arange(len(dataset.train))
-    return finetune_classifier(dataset, labelled, chosen, accelerator, seed=0, init=None, log=log, tags={})
+        step = pretraining(dataset, chosen, accelerator)
+    else:
+        step = finetuning(dataset, np.arange(len(dataset.train)), chosen, accelerator, seed=0, init=None)
+    return loop.train(step, log, {"stage": stage}, compilation=chosen.compile)
 
 
 @pytest.fixture
@@ -53,7 +56,7 @@ def valueless(monkeypatch: pytest.MonkeyPatch) -> Accelerator:
     accelerator = make_accelerator("cpu", "float32")
     monkeypatch.setattr(type(accelerator), "device", torch.device("meta"))
     # Reading the losses is what the loop waits for, now and then.
-    monkeypatch.setattr(loop, "_read_losses", lambda losses, accelerator: [1.0] * len(losses))
+    monkeypatch.setattr(GradientStep, "read_losses", lambda self, losses: [1.0] * len(losses))
     monkeypatch.setattr(loop, "SETTLE_SECONDS", 0.0)
     # Its fused kernel wants a device by name.
     adamw = torch.optim.AdamW
@@ -66,14 +69,14 @@ def test_nothing_in_a_step_waits_for_the_device(
     stage: str, digits: Dataset, valueless: Accelerator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps: list[int] = []
-    original = loop.Batches.at
+    original = Batches.at
 
-    def counted(self: loop.Batches, step: int, *more: int) -> object:
+    def counted(self: Batches, step: int, *more: int) -> object:
         steps.append(step)
         return original(self, step, *more)
 
-    monkeypatch.setattr(loop.Batches, "at", counted)
-    monkeypatch.setattr(loop.Batches, "chunks", lambda self, size: (_ for _ in ()).throw(EvaluationReached))
+    monkeypatch.setattr(Batches, "at", counted)
+    monkeypatch.setattr(Batches, "chunks", lambda self, size: (_ for _ in ()).throw(EvaluationReached))
     with pytest.raises(EvaluationReached):
         train(stage, digits, settings(), valueless)
     assert len(steps) >= 4  # an epoch, until the first reading

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from pocketvit.evaluation.features import features
-from pocketvit.model.vit import ViT
+from pocketvit.evaluation.predictor import Predictor
 
 Features = NDArray[np.float32]
 Labels = NDArray[np.integer]
@@ -46,28 +42,22 @@ def linear_accuracy(train_x: Features, train_y: Labels, test_x: Features, test_y
 
 
 def probe(
-    vit: ViT,
+    predictor: Predictor,
     train_images: NDArray[np.uint8],
     train_y: Labels,
     test_images: NDArray[np.uint8],
     test_y: Labels,
-    mean: Sequence[float],
-    std: Sequence[float],
-    device: torch.device | str,
 ) -> dict[str, float]:
-    """Accuracies "knn" and "linear" of the encoder's features, fitted on train and read on test.
+    """Accuracies "knn" and "linear" of an encoder's features, fitted on train and read on test.
 
     Args:
-        vit: on `device`
+        predictor: gives the features
         train_images: (N, H, W, C)
         train_y: (N,), two classes or more
         test_images: (M, H, W, C)
         test_y: (M,)
-        mean: of each channel, in units of [0, 1]
-        std: as mean
-        device: where features are computed
     """
-    train_x, test_x = (features(vit, images, mean, std, device) for images in (train_images, test_images))
+    train_x, test_x = (predictor.features(images) for images in (train_images, test_images))
     return {
         "knn": knn_accuracy(train_x, train_y, test_x, test_y),
         "linear": linear_accuracy(train_x, train_y, test_x, test_y),

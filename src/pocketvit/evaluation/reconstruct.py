@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pocketvit.evaluation.features import evaluating
+from pocketvit.evaluation.predictor import evaluating
 from pocketvit.model.mae import MaskedAutoencoder
 from pocketvit.model.patches import patchify, unpatchify
 

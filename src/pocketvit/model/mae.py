@@ -11,8 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from pocketvit import draws
 from pocketvit.config import ModelConfig
-from pocketvit.data import draws
 from pocketvit.errors import UserError
 from pocketvit.model.patches import patchify, random_mask, sample_hidden, select
 from pocketvit.model.vit import NORM_EPS, Block, ViT, ViTShape, init_weights

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pocketvit import draws
 from pocketvit.config import ModelConfig
-from pocketvit.data import draws
 from pocketvit.model.patches import check_patch, patchify, select
 
 # ViTMAE's value, and timm's; torch's default of 1e-5 would break parity with both.
@@ -134,7 +134,7 @@ class ViT(nn.Module):
     def __init__(self, shape: ViTShape, classes: int = 0, drop_path: float = 0.0, pool: str = "token") -> None:
         super().__init__()
         check_patch(shape.height, shape.width, shape.patch)
-        self.shape, self.pool, self.drop_path = shape, pool, drop_path
+        self.shape, self.classes, self.pool, self.drop_path = shape, classes, pool, drop_path
         self.patch_embed = nn.Linear(shape.patch_dim, shape.dim)
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + shape.patches, shape.dim))
         self.blocks = nn.ModuleList(Block(shape.dim, shape.heads, shape.mlp_ratio) for _ in range(shape.depth))

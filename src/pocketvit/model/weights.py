@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
-from torch import Tensor
+from torch import Tensor, nn
 
 from pocketvit.config import PRESETS, ModelConfig
 from pocketvit.errors import UserError
@@ -164,6 +164,14 @@ def load_encoder(vit: ViT, path: str | Path) -> WeightsMeta:
     except RuntimeError:
         raise UserError(f"{weights_file(path)}: the weights are not those that its metadata describes") from None
     return meta
+
+
+def frozen_encoder(path: str | Path) -> ViT:
+    """The encoder alone, without a head, of weights of either kind. Args and Raises: as `load`."""
+    module, _ = load(path)
+    encoder = module.encoder if isinstance(module, MaskedAutoencoder) else module
+    encoder.head, encoder.classes = nn.Identity(), 0
+    return encoder
 
 
 def weights_file(path: str | Path) -> Path:

@@ -7,6 +7,7 @@ import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from typing import Any
 
 import matplotlib
@@ -18,8 +19,8 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 from PIL import Image
 
-MAE_COLOUR = "#2b7bba"  # blue and orange stay apart for every common colour blindness, on white and on near-black
-RANDOM_COLOUR = "#d5651a"
+COLOUR = "#2b7bba"  # of what is not an arm's
+DASHES = ("-", "--", "-.", ":")  # for who tells colours apart badly
 INK = "#010203"  # sentinel: no figure uses this colour for anything else
 
 LABELLED_CLASSES = 20  # a confusion matrix names its classes up to here
@@ -74,41 +75,51 @@ def _picture(image: NDArray[np.uint8], scale: int) -> Picture:
     return Picture(uri, image.shape[1] * scale, image.shape[0] * scale)
 
 
-def loss_curves(train: Curve, heldout: Curve) -> Markup:
+@dataclass(frozen=True)
+class Bundle:
+    """The curves of an arm, one a seed, with its title and colour."""
+
+    title: str
+    colour: str
+    seeds: Sequence[Curve]
+
+
+def loss_curves(name: str, train: Curve, heldout: Curve) -> Markup:
     """Pre-training loss by epoch: training images against held-out ones."""
 
     def paint(axes: Axes) -> None:
         _line(axes, train, "training images", color=INK, alpha=0.55, linewidth=1.4)
-        _line(axes, heldout, "held-out images", color=MAE_COLOUR)
+        _line(axes, heldout, "held-out images", color=COLOUR)
         values = [*train.values(), *heldout.values()]
         if min(values) > 0 and max(values) > 8 * min(values):
             axes.set_yscale("log")
             axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
             axes.yaxis.set_minor_formatter(NullFormatter())
-        _dress(axes, "epoch", "reconstruction loss")
+        _dress(axes, "epoch", "loss")
 
-    return _draw("loss", "Reconstruction loss by epoch, on training and on held-out images", paint)
+    return _draw(f"loss-{name}", "Loss of pre-training by epoch, on training and on held-out images", paint)
 
 
-def knn_curve(knn: Curve) -> Markup:
+def knn_curve(name: str, knn: Curve) -> Markup:
     """kNN accuracy of the frozen encoder by pre-training epoch."""
 
     def paint(axes: Axes) -> None:
-        _line(axes, knn, "kNN on frozen features", color=MAE_COLOUR, marker="o", markersize=3.5)
+        _line(axes, knn, "kNN on frozen features", color=COLOUR, marker="o", markersize=3.5)
         _dress(axes, "epoch", "accuracy", fraction=True)
 
-    return _draw("knn", "kNN accuracy of the frozen encoder by pre-training epoch", paint)
+    return _draw(f"knn-{name}", "kNN accuracy of the frozen encoder by pre-training epoch", paint)
 
 
-def finetune_curves(name: str, mae: Sequence[Curve], random: Sequence[Curve]) -> Markup:
+def finetune_curves(name: str, arms: Sequence[Bundle]) -> Markup:
     """Validation accuracy by step: thin lines are seeds, thick ones their mean."""
 
     def paint(axes: Axes) -> None:
-        _bundle(axes, mae, "MAE", MAE_COLOUR, "-")
-        _bundle(axes, random, "random init", RANDOM_COLOUR, "--")
+        for arm, dash in zip(arms, cycle(DASHES), strict=False):
+            _bundle(axes, arm, dash)
         _dress(axes, "step", "validation accuracy", fraction=True)
 
-    return _draw(f"finetune-{name}", "Validation accuracy by fine-tuning step, from MAE and from random init", paint)
+    titles = " and ".join(f"from {arm.title}" for arm in arms)
+    return _draw(f"finetune-{name}", f"Validation accuracy by fine-tuning step, {titles}", paint)
 
 
 def confusion_matrix(counts: NDArray[np.float64], classes: Sequence[str]) -> Markup:
@@ -116,7 +127,7 @@ def confusion_matrix(counts: NDArray[np.float64], classes: Sequence[str]) -> Mar
     size = len(classes)
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     cells = np.empty((size, size, 4))
-    cells[..., :3] = [int(MAE_COLOUR[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    cells[..., :3] = [int(COLOUR[i : i + 2], 16) / 255 for i in (1, 3, 5)]
     cells[..., 3] = 0.82 * np.sqrt(share)  # the root keeps rare confusions visible
 
     def paint(axes: Axes) -> None:
@@ -151,16 +162,15 @@ def _line(axes: Axes, curve: Curve, label: str, **style: Any) -> None:
         axes.plot(xs, [curve[x] for x in xs], label=label, **{**alone, **style})
 
 
-def _bundle(axes: Axes, seeds: Sequence[Curve], label: str, colour: str, dash: str) -> None:
-    seeds = [curve for curve in seeds if curve]
-    if not seeds:
+def _bundle(axes: Axes, arm: Bundle, dash: str) -> None:
+    if not arm.seeds:
         return
-    common = set(seeds[0]).intersection(*seeds)  # a mean over a varying set of seeds would jump
-    mean = {x: sum(curve[x] for curve in seeds) / len(seeds) for x in common}
-    if len(seeds) > 1:
-        for curve in seeds:
-            _line(axes, curve, "_seed", color=colour, alpha=0.3, linewidth=0.9)
-    _line(axes, mean, label, color=colour, linestyle=dash)
+    common = set(arm.seeds[0]).intersection(*arm.seeds)  # a mean over a varying set of seeds would jump
+    mean = {x: sum(curve[x] for curve in arm.seeds) / len(arm.seeds) for x in common}
+    if len(arm.seeds) > 1:
+        for curve in arm.seeds:
+            _line(axes, curve, "_seed", color=arm.colour, alpha=0.3, linewidth=0.9)
+    _line(axes, mean, arm.title, color=arm.colour, linestyle=dash)
 
 
 def _dress(axes: Axes, x: str, y: str, fraction: bool = False) -> None:

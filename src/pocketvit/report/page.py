@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from pocketvit.errors import UserError
 from pocketvit.report import figures, words
+from pocketvit.run.summary import updated
 
 Arrays = Mapping[str, NDArray[Any]]
 Context = dict[str, Any]
@@ -65,7 +66,7 @@ def _read_summary(path: Path) -> Context:
         entries = value if isinstance(value, list) else []
         if not isinstance(value, (*kind, type(None))) or not all(isinstance(entry, dict) for entry in entries):
             raise UserError(f"{path}: '{key}' should be an object, found {value!r:.60}; run again to write it anew")
-    return summary
+    return updated(summary, str(path))
 
 
 def _read_metrics(path: Path) -> list[Context]:
@@ -97,19 +98,19 @@ def _context(summary: Context, metrics: Sequence[Context], arrays: Arrays, setti
     dataset = summary.get("dataset") or {}
     classes = [str(name) for name in dataset.get("classes") or []]
     fraction = details.get("label_fraction")
-    entries = _entries(summary.get("finetune"))
+    entries, arms = _entries(summary.get("finetune")), list(words.arms(summary).values())
     return {
-        "colours": {"mae": figures.MAE_COLOUR, "random": figures.RANDOM_COLOUR},
+        "arms": arms,
         "dataset": dataset,
         "class_count": len(classes),
         "headline": words.headline(summary, entries, fraction),
         "standfirst": words.standfirst(summary, entries),
         "model": summary.get("model") or {},
-        "results": [_result(entry, details.get("pixels"), fraction) for entry in entries],
-        "probe": _probe(summary.get("probe")),
+        "results": [_result(entry, arms, details.get("pixels"), fraction) for entry in entries],
+        "probe": _probe(summary.get("probe"), arms),
         "samples": _samples(arrays, classes),
-        "pretrain": _pretrain(summary.get("pretrain"), metrics),
-        "finetune_curves": _finetune_curves(entries, metrics, fraction),
+        "pretrain": _pretrain(summary.get("pretrain") or {}, arms, metrics),
+        "finetune_curves": _finetune_curves(entries, arms, metrics, fraction),
         "gallery": _gallery(arrays),
         "evaluation": _evaluation(details.get("evaluation"), classes),
         "mistakes": _mistakes(arrays, classes),
@@ -121,20 +122,20 @@ def _context(summary: Context, metrics: Sequence[Context], arrays: Arrays, setti
 
 def _entries(finetune: Any) -> list[Context]:
     """Fine-tune results, fewest labels first."""
-    entries = finetune if isinstance(finetune, list) else [finetune] if finetune else []
-    return sorted(entries, key=lambda entry: words.number(entry.get("labels_per_class")) or float("inf"))
+    return sorted(finetune or [], key=lambda entry: words.number(entry.get("labels_per_class")) or float("inf"))
 
 
-def _result(entry: Context, pixels: Any, fraction: Any) -> Context:
-    """One label budget: a row for each method, and the gain of the first over the second."""
+def _result(entry: Context, arms: Sequence[words.Json], pixels: Any, fraction: Any) -> Context:
+    """One label budget: a row for each method, and the gain of the first arm over the other."""
     rows = []
-    for init, name in (("mae", "MAE, fine-tuned"), ("random", "Random init, trained alike")):
-        if words.accuracy(entry.get(init)) is not None:
-            rows.append(_row(name, init, entry[init]))
+    for arm in arms:
+        if words.accuracy(found := entry["arms"].get(arm["name"])) is not None:
+            how = "fine-tuned" if arm["pretrained"] else "trained alike"
+            rows.append(_row(f"{_capital(arm['title'])}, {how}", arm["name"], found))
     strongest = entry.get("pixels") or {}
     labels = entry.get("labels_per_class")
-    found: Context = next((row for row in pixels or [] if row.get("labels_per_class") == labels), {})
-    baselines = {name: result for name, result in found.items() if words.accuracy(result) is not None}
+    tested: Context = next((row for row in pixels or [] if row.get("labels_per_class") == labels), {})
+    baselines = {name: result for name, result in tested.items() if words.accuracy(result) is not None}
     if words.accuracy(strongest) is not None:
         baselines.setdefault(str(strongest.get("name", "classifier")), strongest)
     for name, result in sorted(baselines.items(), key=lambda item: -(words.accuracy(item[1]) or 0.0)):
@@ -142,8 +143,7 @@ def _result(entry: Context, pixels: Any, fraction: Any) -> Context:
     return {
         "budget": words.budget(entry, fraction),
         "rows": rows,
-        "mae": entry.get("mae"),
-        "random": entry.get("random"),
+        "arms": entry["arms"],
         "strongest": strongest if words.accuracy(strongest) is not None else None,
         "gain": words.gain(entry),
     }
@@ -161,12 +161,17 @@ def _row(name: str, kind: str, result: Context) -> Context:
     }
 
 
-def _probe(probe: Any) -> list[Context]:
+def _capital(title: str) -> str:
+    return title[:1].upper() + title[1:]
+
+
+def _probe(probe: Any, arms: Sequence[words.Json]) -> list[Context]:
     rows = []
-    for init, name in (("mae", "MAE"), ("random", "Random init")):
-        result = (probe or {}).get(init)
+    for arm in arms:
+        result = (probe or {}).get(arm["name"])
         if result:
-            rows.append({"name": name, "kind": init, "knn": result.get("knn"), "linear": result.get("linear")})
+            name = _capital(arm["title"])
+            rows.append({"name": name, "kind": arm["name"], "knn": result.get("knn"), "linear": result.get("linear")})
     return rows
 
 
@@ -176,17 +181,25 @@ def _curve(records: Sequence[Context], x: str, y: str) -> dict[float, float]:
     return {at: value for at, value in pairs if at is not None and value is not None}
 
 
-def _pretrain(pretrain: Any, metrics: Sequence[Context]) -> Context | None:
-    records = [record for record in metrics if record.get("stage") == "pretrain"]
-    train, heldout, knn = (_curve(records, "epoch", key) for key in ("train_loss", "heldout_loss", "knn"))
-    if not pretrain and not train:
-        return None
-    return {
-        "facts": pretrain or {},
-        "loss": figures.loss_curves(train, heldout) if train or heldout else None,
-        "knn": figures.knn_curve(knn) if knn else None,
-        "reading": _reading(pretrain or {}),
-    }
+def _pretrain(pretrain: Context, arms: Sequence[words.Json], metrics: Sequence[Context]) -> list[Context]:
+    """What each objective came to, with its curves; an unfinished one has curves alone."""
+    told = []
+    every = [record for record in metrics if record.get("stage") == "pretrain"]
+    titles = {arm["name"]: arm["title"] for arm in arms}
+    for name in dict.fromkeys([*pretrain, *(record.get("objective", "mae") for record in every)]):
+        records = [record for record in every if record.get("objective", "mae") == name]
+        train, heldout, knn = (_curve(records, "epoch", key) for key in ("train_loss", "heldout_loss", "knn"))
+        facts = pretrain.get(name) or {}
+        told.append(
+            {
+                "title": titles.get(name, name),
+                "facts": facts,
+                "loss": figures.loss_curves(name, train, heldout) if train or heldout else None,
+                "knn": figures.knn_curve(name, knn) if knn else None,
+                "reading": _reading(facts),
+            }
+        )
+    return told
 
 
 def _reading(pretrain: Context) -> list[str]:
@@ -199,20 +212,22 @@ def _reading(pretrain: Context) -> list[str]:
     return said
 
 
-def _finetune_curves(entries: Sequence[Context], metrics: Sequence[Context], fraction: Any) -> list[Context]:
+def _finetune_curves(
+    entries: Sequence[Context], arms: Sequence[words.Json], metrics: Sequence[Context], fraction: Any
+) -> list[Context]:
     records = [record for record in metrics if record.get("stage") == "finetune"]
     budgets = {entry.get("labels_per_class") for entry in entries} | {row.get("labels_per_class") for row in records}
     drawn = []
     for labels in sorted(budgets, key=lambda value: words.number(value) or float("inf")):
-        arms: dict[str, list[dict[float, float]]] = {}
-        for init in ("mae", "random"):
-            arm = [row for row in records if row.get("init") == init and row.get("labels_per_class") == labels]
-            seeds = dict.fromkeys(row.get("seed") for row in arm)
-            curves = (_curve([row for row in arm if row.get("seed") == seed], "step", "val_accuracy") for seed in seeds)
-            arms[init] = [curve for curve in curves if curve]
-        if arms["mae"] or arms["random"]:
+        curves = []
+        for arm in arms:
+            of_arm = [r for r in records if r.get("init") == arm["name"] and r.get("labels_per_class") == labels]
+            seeds = dict.fromkeys(row.get("seed") for row in of_arm)
+            of_seeds = (_curve([r for r in of_arm if r.get("seed") == seed], "step", "val_accuracy") for seed in seeds)
+            curves.append(figures.Bundle(arm["title"], arm["colour"], [curve for curve in of_seeds if curve]))
+        if any(bundle.seeds for bundle in curves):
             name = "all" if words.number(labels) is None else f"{labels:g}"
-            figure = figures.finetune_curves(name, arms["mae"], arms["random"])
+            figure = figures.finetune_curves(name, curves)
             drawn.append({"budget": words.budget({"labels_per_class": labels}, fraction), "figure": figure})
     return drawn
 

@@ -83,60 +83,68 @@ def accuracy(result: object) -> float | None:
     return number(result.get("accuracy")) if isinstance(result, Mapping) else None
 
 
+def arms(summary: Json) -> dict[str, Json]:
+    """The arms of a run by name, in order."""
+    return {str(arm["name"]): arm for arm in summary.get("arms") or []}
+
+
+def lead(entry: Json) -> Json:
+    """The comparison that the page speaks of first: empty where no two arms were compared."""
+    gains = entry.get("gains") or [{}]
+    return gains[0]
+
+
 def gain(entry: Json) -> float | None:
-    """MAE over random init, as a fraction; None where either is missing."""
-    mae, random = accuracy(entry.get("mae")), accuracy(entry.get("random"))
-    if mae is None or random is None:
-        return None
-    stated = number(entry.get("gain"))
-    return mae - random if stated is None else stated
+    """Of the pre-trained arm over the other, as a fraction; None where either is missing."""
+    return number(lead(entry).get("mean"))
 
 
 def headline(summary: Json, entries: Sequence[Json], fraction: object = None) -> str:
     """The verdict, or failing two arms to compare, the best that the run can say."""
     compared = [entry for entry in entries if gain(entry) is not None]
     if compared:
-        return _verdict(compared, fraction)
+        return _verdict(summary, compared, fraction)
     for entry in entries:
-        for init, origin in (("mae", "fine-tuned from MAE weights"), ("random", "trained from random init")):
-            if accuracy(entry.get(init)) is not None:
-                return f"{percent(accuracy(entry[init]))} test accuracy {at_budget(entry, fraction)}, {origin}"
-    probe = summary.get("probe") or {}
-    mae, random = (number((probe.get(init) or {}).get("linear")) for init in ("mae", "random"))
-    if mae is not None and random is not None:
-        return f"{percent(mae)} by linear probe of the pre-trained encoder, {percent(random)} of random init"
+        for name, arm in arms(summary).items():
+            if (reached := accuracy(entry["arms"].get(name))) is not None:
+                origin = f"{'fine-tuned' if arm['pretrained'] else 'trained'} from {arm['title']}"
+                return f"{percent(reached)} test accuracy {at_budget(entry, fraction)}, {origin}"
+    probes = {name: number(values.get("linear")) for name, values in (summary.get("probe") or {}).items()}
+    first = next((name for name, arm in arms(summary).items() if arm["pretrained"] and probes.get(name)), None)
+    if first is not None and probes.get("random") is not None:
+        own = percent(probes[first])
+        return f"{own} by linear probe of the pre-trained encoder, {percent(probes['random'])} of random init"
     evaluation = (summary.get("details") or {}).get("evaluation") or {}
     if accuracy(evaluation) is not None:
         return f"{percent(accuracy(evaluation))} test accuracy"
-    pretrain = summary.get("pretrain") or {}
-    if pretrain:
-        loss, verdict = number(pretrain.get("heldout_loss")), pretrain.get("verdict")
+    for pretrained in (summary.get("pretrain") or {}).values():
+        loss, verdict = number(pretrained.get("heldout_loss")), pretrained.get("verdict")
         tail = ("" if loss is None else f": held-out loss {loss:.3g}") + (f", {verdict}" if verdict else "")
-        return f"Pre-trained for {pretrain.get('epochs', 'some')} epochs{tail}"
+        return f"Pre-trained for {pretrained.get('epochs', 'some')} epochs{tail}"
     return "A run without results yet"
 
 
 def sure(entry: Json) -> int:
     """What the interval of the gain allows to say: 1 for a gain, -1 for a loss, 0 for neither or no interval."""
-    found = entry.get("gain_interval") or {}
-    low, high = number(found.get("low")), number(found.get("high"))
+    interval = lead(entry).get("interval") or {}
+    low, high = number(interval.get("low")), number(interval.get("high"))
     return 0 if low is None or high is None else int(low > 0) - int(high < 0)
 
 
 def ground(entry: Json) -> str:
     """What the interval of the gain rests on, in a sentence."""
-    value, found = points(gain(entry)), entry.get("gain_interval") or {}
-    low, high = number(found.get("low")), number(found.get("high"))
+    value, interval = points(gain(entry)), lead(entry).get("interval") or {}
+    low, high = number(interval.get("low")), number(interval.get("high"))
     if low is None or high is None:
         return f"What the difference of {value} points may be elsewhere is not known: too few predictions were kept."
-    seeds, images = found.get("seeds"), found.get("images")
+    seeds, images = interval.get("seeds"), interval.get("images")
     span = f"The difference of {value} points is {points(low)} to {points(high)} with 95{NBSP}% confidence"
     if seeds == 1:
         return f"{span} by its {images} test images alone: what another seed would give is not known."
     return f"{span}, by {seeds} seeds and {images} test images, for this one pre-training."
 
 
-def _verdict(compared: Sequence[Json], fraction: object) -> str:
+def _verdict(summary: Json, compared: Sequence[Json], fraction: object) -> str:
     told = [sure(entry) for entry in compared]
     if len(compared) > 1 and len(set(told)) > 1:
         gains = [gain(entry) or 0.0 for entry in compared]
@@ -148,21 +156,22 @@ def _verdict(compared: Sequence[Json], fraction: object) -> str:
         )
     entry = compared[0]
     verdicts = ("Whether pre-training helped cannot be told", "Pre-training helped", "Pre-training did harm")
-    verb = verdicts[told[0]]
-    mae, random = accuracy(entry["mae"]), accuracy(entry["random"])
-    return f"{verb}: {percent(mae)} against {percent(random)} from random init, {at_budget(entry, fraction)}"
+    verb, names = verdicts[told[0]], (str(lead(entry)["arm"]), str(lead(entry)["over"]))
+    first, second = (percent(accuracy(entry["arms"].get(name))) for name in names)
+    return f"{verb}: {first} against {second} from {arms(summary)[names[1]]['title']}, {at_budget(entry, fraction)}"
 
 
 def undertrained(summary: Json, entries: Sequence[Json]) -> str | None:
     """A sentence where fine-tuning ended below the linear probe of the encoder that it started from, at its largest."""
-    probe = number(((summary.get("probe") or {}).get("mae") or {}).get("linear"))
-    reached = [value for entry in entries if (value := accuracy(entry.get("mae"))) is not None]
-    if probe is None or not reached or reached[-1] >= probe:
-        return None
-    return (
-        f"Fine-tuning ended at {percent(reached[-1])}, below the {percent(probe)} of a linear classifier on the frozen "
-        "encoder that it started from: it was too short, or its rate does not suit."
-    )
+    for name in (name for name, arm in arms(summary).items() if arm["pretrained"]):
+        probe = number(((summary.get("probe") or {}).get(name) or {}).get("linear"))
+        reached = [value for entry in entries if (value := accuracy(entry["arms"].get(name))) is not None]
+        if probe is not None and reached and reached[-1] < probe:
+            return (
+                f"Fine-tuning ended at {percent(reached[-1])}, below the {percent(probe)} of a linear classifier on "
+                "the frozen encoder that it started from: it was too short, or its rate does not suit."
+            )
+    return None
 
 
 def standfirst(summary: Json, entries: Sequence[Json]) -> list[str]:
@@ -173,8 +182,8 @@ def standfirst(summary: Json, entries: Sequence[Json]) -> list[str]:
         said.append(ground(entry))
         baseline = accuracy(entry.get("pixels"))
         if baseline is not None:
-            mae = accuracy(entry["mae"]) or 0.0
-            rank = "more than" if baseline > mae else "as much as" if baseline == mae else "less than"
+            own = accuracy(entry["arms"].get(lead(entry)["arm"])) or 0.0
+            rank = "more than" if baseline > own else "as much as" if baseline == own else "less than"
             name = method(str(entry["pixels"].get("name", "classifier")))
             said.append(
                 f"The classifier on raw pixels that was picked without the test images ({name}) reaches "
@@ -182,8 +191,9 @@ def standfirst(summary: Json, entries: Sequence[Json]) -> list[str]:
             )
     if (warning := undertrained(summary, entries)) is not None:
         said.append(warning)
-    seconds = number((summary.get("pretrain") or {}).get("seconds"))
-    if seconds is not None:
-        device = (summary.get("details") or {}).get("device")
-        said.append(f"Pre-training took {duration(seconds)}{f' on {device}' if device else ''}.")
+    device = (summary.get("details") or {}).get("device")
+    for name, pretrained in (summary.get("pretrain") or {}).items():
+        if (seconds := number(pretrained.get("seconds"))) is not None:
+            of = f" by {arms(summary)[name]['title']}" if len(summary["pretrain"]) > 1 else ""
+            said.append(f"Pre-training{of} took {duration(seconds)}{f' on {device}' if device else ''}.")
     return said

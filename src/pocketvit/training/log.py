@@ -83,6 +83,13 @@ class StageProgress:
             self._bar.start()
             self._task = self._bar.add_task(title, total=steps, completed=done, note="")
 
+    def __enter__(self) -> StageProgress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
     def update(self, step: int, note: str) -> None:
         """Show that `step` steps are done; `note` holds the loss and the rate."""
         now = time.monotonic()
@@ -101,8 +108,3 @@ class StageProgress:
         self._steps = steps
         if self._bar is not None:
             self._bar.update(self._task, total=steps)
-
-    def close(self) -> None:
-        """Take the bar away."""
-        if self._bar is not None:
-            self._bar.stop()

@@ -15,7 +15,7 @@ from pocketvit.config import Settings
 from pocketvit.data import Dataset
 from pocketvit.errors import UserError
 from pocketvit.model.vit import LONGEST_UNFUSED, ViT, ViTShape
-from pocketvit.training.pretrain import make_mae
+from pocketvit.training.objectives.mae import MaskedAutoencoding
 
 COPIES = 5  # of the weights: gradients, two moments and an average beside them
 WORKSPACE = 200 * 10**6  # bytes that kernels take for themselves
@@ -57,7 +57,7 @@ def step_bytes(stage: str, dataset: Dataset, settings: Settings, device: torch.d
     with torch.device("meta"):
         images = torch.zeros(2, channels, height, width)
         if stage == "pretrain":
-            mae = make_mae(dataset, settings)
+            mae = MaskedAutoencoding.build(settings, dataset.shape)
             network: nn.Module = mae
             kept = saved_bytes(
                 mae,

@@ -5,11 +5,10 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
-from collections.abc import Sequence
 from functools import cached_property
 from importlib import import_module
-from itertools import islice
-from typing import Any, Protocol
+from itertools import compress, islice
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,13 +25,6 @@ _SOURCES = {
     "lion": ("lion_pytorch.foreach", "Lion", _EXTRA),
     "schedule-free": ("schedulefree", "AdamWScheduleFree", _EXTRA),
 }
-
-
-class Trainable(Protocol):
-    """A module that says which parameters weight decay spares and how deep each of them lies."""
-
-    def no_weight_decay(self, name: str, parameter: Tensor) -> bool: ...
-    def layer_of(self, name: str) -> int: ...
 
 
 def optimizer_class(name: str, flag: str = "--optimizer") -> Any:
@@ -139,19 +131,26 @@ def learning_rate(step: float, steps: int, config: OptimConfig) -> float:
 class Average:
     """Exponential moving average of the weights, whose decay rises to `decay` so that the start is soon forgotten.
 
-    torch's AveragedModel counts on the device, and so waits for it in every step; here the loop counts.
+    Buffers, as the running statistics of a batch norm, are averaged with them; those that count are copied. torch's
+    AveragedModel counts on the device, and so waits for it in every step; here the caller counts.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
-        self.model, self.decay = copy.deepcopy(model), decay
+        self.model, self.decay, self._source = copy.deepcopy(model), decay, model
 
     @cached_property
-    def parameters(self) -> list[Tensor]:
-        """The averaged weights, listed when they are first updated: sharding may have replaced them before."""
-        return list(self.model.parameters())
+    def _tensors(self) -> tuple[list[Tensor], list[Tensor]]:
+        """Averages, and what goes into them, listed at the first update: sharding may have replaced them before."""
+        averages, sources = ([*m.parameters(), *m.buffers()] for m in (self.model, self._source))
+        return averages, sources
 
     @torch.no_grad()
-    def update(self, parameters: Sequence[Tensor], step: int) -> None:
-        """Take in a model's `parameters` after `step`, counted from 0; the first are copied."""
+    def update(self, step: int) -> None:
+        """Take in the model's weights after `step`, counted from 0; the first are copied."""
         decay = min(self.decay, (1 + step) / (10 + step)) if step else 0.0
-        torch._foreach_lerp_(self.parameters, list(parameters), 1 - decay)
+        averages, sources = self._tensors
+        floating = [tensor.is_floating_point() for tensor in averages]
+        torch._foreach_lerp_(list(compress(averages, floating)), list(compress(sources, floating)), 1 - decay)
+        for average, source, averaged in zip(averages, sources, floating, strict=True):
+            if not averaged:
+                average.copy_(source)

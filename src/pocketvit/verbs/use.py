@@ -28,18 +28,19 @@ from pocketvit.data import (
 )
 from pocketvit.errors import UnlikeTraining, UserError
 from pocketvit.evaluation import probe as probing
-from pocketvit.evaluation.features import predict_probabilities
 from pocketvit.evaluation.metrics import Metrics
+from pocketvit.evaluation.predictor import Predictor
 from pocketvit.evaluation.reconstruct import reconstruct_images
 from pocketvit.model import weights
-from pocketvit.model.budget import budget as count
+from pocketvit.model.costs import costs as count
 from pocketvit.model.mae import MaskedAutoencoder
 from pocketvit.model.vit import ViT
 from pocketvit.model.weights import WeightsMeta, weights_file
 from pocketvit.report import write_report
+from pocketvit.run.folder import MAE_WEIGHTS, RECONSTRUCTION, RunFolder, learnt_images
+from pocketvit.stages.context import labelled_indices, patching_of
 from pocketvit.training.device import make_accelerator
-from pocketvit.verbs.run import MAE_WEIGHTS, RECONSTRUCTION, Run, learnt_images
-from pocketvit.verbs.stages import labelled_indices, patching_of
+from pocketvit.verbs.train import Run
 
 Model = Run | str | Path
 FAR = 2.0  # deviations of training's pixels that an image's mean may be from theirs
@@ -52,7 +53,7 @@ def probe(data: str = "digits", *, model: Model, settings: Settings | None = Non
     settings or weights, and where the images' shape is not the encoder's.
     """
     settings = settings or resolve(config=run_config(_path(model)), **overrides)
-    module, meta = weights.load(_path(model))
+    encoder, (_, meta) = weights.frozen_encoder(_path(model)), weights.encoder_state(_path(model))
     dataset = _dataset_like(data, meta, settings.data)
     device = make_accelerator(settings.device, "float32").device
     per_class = settings.data.largest_budget
@@ -60,13 +61,11 @@ def probe(data: str = "digits", *, model: Model, settings: Settings | None = Non
     images, labels = dataset.labelled("train")
     test_images, test_y = dataset.labelled("test")
     torch.manual_seed(settings.seed)
-    fresh = meta.build()
+    fresh = ViT(encoder.shape, pool=encoder.pool)
     results: dict[str, Any] = {"labels": len(labelled), "test": len(test_y)}
-    for name, net in (("model", module), ("random", fresh)):
-        vit = (net.encoder if isinstance(net, MaskedAutoencoder) else net).to(device)
-        results[name] = probing.probe(
-            vit, images[labelled], labels[labelled], test_images, test_y, meta.mean, meta.std, device
-        )
+    for name, network in (("model", encoder), ("random", fresh)):
+        predictor = Predictor.of(network, meta, device)
+        results[name] = probing.probe(predictor, images[labelled], labels[labelled], test_images, test_y)
     return results
 
 
@@ -83,10 +82,13 @@ def evaluate(
         UserError: no classifier, bad data, or a class that the model does not know.
     """
     settings = settings or resolve(config=run_config(_path(model)), **overrides)
-    vit, meta = _classifier(model)
+    network, meta = _classifier(model)
     height, width, channels = meta.shape
     config = dataclasses.replace(settings.data, size=f"{height}x{width}")
-    found, kept = load_whole(data, config, _rendering(meta)), learnt_images(weights_file(_path(model)).parent)
+    found, kept = (
+        load_whole(data, config, _rendering(meta)),
+        learnt_images(RunFolder(weights_file(_path(model)).parent)),
+    )
     images, labels, notes = found.split.images, found.split.labels, [f"all {len(found.split)} labelled test images"]
     assert labels is not None
     if kept is None and found.fingerprint == meta.source:
@@ -110,7 +112,7 @@ def evaluate(
         raise UserError(f"{data}: images have {images.shape[3]} channels, but the model takes {channels}")
     labels = _as_known(data, labels, found.classes, meta.classes)
     device = make_accelerator(settings.device, "float32").device
-    probabilities = predict_probabilities(vit.to(device), images, meta.mean, meta.std, device)
+    probabilities = Predictor.of(network, meta, device).probabilities(images)
     metrics = Metrics.of(probabilities, labels, meta.classes)
     missing = [name for name, value in metrics.per_class.items() if value is None]
     notes += [f"no images of {len(missing)} classes: {_few(missing)}"] if missing else []
@@ -155,7 +157,7 @@ def predict(
     """
     if top < 1:
         raise UserError(f"--top {top}: expected at least 1")
-    vit, meta = _classifier(model)
+    network, meta = _classifier(model)
     given = [paths] if isinstance(paths, (str, Path)) else list(paths)
     files = [file for path in given for file in list_images(path)]
     height, width, channels = meta.shape
@@ -167,7 +169,7 @@ def predict(
     for line in unlike(images, [found for found in headers if not isinstance(found, str)], meta):
         warnings.warn(line, UnlikeTraining, stacklevel=2)
     where = make_accelerator(device, "float32").device
-    probabilities = torch.from_numpy(predict_probabilities(vit.to(where), images, meta.mean, meta.std, where))
+    probabilities = torch.from_numpy(Predictor.of(network, meta, where).probabilities(images))
     values, indices = probabilities.topk(min(top, len(meta.classes)), dim=1)
     guesses = (
         [{"class": meta.classes[i], "probability": round(p, 6)} for p, i in zip(ps, ids, strict=True)]
@@ -270,7 +272,7 @@ def budget(
     settings: Settings | None = None,
     **overrides: Any,
 ) -> dict[str, Any]:
-    """Parameters and MACs of a network; see `pocketvit.model.budget.Budget` for the keys.
+    """Parameters and MACs of a network; see `pocketvit.model.costs.Costs` for the keys.
 
     Images are of 32 px where no size is given.
     """

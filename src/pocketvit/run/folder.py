@@ -1,4 +1,4 @@
-"""A run directory: where a run's settings, results and weights lie, and the evidence of how they came about."""
+"""A run's folder: every name in it, opened, locked and cleared by one hand."""
 
 from __future__ import annotations
 
@@ -6,12 +6,8 @@ import json
 import os
 import platform
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime, timezone
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -23,33 +19,92 @@ from pocketvit.config import Settings, as_yaml, resolve
 from pocketvit.errors import UserError
 from pocketvit.files import write_whole
 
-SUMMARY, CONFIG, WEIGHTS, MAE_WEIGHTS = "summary.json", "config.yaml", "model.safetensors", "mae.safetensors"
-JSON_KEYS = ("dataset", "model", "pretrain", "probe", "finetune", "files")
+FORMAT = 2  # of what lies in a run's folder; a run of another one is not gone on with
+CONFIG, SUMMARY, METRICS, FIGURES = "config.yaml", "summary.json", "metrics.jsonl", "figures.npz"
+WEIGHTS, MAE_WEIGHTS = "model.safetensors", "mae.safetensors"
+REPORT, RECONSTRUCTION = "report.html", "reconstruction.png"
+STAGES, CHECKPOINTS, TENSORBOARD = "stages", "checkpoints", "tensorboard"
+LOCK, OWNER = ".lock", ".owner"
+# All that a run writes into its folder, beside LOCK and OWNER; nothing else is ever deleted.
+OWN = frozenset(
+    (CONFIG, SUMMARY, METRICS, FIGURES, WEIGHTS, MAE_WEIGHTS, REPORT, RECONSTRUCTION, STAGES, CHECKPOINTS, TENSORBOARD)
+)
 
 
 @dataclass(frozen=True)
-class Run:
-    """A finished run: its directory and what `--json` prints of it."""
+class RunFolder:
+    """The files of a run, by what they hold."""
 
-    path: Path
-    summary: dict[str, Any]
+    root: Path
 
-    def predict(self, paths: list[str] | str, top: int = 3) -> list[dict[str, Any]]:
-        """Classes and probabilities of image files, or of a folder's; see `pocketvit.predict`."""
-        from pocketvit.verbs.use import predict
+    @property
+    def config(self) -> Path:
+        """Every setting, as YAML."""
+        return self.root / CONFIG
 
-        return predict(paths, model=self.path, top=top)
+    @property
+    def summary(self) -> Path:
+        """Results, as JSON."""
+        return self.root / SUMMARY
 
+    @property
+    def metrics(self) -> Path:
+        """A reading a line, as JSON."""
+        return self.root / METRICS
 
-RECONSTRUCTION, LOCK, OWNER = "reconstruction.png", ".lock", ".owner"
-ORIGIN, LEARNT = "stages/origin.json", "stages/learnt.npy"  # what it came from, and the images it learnt from
-# All that a run writes into its directory, beside LOCK and OWNER; nothing else is ever deleted.
-OWN = frozenset(
-    (
-        *(CONFIG, SUMMARY, WEIGHTS, MAE_WEIGHTS, "metrics.jsonl", "figures.npz", "report.html", RECONSTRUCTION),
-        *("stages", "checkpoints", "tensorboard"),
-    )
-)
+    @property
+    def figures(self) -> Path:
+        """Arrays that the report shows."""
+        return self.root / FIGURES
+
+    @property
+    def weights(self) -> Path:
+        """What the run is for: the classifier, or the encoder where nothing was fine-tuned."""
+        return self.root / WEIGHTS
+
+    @property
+    def report(self) -> Path:
+        """The page."""
+        return self.root / REPORT
+
+    @property
+    def reconstruction(self) -> Path:
+        """The gallery that `reconstruct` writes."""
+        return self.root / RECONSTRUCTION
+
+    @property
+    def origin(self) -> Path:
+        """What the run came from, as JSON."""
+        return self.root / STAGES / "origin.json"
+
+    @property
+    def learnt(self) -> Path:
+        """Digests of the images that it learnt from."""
+        return self.root / STAGES / "learnt.npy"
+
+    def pretrained(self, objective: str) -> Path:
+        """The network that an objective of pre-training made, whole."""
+        return self.root / f"{objective}.safetensors"
+
+    def result(self, stage: str) -> Path:
+        """What a finished stage found, as JSON."""
+        return self.root / STAGES / f"{stage}.json"
+
+    def predicted(self, stage: str) -> Path:
+        """Classes (N,) that a fine-tuning predicted for the test images."""
+        return self.root / STAGES / f"{stage}.npy"
+
+    def probabilities(self, arm: str) -> Path:
+        """Probabilities (N, K) of the test images, of the first seed of an arm at its largest label budget."""
+        return self.root / STAGES / f"predictions-{arm}.npy"
+
+    def classifier(self, arm: str) -> Path:
+        """Its weights."""
+        return self.root / STAGES / f"classifier-{arm}.safetensors"
+
+    def checkpoints(self, stage: str) -> Path:
+        """The folder of a stage's checkpoints."""
+        return self.root / CHECKPOINTS / stage
 
 
 def open_run(
@@ -77,7 +132,6 @@ def open_run(
     """
     folder = Path(out) if out else _unused(Path("runs") / name, resume)
     settings = replace(settings, model=settings.model.resolved())
-    text = as_yaml(settings)
     if folder.exists() and (not folder.is_dir() or any(entry.name not in (LOCK, OWNER) for entry in folder.iterdir())):
         config = folder / CONFIG
         if not config.is_file():
@@ -91,9 +145,9 @@ def open_run(
             return folder
         _clear(folder, needed or {}, OWN.union(own))
     try:
-        (folder / "stages").mkdir(parents=True, exist_ok=True)
+        (folder / STAGES).mkdir(parents=True, exist_ok=True)
         lock = hold(folder)  # noqa: F841  # until here: the caller holds it for the rest
-        write_whole(folder / CONFIG, text)
+        write_whole(folder / CONFIG, as_yaml(settings))
     except OSError as error:
         raise UserError(f"--out {folder}: cannot be written ({error.strerror})") from None
     return folder
@@ -123,6 +177,39 @@ def hold(folder: Path) -> FileLock | None:
     return lock
 
 
+def check_origin(folder: RunFolder, origin: Mapping[str, Any], learnt: Callable[[], NDArray[np.uint64]]) -> None:
+    """Keep what a run came from or, where that is kept already, see that it is the same.
+
+    Args:
+        folder: of the run.
+        origin: words for what decides the results beside the settings, each with something that tells it from others.
+        learnt: gives the digests of the images that are learnt from or validated on.
+
+    Raises:
+        UserError: the run came from something else, or was begun by a version that kept it in another form.
+    """
+    if not folder.origin.exists():
+        np.save(folder.learnt, learnt())
+        write_whole(folder.origin, json.dumps({"format": FORMAT, **origin}, indent=1) + "\n")
+        return
+    before = json.loads(folder.origin.read_text())
+    if before.get("format", 1) != FORMAT:
+        raise UserError(f"--resume: {folder.root} was begun by another version of PocketViT: start afresh")
+    for words, value in origin.items():
+        if before.get(words) != value:
+            raise UserError(
+                f"--resume: {words} is not what {folder.root} was begun with: give the same, or start afresh"
+            )
+
+
+def learnt_images(folder: RunFolder) -> tuple[str, NDArray[np.uint64]] | None:
+    """The fingerprint of a run's data, and the digests of the images it learnt from; None where no run kept them."""
+    try:
+        return json.loads(folder.origin.read_text())["DATA"], np.load(folder.learnt)
+    except (OSError, ValueError, KeyError):
+        return None
+
+
 def _same(config: Path, settings: Settings) -> bool:
     """Whether a run's config.yaml says the same, settings that it does not know yet being their defaults."""
     try:
@@ -130,36 +217,6 @@ def _same(config: Path, settings: Settings) -> bool:
     except UserError:
         return False
     return replace(before, model=before.model.resolved()) == settings
-
-
-def check_origin(folder: Path, origin: Mapping[str, Any], learnt: Callable[[], NDArray[np.uint64]]) -> None:
-    """Keep what a run came from or, where that is kept already, see that it is the same.
-
-    Args:
-        folder: the run directory.
-        origin: words for what decides the results beside the settings, each with something that tells it from others.
-        learnt: gives the digests of the images that are learnt from or validated on.
-
-    Raises:
-        UserError: the run came from something else.
-    """
-    file = folder / ORIGIN
-    if not file.exists():
-        np.save(folder / LEARNT, learnt())
-        write_whole(file, json.dumps(origin, indent=1) + "\n")
-        return
-    before = json.loads(file.read_text())
-    for words, value in origin.items():
-        if before.get(words) != value:
-            raise UserError(f"--resume: {words} is not what {folder} was begun with: give the same, or start afresh")
-
-
-def learnt_images(folder: Path) -> tuple[str, NDArray[np.uint64]] | None:
-    """The fingerprint of a run's data, and the digests of the images it learnt from; None where no run kept them."""
-    try:
-        return json.loads((folder / ORIGIN).read_text())["DATA"], np.load(folder / LEARNT)
-    except (OSError, ValueError, KeyError):
-        return None
 
 
 def _clear(folder: Path, needed: Mapping[str, Path | None], own: Collection[str]) -> None:
@@ -179,60 +236,3 @@ def _unused(path: Path, resume: bool) -> Path:
     names = [path, *(path.with_name(f"{path.name}-{i}") for i in range(2, 1000))]
     free = next(i for i, p in enumerate(names) if not p.exists())
     return names[max(0, free - 1)] if resume else names[free]
-
-
-def read_summary(folder: Path) -> dict[str, Any]:
-    """summary.json of a run directory; raises UserError where there is none."""
-    try:
-        summary: dict[str, Any] = json.loads((folder / SUMMARY).read_text())
-    except (OSError, ValueError):
-        raise UserError(f"{folder}: no readable {SUMMARY}: give the directory of a finished run") from None
-    return summary
-
-
-def printable(summary: dict[str, Any]) -> dict[str, Any]:
-    """The part of a summary that `--json` prints."""
-    return {key: summary[key] for key in JSON_KEYS if key in summary}
-
-
-def evidence(verb: str, resumed: bool = False) -> dict[str, Any]:
-    """Command, commit, date, versions and machine: what a published number must name."""
-    command = ["pocketvit", *sys.argv[1:]] if Path(sys.argv[0]).stem == "pocketvit" else [f"pocketvit.{verb}(...)"]
-    return {
-        "command": " ".join(command),
-        "resumed": resumed,
-        "commit": _commit(),
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "versions": {"python": platform.python_version()} | _versions(),
-        "environment": {"cpu": _cpu(), "cores": os.cpu_count(), "system": platform.system()},
-    }
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in ("pocketvit", "torch", "numpy", "pillow", "scikit-learn", "lion-pytorch", "schedulefree"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
-def _cpu() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
-
-
-def _commit() -> str | None:
-    here = Path(__file__).parent
-    git = ["git", "-C", str(here)]
-    try:
-        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        changed = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", str(here.parent)]).returncode
-    except (OSError, subprocess.CalledProcessError):
-        # A tree that travels without .git, to a machine that is borrowed, takes it along in the environment.
-        return os.environ.get("POCKETVIT_COMMIT")
-    return head + ("+changes" if changed else "")

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pocketvit.config import AugmentConfig
-from pocketvit.data import augment
-from pocketvit.data.augment import Augment, mix
 from pocketvit.errors import UserError
+from pocketvit.training import augment
+from pocketvit.training.augment import Augment, mix
 
 OFF = AugmentConfig(flip=False)
 ALL = AugmentConfig(crop_scale=0.3, shift=0.2, rotate=40, erase=0.5)

@@ -12,10 +12,11 @@ import torch
 from PIL import Image, ImageEnhance, ImageOps
 from torch import Tensor
 
+from pocketvit import draws
 from pocketvit.config import AugmentConfig
-from pocketvit.data import draws, policy
-from pocketvit.data.augment import Augment
-from pocketvit.data.policy import KINDS, Operation
+from pocketvit.training import policy
+from pocketvit.training.augment import Augment
+from pocketvit.training.policy import KINDS, Operation
 
 POLICIES = ("randaugment", "trivialaugment")
 

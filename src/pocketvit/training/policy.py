@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pocketvit.data import draws
+from pocketvit import draws
 
 GEOMETRY = ("rotate", "shear_x", "shear_y", "translate_x", "translate_y")
 # "saturate" is the last, since only colour images have it drawn.

@@ -6,7 +6,7 @@ import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from accelerate import Accelerator
@@ -14,11 +14,13 @@ from accelerate import Accelerator
 from pocketvit.config import Settings
 from pocketvit.data import Dataset, Split
 from pocketvit.errors import UserError
-from pocketvit.training.finetune import finetune_classifier
+from pocketvit.stages.arms import Arm
+from pocketvit.stages.context import labelled_indices
+from pocketvit.training.finetune import finetuning
 from pocketvit.training.log import RunLog
-from pocketvit.training.loop import TrainResult
-from pocketvit.training.pretrain import pretrain_mae
-from pocketvit.verbs.stages import labelled_indices
+from pocketvit.training.loop import train
+from pocketvit.training.pretrain import pretraining
+from pocketvit.training.stage import TrainResult
 
 STAGES = ("pretrain", "finetune")
 PRETRAIN_SHARE = 0.38  # of the time for training; the fine-tunings have equal shares of the rest
@@ -32,7 +34,13 @@ AGREEMENT = 0.01  # of the eager loss, by which a compiled stage's may differ
 Json = dict[str, Any]
 
 
-def measure(stage: str, dataset: Dataset, settings: Settings, accelerator: Accelerator, compilation: str) -> Json:
+def measure(
+    stage: str,
+    dataset: Dataset,
+    settings: Settings,
+    accelerator: Accelerator,
+    compilation: Literal["always", "graphs", "never"],
+) -> Json:
     """Seconds of a warm step of `stage`, and of what comes before it; the loss says whether it trains as it should.
 
     Args:
@@ -48,7 +56,7 @@ def measure(stage: str, dataset: Dataset, settings: Settings, accelerator: Accel
     brief = dataclasses.replace(
         settings, compile=compilation, **{stage: dataclasses.replace(config, epochs=EPOCHS, min_steps=0)}
     )
-    done = train(stage, some, brief, accelerator)
+    done = train_briefly(stage, some, brief, accelerator)
     (warm, began), (steps, seconds) = ((r["step"], r["step"] * batch / r["images_per_second"]) for r in ends(done))
     return {
         "batch_size": batch,
@@ -84,7 +92,7 @@ def pays(pace: Json) -> bool:
     )
 
 
-def make_plan(total: float, spent: float, paces: Json, steps_per_epoch: Mapping[str, int], arms: Sequence[str]) -> Json:
+def make_plan(total: float, spent: float, paces: Json, steps_per_epoch: Mapping[str, int], arms: Sequence[Arm]) -> Json:
     """The epochs of both stages, and when each has to be over, for a run of `total` seconds.
 
     Args:
@@ -92,7 +100,7 @@ def make_plan(total: float, spent: float, paces: Json, steps_per_epoch: Mapping[
         spent: seconds of them that are over.
         paces: of both stages, as pace.py finds them.
         steps_per_epoch: of both stages.
-        arms: what is fine-tuned, one after the other; "mae" is pre-trained before.
+        arms: what is fine-tuned, one after the other; some of them after a pre-training.
 
     Returns:
         "epochs", "compile", and "lands", seconds from the begin: of pre-training, then of each arm.
@@ -114,7 +122,7 @@ def make_plan(total: float, spent: float, paces: Json, steps_per_epoch: Mapping[
         least = total + max((1 - fit[stage]) * epoch[stage] * left / times[stage] for stage in fit) / (1 - MARGIN)
         raise UserError(f"--time-limit: {total:.0f} s are too short for one epoch of each stage: give {least + 1:.0f}s")
     return {
-        "arms": list(arms),
+        "arms": [arm.name for arm in arms],
         "epochs": {stage: int(count) for stage, count in fit.items()},
         "compile": modes.pop() if len(modes) == 1 else "always",
         "lands": lands(total, spent, arms),
@@ -122,16 +130,20 @@ def make_plan(total: float, spent: float, paces: Json, steps_per_epoch: Mapping[
     }
 
 
-def stage_times(total: float, spent: float, arms: Sequence[str]) -> dict[str, float]:
+def stage_times(total: float, spent: float, arms: Sequence[Arm]) -> dict[str, float]:
     """Seconds of pre-training, and of each arm's fine-tuning."""
-    left, share = total - spent - AROUND, PRETRAIN_SHARE if "mae" in arms else 0.0
+    left, share = total - spent - AROUND, PRETRAIN_SHARE if _pretrained(arms) else 0.0
     return {"pretrain": share * left, "finetune": (1 - share) * left / len(arms)}
 
 
-def lands(total: float, spent: float, arms: Sequence[str]) -> list[float]:
-    """Seconds from a run's begin by which pre-training has to be over, and then each arm's fine-tuning."""
-    times = stage_times(total, spent, arms)
-    return [round(spent + times["pretrain"] + number * times["finetune"], 1) for number in range(len(arms) + 1)]
+def lands(total: float, spent: float, arms: Sequence[Arm]) -> list[float]:
+    """Seconds from a run's begin by which pre-training, if there is one, and each arm's fine-tuning have to be over."""
+    times, first = stage_times(total, spent, arms), 0 if _pretrained(arms) else 1
+    return [round(spent + times["pretrain"] + number * times["finetune"], 1) for number in range(first, len(arms) + 1)]
+
+
+def _pretrained(arms: Sequence[Arm]) -> bool:
+    return any(arm.objective for arm in arms)
 
 
 def images_of(stage: str, dataset: Dataset, settings: Settings) -> int:
@@ -156,13 +168,11 @@ def first(dataset: Dataset, images: int) -> Dataset:
     return dataclasses.replace(dataset, train=Split(x[:images], y[:images]), val=Split(val_x[:2], val_y[:2]))
 
 
-def train(stage: str, dataset: Dataset, settings: Settings, accelerator: Accelerator, **where: Any) -> TrainResult:
+def train_briefly(stage: str, dataset: Dataset, settings: Settings, accelerator: Accelerator) -> TrainResult:
     """One stage on all of `dataset`, in silence, from random init."""
-    log = RunLog(quiet=True)
     if stage == "pretrain":
-        return pretrain_mae(dataset, settings, accelerator, log=log, **where)
-    everything = np.arange(len(dataset.train))
-    tags = {"stage": stage}
-    return finetune_classifier(
-        dataset, everything, settings, accelerator, seed=settings.seed, init=None, log=log, tags=tags, **where
-    )
+        step = pretraining(dataset, settings, accelerator)
+    else:
+        everything = np.arange(len(dataset.train))
+        step = finetuning(dataset, everything, settings, accelerator, seed=settings.seed, init=None)
+    return train(step, RunLog(quiet=True), {"stage": stage}, compilation=settings.compile)

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pocketvit.data import draws
+from pocketvit import draws
 from pocketvit.errors import UserError
 
 RESIDENT_SHARE = 0.5  # of the device's free memory that the images may take

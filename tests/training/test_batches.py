@@ -8,8 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pocketvit.data import batches as module
-from pocketvit.data.batches import Batches
+from pocketvit.training import batches as module
+from pocketvit.training.batches import Batches
 
 
 def batches(n: int, batch_size: int, seed: int = 0, shape: tuple[int, int, int] = (2, 3, 1)) -> Batches:

@@ -12,7 +12,7 @@ from PIL import Image
 
 import pocketvit
 from pocketvit.errors import UserError
-from pocketvit.verbs.run import LEARNT, ORIGIN
+from pocketvit.run.folder import RunFolder
 
 SIZES = {"width": 16, "depth": 1, "heads": 2, "decoder_width": 16, "decoder_heads": 2, "patch": 4}
 BRIEF: dict[str, Any] = {
@@ -104,12 +104,12 @@ def test_a_test_split_is_new_to_weights_of_its_set(tmp_path: Path) -> None:
 def test_resuming_with_other_data_or_another_init_is_refused(trained: tuple[Path, Path], tmp_path: Path) -> None:
     data, run = trained
     copied = shutil.copytree(run, tmp_path / "run")
-    assert (copied / ORIGIN).is_file()
-    assert len(np.load(copied / LEARNT)) == 48
+    assert RunFolder(copied).origin.is_file()
+    assert len(np.load(RunFolder(copied).learnt)) == 48
     other = pictures(tmp_path / "other", {"1": 20, "2": 20, "10": 20}, first=3)
     again = {"out": copied, "resume": True, "epochs": 1, "finetune.min_steps": 0, **BRIEF}
     with pytest.raises(UserError, match="--resume: DATA is not what"):
         pocketvit.finetune(str(other), **again)
     with pytest.raises(UserError, match="--resume: --init is not what"):
         pocketvit.finetune(str(data), init=run, **again)
-    assert pocketvit.finetune(str(data), **again).summary["finetune"]["random"]["seeds"] == [0]
+    assert pocketvit.finetune(str(data), **again).summary["finetune"][0]["arms"]["random"]["seeds"] == [0]

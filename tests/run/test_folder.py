@@ -11,7 +11,7 @@ import pytest
 from pocketvit.cli import main
 from pocketvit.config import Settings
 from pocketvit.errors import UserError
-from pocketvit.verbs.run import CONFIG, LOCK, OWN, OWNER, hold, open_run
+from pocketvit.run.folder import CONFIG, LOCK, OWN, OWNER, hold, open_run
 
 SIZES = {"width": 16, "depth": 1, "heads": 2, "decoder_width": 16, "decoder_heads": 2}
 TINY = [*(f"--model.{name}={value}" for name, value in SIZES.items()), "--device=cpu", "--precision=float32"]
@@ -90,7 +90,7 @@ def test_a_run_from_before_a_setting_was_there_goes_on(tmp_path: Path) -> None:
 
 def test_one_process_at_a_time_writes_into_a_run(tmp_path: Path) -> None:
     folder = run_in(tmp_path / "run")
-    code = "import sys, time; from pathlib import Path; from pocketvit.verbs.run import hold; "
+    code = "import sys, time; from pathlib import Path; from pocketvit.run.folder import hold; "
     code += "lock = hold(Path(sys.argv[1])); print('held', flush=True); time.sleep(60)"
     other = subprocess.Popen([sys.executable, "-c", code, str(folder)], stdout=subprocess.PIPE, text=True)
     try:

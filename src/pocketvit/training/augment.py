@@ -12,9 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pocketvit import draws
 from pocketvit.config import AugmentConfig
-from pocketvit.data import draws, policy
 from pocketvit.errors import UserError
+from pocketvit.training import policy
 
 CROP_RATIO = 4 / 3  # of a crop, to the image's own; as torchvision's RandomResizedCrop
 ERASE_AREA = (0.02, 0.33)  # Zhong et al. 2017

@@ -1,0 +1,68 @@
+"""What fine-tuning is read beside: probes of frozen encoders, and classifiers on raw pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pocketvit.evaluation.pixels import pixel_baselines
+from pocketvit.evaluation.probe import probe
+from pocketvit.evaluation.statistics import deviation
+from pocketvit.model import weights
+from pocketvit.model.vit import ViT, ViTShape
+from pocketvit.stages.arms import RANDOM
+from pocketvit.stages.context import Context
+
+
+def probe_stage(context: Context, pretrained: Mapping[str, Path]) -> dict[str, dict[str, float]]:
+    """kNN and linear probe of frozen encoders by arm, pre-trained and random, with the labels of the largest budget."""
+    dataset, settings = context.dataset, context.settings
+
+    def compute() -> dict[str, dict[str, float]]:
+        labelled = context.labelled(settings.data.largest_budget, settings.seed)
+        encoders = {name: weights.frozen_encoder(file) for name, file in pretrained.items()}
+        torch.manual_seed(settings.seed)
+        encoders[RANDOM.name] = ViT(ViTShape.of(settings.model, dataset.shape), pool=settings.model.pool)
+        images, labels = dataset.labelled("train")
+        test = dataset.labelled("test")
+        return {
+            name: probe(context.predictor(vit), images[labelled], labels[labelled], *test)
+            for name, vit in encoders.items()
+        }
+
+    found: dict[str, dict[str, float]] = context.once("probe", compute)
+    for name, values in found.items():
+        context.log.say(f"probe of {name}: kNN {100 * values['knn']:.2f} %, linear {100 * values['linear']:.2f} %")
+    return found
+
+
+def pixels_stage(context: Context, per_class: int | None) -> dict[str, dict[str, float]]:
+    """Baselines on raw pixels with the same labels as the fine-tunings, over the same seeds."""
+    found: dict[str, dict[str, float]] = context.once(
+        f"pixels-{per_class or 'all'}", lambda: _pixels(context, per_class)
+    )
+    return found
+
+
+def _pixels(context: Context, per_class: int | None) -> dict[str, Any]:
+    dataset = context.dataset
+    images, labels = dataset.labelled("train")
+    heldout = (*dataset.labelled("val"), *dataset.labelled("test"))
+    everything = per_class is None and context.settings.data.label_fraction is None
+    runs = []
+    # With all the labels every seed would fit the same model.
+    for seed in [context.settings.seed] if everything else context.seeds():
+        labelled = context.labelled(per_class, seed)
+        runs.append(pixel_baselines(images[labelled], labels[labelled], *heldout))
+    return {
+        name: {
+            "accuracy": float(np.mean([run[name]["test"] for run in runs])),
+            "std": deviation([run[name]["test"] for run in runs]),
+            "validation": float(np.mean([run[name]["validation"] for run in runs])),
+        }
+        for name in runs[0]
+    }

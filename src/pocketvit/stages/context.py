@@ -1,0 +1,265 @@
+"""What every stage of a run works with: settings, data, device and the run's folder, opened and checked."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+
+from pocketvit.config import Settings, seconds_of
+from pocketvit.data import (
+    Dataset,
+    Patching,
+    Rendering,
+    digest,
+    grown_patch,
+    image_digests,
+    label_subset,
+    load,
+    mirror_note,
+)
+from pocketvit.data.sizes import MOST_PATCHES
+from pocketvit.evaluation.predictor import Eager, Predictor
+from pocketvit.files import write_whole
+from pocketvit.model import weights
+from pocketvit.model.patches import check_patch
+from pocketvit.model.vit import ViT
+from pocketvit.model.weights import WeightsMeta, weights_file
+from pocketvit.run.evidence import evidence
+from pocketvit.run.folder import RunFolder, check_origin, hold, open_run
+from pocketvit.training.device import describe, from_main, make_accelerator
+from pocketvit.training.finetune import make_classifier
+from pocketvit.training.log import RunLog
+from pocketvit.training.memory import check_memory
+from pocketvit.training.objectives import PRETRAINING
+from pocketvit.training.optimizer import optimizer_class
+from pocketvit.training.stops import Paused
+
+T = TypeVar("T")
+StageName = Literal["pretrain", "finetune"]
+
+
+@dataclass(frozen=True)
+class Context:
+    """What every stage of a run works with."""
+
+    settings: Settings
+    dataset: Dataset
+    accelerator: Accelerator
+    log: RunLog
+    folder: RunFolder
+    evidence: dict[str, Any]
+    started: float
+    pause: float  # when to save and stop, on time.monotonic's clock
+    lock: Any = None  # on the folder, in the main process
+
+    @classmethod
+    def open(
+        cls,
+        verb: str,
+        data: str,
+        settings: Settings,
+        *,
+        out: str | Path | None,
+        overwrite: bool,
+        resume: bool,
+        pause_after: str | float | None,
+        need_labels: bool,
+        init: Path | None = None,
+        own: Collection[str] = (),
+    ) -> Context:
+        """Load the data and check everything that can be wrong before the first file of the run is written.
+
+        Args:
+            verb: "fit", or the stage that is all there is.
+            data: a source of images.
+            settings: of the run.
+            out: its folder; None makes a new one in runs/.
+            overwrite: replace the run that is there.
+            resume: go on with it.
+            pause_after: when to save and stop, in seconds or as "50m"; counted from now.
+            need_labels: refuse a set without labels.
+            init: weights that the run starts from.
+            own: names of files that the caller writes into the folder.
+
+        Raises:
+            UserError: bad data, settings, weights or folder.
+        """
+        started = time.perf_counter()
+        pause = math.inf if pause_after is None else time.monotonic() + seconds_of(pause_after)
+        stages: list[StageName] = [stage for stage in ("pretrain", "finetune") if verb in (stage, "fit")]
+        for stage in stages:
+            optimizer_class(getattr(settings, stage).optimizer, f"--{stage}.optimizer")
+        accelerator = make_accelerator(settings.device, settings.precision, settings.deterministic)
+        # One process of each machine decodes; the others find the cache.
+        with accelerator.local_main_process_first():
+            dataset = _load(data, settings, need_labels, init)
+        dataset, settings = _with_patch(dataset, settings)
+        _check_networks(dataset, settings, accelerator, stages, init)
+        if need_labels:
+            for per_class in settings.data.label_budgets:
+                labelled_indices(dataset, settings, per_class, settings.seed)
+        main = accelerator.is_main_process
+        needed = {"the images": _place(data), "the weights of --init": init}
+        name = f"{dataset.name}-{settings.recipe or 'custom'}"
+        own = {f"{objective}.safetensors" for objective in PRETRAINING}.union(own)
+        root = open_run(out, name, settings, overwrite, resume, needed, own) if main else Path()
+        folder = RunFolder(from_main(accelerator, root))
+        if main:
+            origin = {"DATA": dataset.fingerprint, "--init": init and digest(weights_file(init).read_bytes())}
+            parts = (dataset.train.images, dataset.val.images)
+            check_origin(folder, origin, lambda: np.concatenate([image_digests(images) for images in parts]))
+        log = RunLog(folder.root, settings.tensorboard) if main else RunLog(quiet=True)
+        lock = hold(folder.root) if main else None
+        context = cls(settings, dataset, accelerator, log, folder, evidence(verb, resume), started, pause, lock)
+        context._introduce(stages, doubts=need_labels and not resume)
+        return context
+
+    def _introduce(self, stages: list[StageName], doubts: bool) -> None:
+        """Say what is trained on, and what a person should know of it."""
+        dataset, say = self.dataset, self.log.say
+        splits = {name: getattr(dataset, name) for name in ("train", "val", "test")}
+        counts = {name: len(split) for name, split in splits.items() if split is not None}
+        say(f"{dataset.name}: {counts}, {len(dataset.classes)} classes, shape {dataset.shape}")
+        mirrored = [stage for stage in stages if getattr(self.settings, stage).augment.flip]
+        lines = [] if not mirrored else [f"training mirrors images ({' and '.join(mirrored)}: augment.flip)"]
+        if mirrored and doubts:
+            lines += mirror_note(*dataset.labelled("train"), dataset.classes)
+        for line in (*dataset.notes, *lines, f"{describe(self.accelerator)}, writing to {self.folder.root}"):
+            say(f"  {line}")
+
+    def meta(self, kind: Any) -> WeightsMeta:
+        """How weights of this run describe themselves."""
+        s, d = self.settings, self.dataset
+        return WeightsMeta(
+            kind, s.model, d.shape, d.mean, d.std, d.classes,
+            visible_discount=s.pretrain.visible_discount, normalise_targets=s.pretrain.normalise_targets,
+            bits=d.rendering.bits, background=d.rendering.background, source=d.fingerprint, native=d.native,
+        )  # fmt: skip
+
+    def predictor(self, network: ViT, temperature: float = 1.0) -> Predictor:
+        """A network of this run, ready for its images."""
+        dataset = self.dataset
+        runtime = Eager(network, dataset.mean, dataset.std, self.accelerator.device)
+        return Predictor(runtime, dataset.shape, dataset.classes, temperature)
+
+    def on_main(self, compute: Callable[[], T]) -> T:
+        """What `compute` returns in the main process, which alone calls it, in every process."""
+        value: Any = compute() if self.accelerator.is_main_process else None
+        made: T = from_main(self.accelerator, value)
+        return made
+
+    def once(self, stage: str, compute: Callable[[], Any]) -> Any:
+        """What `compute` returned, in the main process, when the stage last finished: a resumed run repeats none.
+
+        Raises:
+            Paused: the time to pause has come, and the stage is not finished.
+        """
+        kept = self.begin(stage)
+        return self.keep(stage, self.on_main(compute)) if kept is None else kept
+
+    def begin(self, stage: str) -> Any:
+        """What `keep` kept of a stage; None where it has not finished, and is to be computed now.
+
+        Raises:
+            Paused: as `once`.
+        """
+        kept, late = self.on_main(lambda: (self.kept(stage), time.monotonic() > self.pause))
+        if kept is None and late:
+            raise Paused
+        return kept
+
+    def keep(self, stage: str, value: T) -> T:
+        """Keep what a stage found, as JSON; returns it."""
+        self.on_main(lambda: write_whole(self.folder.result(stage), json.dumps(value, indent=1)))
+        return value
+
+    def kept(self, stage: str) -> Any:
+        """What `keep` kept of a stage; None where it has not finished."""
+        file = self.folder.result(stage)
+        return json.loads(file.read_text()) if file.exists() else None
+
+    def forget(self, stage: str) -> None:
+        """Remove a stage's checkpoints, after `keep`: killed between the two, a resumed run still has them."""
+        self.on_main(lambda: shutil.rmtree(self.folder.checkpoints(stage), ignore_errors=True))
+
+    def seeds(self) -> range:
+        """The seeds of fine-tuning."""
+        return range(self.settings.seed, self.settings.seed + max(1, self.settings.seeds))
+
+    def labelled(self, per_class: int | None, seed: int) -> np.ndarray:
+        """Indices of the train images whose labels a fine-tuning may read."""
+        return labelled_indices(self.dataset, self.settings, per_class, seed)
+
+
+def patching_of(settings: Settings) -> Patching:
+    """The patch that images are read for; one that was asked for stays, and so does any beside a size asked for."""
+    patch = settings.model.resolved().patch
+    assert patch is not None
+    return Patching(patch, fixed=settings.model.patch is not None or settings.data.size is not None)
+
+
+def labelled_indices(dataset: Dataset, settings: Settings, per_class: int | None, seed: int) -> np.ndarray:
+    """Indices of the train images whose labels a fine-tuning may read."""
+    _, labels = dataset.labelled("train")
+    fraction = settings.data.label_fraction
+    return label_subset(labels, per_class=per_class, fraction=fraction, seed=seed, classes=dataset.classes)
+
+
+def _load(data: str, settings: Settings, need_labels: bool, init: Path | None) -> Dataset:
+    """The images, as the weights of `init` are used to them, unless another size is asked for."""
+    config, rendering, channels = settings.data, None, None
+    if init is not None:
+        _, meta = weights.encoder_state(init)
+        config = replace(config, size=config.size or "{}x{}".format(*meta.shape))
+        rendering, channels = Rendering(meta.bits, meta.background), meta.shape[2]
+    return load(
+        data,
+        config,
+        patching=patching_of(settings),
+        rendering=rendering,
+        channels=channels,
+        need_labels=need_labels,
+    )
+
+
+def _with_patch(dataset: Dataset, settings: Settings) -> tuple[Dataset, Settings]:
+    """Both with the patch that the images ask for, where it is another one, and a note on it."""
+    height, width, _ = dataset.shape
+    patching = patching_of(settings)
+    patch = grown_patch(height, width, patching)
+    check_patch(height, width, patch)
+    if patch == patching.side:
+        return dataset, settings
+    note = f"patches of {patch} px rather than {patching.side}, so that an image has at most {MOST_PATCHES}"
+    dataset = replace(dataset, notes=(*dataset.notes, f"{note} (--patch and --size decide otherwise)"))
+    return dataset, replace(settings, model=replace(settings.model, patch=patch))
+
+
+def _check_networks(
+    dataset: Dataset, settings: Settings, accelerator: Accelerator, stages: list[StageName], init: Path | None
+) -> None:
+    """Raise UserError for networks that cannot be, would not fit into memory, or are not those of `init`."""
+    with torch.device("meta"):
+        for objective in PRETRAINING.values():
+            objective.build(settings, dataset.shape)
+    for stage in stages:
+        check_memory(stage, dataset, settings, accelerator)
+    if init is not None:
+        make_classifier(dataset, settings, settings.seed, init)
+
+
+def _place(data: str) -> Path | None:
+    """Where the images lie; None for those of a library."""
+    places = (Path(data).expanduser(), Path(os.environ.get("POCKETVIT_DATA", ".")).expanduser() / data)
+    return next((place for place in places if place.exists()), None)

@@ -1,0 +1,114 @@
+"""The stage that fine-tunes a classifier and tests it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pocketvit.config import Settings
+from pocketvit.evaluation.metrics import Metrics
+from pocketvit.model import weights
+from pocketvit.model.vit import ViT
+from pocketvit.stages.arms import Arm
+from pocketvit.stages.context import Context
+from pocketvit.training.finetune import finetuning
+from pocketvit.training.loop import train
+from pocketvit.training.objectives.supervised import Classification
+from pocketvit.training.schedule import Deadlines
+from pocketvit.training.stage import TrainResult
+
+
+def finetune_stage(
+    context: Context,
+    arm: Arm,
+    init: Path | None,
+    per_class: int | None,
+    seed: int,
+    steps: int | None = None,
+    land: float = math.inf,
+) -> dict[str, Any]:
+    """Fine-tune once and test; which labels are read depends on the seed.
+
+    The first seed's weights at the largest label budget are kept, since they may be shipped, and so are their
+    predictions of the test images.
+
+    Args:
+        context: of the run.
+        arm: what it is called.
+        init: weights or run directory whose encoder to start from; None starts from random.
+        per_class: labels of each class; None reads all, or the settings' share.
+        seed: of everything random.
+        steps: how many there are to be, in place of the settings' epochs.
+        land: when it has to be over, on time.monotonic's clock.
+    """
+    settings = context.settings
+    if steps is not None:
+        settings = replace(settings, finetune=replace(settings.finetune, epochs=1, min_steps=steps))
+    tags = {"stage": "finetune", "init": arm.name, "labels_per_class": per_class, "seed": seed}
+    key = finetune_key(arm.name, per_class, seed)
+    found: dict[str, Any] | None = context.begin(key)
+    if found is None:
+        labelled = context.labelled(per_class, seed)
+        step = finetuning(context.dataset, labelled, settings, context.accelerator, seed=seed, init=init)
+        result = train(
+            step, context.log, tags, folder=context.folder.checkpoints(key),
+            deadlines=Deadlines(land, context.pause), compilation=settings.compile,
+        )  # fmt: skip
+        tested = _tested(context, result, key, arm.name if _is_kept(context, per_class, seed) else None)
+        found = context.keep(key, {**tags, "labels": len(labelled), **result.to_json(), **tested})
+    context.forget(key)
+    if steps is None and seed == context.settings.seed:
+        _say_overruled(context, settings, found)
+    seconds = f"{found['labels']} labels, {found['steps']} steps in {found['seconds']} s"
+    context.log.say(f"finetune from {arm.title}, seed {seed}: test {100 * found['accuracy']:.2f} %  ({seconds})")
+    return found
+
+
+def finetune_key(arm: str, per_class: int | None, seed: int) -> str:
+    """The stage of one fine-tuning."""
+    return f"finetune-{arm}-{per_class or 'all'}-{seed}"
+
+
+def correct(context: Context, arm: str, per_class: int | None) -> NDArray[np.bool_] | None:
+    """(S, N): which test images an arm got right, for each seed; None where they are not all kept."""
+    _, labels = context.dataset.labelled("test")
+    files = [context.folder.predicted(finetune_key(arm, per_class, seed)) for seed in context.seeds()]
+    if not all(file.exists() for file in files):
+        return None
+    return np.stack([np.load(file) == labels for file in files])
+
+
+def _is_kept(context: Context, per_class: int | None, seed: int) -> bool:
+    return per_class == context.settings.data.largest_budget and seed == context.settings.seed
+
+
+def _tested(context: Context, result: TrainResult, key: str, arm: str | None) -> dict[str, Any]:
+    """The classifier on the test images, its predictions kept; and for an `arm`, itself."""
+    vit = Classification.classifier(result.model)
+    assert isinstance(vit, ViT)
+    images, labels = context.dataset.labelled("test")
+    probabilities = context.predictor(vit).probabilities(images)
+    metrics = Metrics.of(probabilities, labels, context.dataset.classes)
+    predicted, folder = probabilities.argmax(axis=1).astype(np.int32), context.folder
+
+    def keep() -> None:
+        np.save(folder.predicted(key), predicted)
+        if arm is not None:
+            np.save(folder.probabilities(arm), probabilities)
+            weights.save(folder.classifier(arm), vit.cpu(), context.meta("classifier"))
+
+    context.on_main(keep)
+    return {"accuracy": metrics.accuracy, "ece": metrics.ece, "val_accuracy": result.history[-1]["val_accuracy"]}
+
+
+def _say_overruled(context: Context, settings: Settings, found: dict[str, Any]) -> None:
+    """Where min_steps is more than the epochs that were asked for."""
+    asked = settings.finetune.epochs * -(-found["labels"] // settings.finetune.batch_size)
+    if found["planned_steps"] > asked:
+        least = f"--finetune.min_steps asks for {found['planned_steps']} steps"
+        context.log.say(f"  {least}, where {settings.finetune.epochs} epochs would be {asked}")

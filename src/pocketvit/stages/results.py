@@ -1,0 +1,110 @@
+"""The end of a run: its summary, and the arrays that a report shows."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pocketvit.evaluation.metrics import Metrics, most_confident_mistakes
+from pocketvit.evaluation.reconstruct import reconstruct_images
+from pocketvit.files import write_whole
+from pocketvit.model import weights
+from pocketvit.model.costs import costs
+from pocketvit.model.mae import MaskedAutoencoder
+from pocketvit.model.vit import ViT
+from pocketvit.run.summary import FORMAT
+from pocketvit.stages.arms import Arm
+from pocketvit.stages.context import Context
+from pocketvit.training.device import describe
+
+MISTAKES, SAMPLES, RECONSTRUCTIONS = 24, 40, 12
+
+
+def write_results(
+    context: Context,
+    arms: Sequence[Arm],
+    results: dict[str, Any],
+    details: dict[str, Any],
+    mae: Path | None,
+) -> dict[str, Any]:
+    """Write summary.json and the figures' data, in the main process; returns the summary.
+
+    Args:
+        context: of a run whose model is there.
+        arms: of the comparison.
+        results: "pretrain", "probe" and "finetune", as they are printed.
+        details: what else is kept.
+        mae: weights of a masked autoencoder to show at work, or of anything else, or None.
+    """
+    summary: dict[str, Any] = context.on_main(lambda: _write(context, arms, results, details, mae))
+    return summary
+
+
+def _write(
+    context: Context, arms: Sequence[Arm], results: dict[str, Any], details: dict[str, Any], mae: Path | None
+) -> dict[str, Any]:
+    s, d, folder = context.settings, context.dataset, context.folder
+    module, _ = weights.load(folder.weights)
+    arrays, evaluation = _gallery(context, mae), None
+    if isinstance(module, ViT) and module.classes:
+        mistakes, evaluation = _judgement(context, module)
+        arrays |= mistakes
+    np.savez_compressed(folder.figures, **arrays)
+    cost = costs(s.model, d.shape, len(d.classes), s.pretrain.mask_ratio)
+    summary = {
+        "format": FORMAT,
+        "dataset": {
+            "name": d.name, "classes": list(d.classes), "train": len(d.train), "val": len(d.val),
+            "test": len(d.test) if d.test else 0, "shape": list(d.shape),
+        },
+        "model": {
+            "preset": s.model.preset, "params": cost.params, "macs": cost.macs,
+            "macs_without_attention": cost.macs_without_attention,
+        },
+        "arms": [arm.to_json() for arm in arms],
+        **results,
+        "files": {"weights": str(folder.weights), "report": str(folder.report), "config": str(folder.config)},
+        "details": {
+            **context.evidence, "recipe": s.recipe, "seconds": round(time.perf_counter() - context.started, 1),
+            **describe(context.accelerator), "notes": list(d.notes), "label_fraction": s.data.label_fraction,
+            **details, "evaluation": evaluation,
+        },
+    }  # fmt: skip
+    write_whole(folder.summary, json.dumps(summary, indent=1) + "\n")
+    return summary
+
+
+def _judgement(context: Context, vit: ViT) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The saved classifier on the test images: arrays for the report, and its metrics."""
+    images, labels = context.dataset.labelled("test")
+    probabilities = context.predictor(vit).probabilities(images)
+    wrong = most_confident_mistakes(probabilities, labels, MISTAKES)
+    arrays = {
+        "mistakes": images[wrong],
+        "mistakes_true": labels[wrong],
+        "mistakes_predicted": probabilities[wrong].argmax(axis=1),
+        "mistakes_confidence": probabilities[wrong].max(axis=1),
+    }
+    return arrays, Metrics.of(probabilities, labels, context.dataset.classes).to_json()
+
+
+def _gallery(context: Context, mae: Path | None) -> dict[str, Any]:
+    """Samples of the train images, and reconstructions of held-out ones where there is a masked autoencoder."""
+    train, val = context.dataset.train, context.dataset.val
+    images, labels = (train.images, None) if train.labels is None else context.dataset.labelled("train")
+    chosen = np.sort(np.random.default_rng(0).permutation(len(images))[:SAMPLES])
+    arrays: dict[str, Any] = {"samples": images[chosen]}
+    if labels is not None:
+        arrays["sample_labels"] = labels[chosen]
+    if mae is not None:
+        model, meta = weights.load(mae)
+        if isinstance(model, MaskedAutoencoder):
+            shown, ratio = val.images[:RECONSTRUCTIONS], context.settings.pretrain.mask_ratio
+            made = reconstruct_images(model.to(context.accelerator.device), shown, meta.mean, meta.std, ratio)
+            arrays |= {f"gallery_{name}": array for name, array in made._asdict().items()}
+    return arrays

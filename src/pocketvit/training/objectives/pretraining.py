@@ -1,0 +1,83 @@
+"""What all objectives of pre-training share: every train image, without its label, and readings on held-out ones."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import ClassVar
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from pocketvit.config import Settings
+from pocketvit.data import Dataset
+from pocketvit.model.vit import ViT
+from pocketvit.training.augment import Augment
+from pocketvit.training.batches import Batches
+
+HELDOUT_BATCH = 512
+
+
+class Pretraining(ABC):
+    """An objective (see `pocketvit.training.step.Objective`) that labels have no part in.
+
+    Args:
+        dataset: whose train images are learnt from, and whose validation images are held out.
+        settings: of network and pre-training.
+        accelerator: device and precision.
+        knn: accuracy of an encoder as a reading; None takes none.
+    """
+
+    title: ClassVar[str]
+    """As tables and figures name what starts from its encoder."""
+    colour: ClassVar[str]
+    """Of that in figures, as #rrggbb."""
+    weights_kind: ClassVar[str]
+    """Of the trained network, as `pocketvit.model.weights` names kinds."""
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        settings: Settings,
+        accelerator: Accelerator,
+        knn: Callable[[ViT], float] | None = None,
+    ) -> None:
+        self.settings, self._accelerator, self._knn = settings, accelerator, knn
+        device, config = accelerator.device, settings.pretrain
+        torch.manual_seed(settings.seed)
+        self.network = self.build(settings, dataset.shape).to(device)
+        self.augment = Augment(config.augment, dataset.shape[2], dataset.mean, device)
+        norm = {"mean": dataset.mean, "std": dataset.std, "device": device}
+        self.batches = Batches(
+            dataset.train.images, None, batch_size=config.batch_size, repeats=config.repeats, seed=settings.seed, **norm
+        )
+        self.heldout = Batches(dataset.val.images, None, batch_size=HELDOUT_BATCH, seed=0, **norm)
+        self.reading_images = len(self.heldout)
+
+    @staticmethod
+    @abstractmethod
+    def build(settings: Settings, shape: tuple[int, int, int]) -> nn.Module:
+        """The network to train on images (H, W, C), drawn from torch's global generator."""
+
+    @abstractmethod
+    def loss(self, network: nn.Module, images: Tensor, labels: Tensor | None) -> Tensor:
+        """A mean over (B, C, H, W) images in [0, 1]."""
+
+    @abstractmethod
+    def heldout_loss(self, network: nn.Module) -> float:
+        """Mean loss on the held-out images, in evaluation mode: no augmentation, no chance."""
+
+    @abstractmethod
+    def encoder(self, network: nn.Module) -> ViT:
+        """The part of a trained network that fine-tuning starts from."""
+
+    def read(self, network: nn.Module, epoch: int, last: bool) -> dict[str, float]:
+        """`heldout_loss`, and `knn` every so many epochs and at the end."""
+        network.eval()
+        with torch.no_grad(), self._accelerator.autocast():
+            reading = {"heldout_loss": self.heldout_loss(network)}
+        every = self.settings.pretrain.knn_every
+        if self._knn and (last or (every and epoch % every == 0)):
+            reading["knn"] = self._knn(self.encoder(network))
+        return reading

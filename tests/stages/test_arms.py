@@ -1,0 +1,49 @@
+"""An arm more: an objective of pre-training that is added in one place is everywhere else at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import pocketvit
+from pocketvit.report import words
+from pocketvit.stages.arms import arms_named, known_arms
+from pocketvit.training.objectives import PRETRAINING
+from pocketvit.training.objectives.mae import MaskedAutoencoding
+
+SMALL = {
+    "model.width": 16, "model.depth": 1, "model.heads": 2, "model.decoder_width": 16, "model.decoder_heads": 2,
+    "pretrain.epochs": 2, "finetune.epochs": 1, "finetune.min_steps": 4, "labels_per_class": 5, "seeds": 2,
+    "device": "cpu", "precision": "float32",
+}  # fmt: skip
+
+
+class Copy(MaskedAutoencoding):
+    """Does what the masked autoencoder does, under a name of its own."""
+
+    title, colour = "Copied MAE", "#118844"
+
+
+def test_a_new_objective_is_an_arm_of_every_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PRETRAINING, "copy", Copy)
+    run = pocketvit.fit("digits", recipe="digits", out=tmp_path / "run", **SMALL)
+    summary, (table,) = run.summary, run.summary["finetune"]
+    assert [arm["name"] for arm in summary["arms"]] == ["mae", "copy", "random"]
+    assert list(table["arms"]) == ["mae", "copy", "random"]
+    # A copy it is: the same seed gives the same weights.
+    assert summary["pretrain"]["copy"]["heldout_loss"] == summary["pretrain"]["mae"]["heldout_loss"]
+    assert table["arms"]["copy"] == table["arms"]["mae"]
+    assert summary["probe"]["copy"] == summary["probe"]["mae"]
+    assert [(gain["arm"], gain["over"]) for gain in table["gains"]] == [("mae", "random"), ("copy", "random")]
+    page = (run.path / "report.html").read_text().replace(words.NBSP, " ")
+    assert "Copied MAE, fine-tuned" in page
+    assert "#118844" in page
+    assert 'aria-label="Validation accuracy by fine-tuning step, from MAE and from Copied MAE and from random' in page
+
+
+def test_arms_keep_their_order_whatever_theirs_is_in_a_flag() -> None:
+    assert arms_named(["random", "mae"]) == known_arms()
+    assert [arm.name for arm in arms_named(["random"])] == ["random"]
+    with pytest.raises(KeyError):
+        arms_named(["mea"])

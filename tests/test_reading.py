@@ -1,0 +1,33 @@
+"""The house can be read: from a command to the backward pass in five files."""
+
+from __future__ import annotations
+
+import traceback
+from pathlib import Path
+
+import pytest
+import torch
+
+import pocketvit
+from pocketvit.cli import main
+
+PACKAGE = Path(pocketvit.__file__).parent
+SMALL = ["--model.width=16", "--model.depth=1", "--model.heads=2", "--model.decoder_width=16", "--epochs=1"]
+
+
+def test_a_command_reaches_its_backward_pass_in_five_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stacks: list[list[str]] = []
+    backward = torch.Tensor.backward
+
+    def recorded(self: torch.Tensor, *args: object, **kwargs: object) -> None:
+        frames = (Path(frame.filename) for frame in traceback.extract_stack())
+        own = (str(file.relative_to(PACKAGE)) for file in frames if file.is_relative_to(PACKAGE))
+        stacks.append(list(dict.fromkeys(own)))
+        backward(self, *args, **kwargs)
+
+    monkeypatch.setattr(torch.Tensor, "backward", recorded)
+    args = ["pretrain", "digits", *SMALL, "--model.decoder_heads=2", "--device=cpu", "--precision=float32"]
+    assert main([*args, "--out", str(tmp_path / "run")]) == 0
+    files = ["cli.py", "verbs/train.py", "stages/pretraining.py", "training/loop.py", "training/step.py"]
+    assert stacks
+    assert all(stack == files for stack in stacks)
