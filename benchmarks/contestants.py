@@ -71,13 +71,14 @@ class Ours:
         images, labels = dataset.labelled("train")
         objective: MaskedAutoencoding | Classification
         if stage == "pretrain":
-            objective, labels = MaskedAutoencoding(dataset, settings, accelerator), None
+            objective = MaskedAutoencoding(dataset, settings, accelerator)
         else:
             self.config, everything = from_scratch(self.config), np.arange(len(images))
             classifier = make_classifier(dataset, settings, seed, None)
             objective = Classification(classifier, dataset, everything, settings, accelerator, seed)
         objective.batches = self.batches = Batches(
-            images, labels, dataset.mean, dataset.std, batch_size=self.config.batch_size, seed=seed,
+            images, labels if stage == "finetune" else None, dataset.mean, dataset.std,
+            batch_size=self.config.batch_size, seed=seed,
             device=accelerator.device, resident=resident,
         )  # fmt: skip
         self.model, self.objective = objective.network, objective

@@ -100,16 +100,7 @@ def _decode_to_disk(source: Source, wanted: Wanted, partial: Path, native: str, 
 
     decoded = decode_source(source, wanted, allocate)
     for part, split in decoded.splits.items():
-        file = partial / f"{part}.images.npy"
-        if len(split) < len(np.load(file, mmap_mode="r")):  # images were left out after their place was made
-            np.save(partial / "shorter.npy", split.images)
-            (partial / "shorter.npy").replace(file)
-        elif isinstance(split.images, np.memmap):
-            split.images.flush()
-        if split.labels is not None:
-            np.save(partial / f"{part}.labels.npy", split.labels)
-        if split.names is not None:
-            (partial / f"{part}.names.json").write_text(json.dumps(split.names.tolist()))
+        _write_split(partial, part, split)
     meta = {
         "format": FORMAT,
         "name": source.name,
@@ -133,6 +124,20 @@ def _decode_to_disk(source: Source, wanted: Wanted, partial: Path, native: str, 
     if entry is None:
         raise OSError(f"{place.name} is unreadable after writing")
     return entry
+
+
+def _write_split(folder: Path, part: str, split: Split) -> None:
+    """Finish a split whose images are in their place in a folder already."""
+    file = folder / f"{part}.images.npy"
+    if len(split) < len(np.load(file, mmap_mode="r")):  # images were left out after their place was made
+        np.save(folder / "shorter.npy", split.images)
+        (folder / "shorter.npy").replace(file)
+    elif isinstance(split.images, np.memmap):
+        split.images.flush()
+    if split.labels is not None:
+        np.save(folder / f"{part}.labels.npy", split.labels)
+    if split.names is not None:
+        (folder / f"{part}.names.json").write_text(json.dumps(split.names.tolist()))
 
 
 def _keep_bound(root: Path) -> None:

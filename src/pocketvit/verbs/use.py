@@ -8,7 +8,7 @@ import unicodedata
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -40,9 +40,17 @@ from pocketvit.report import write_report
 from pocketvit.run.folder import MAE_WEIGHTS, RECONSTRUCTION, RunFolder, learnt_images
 from pocketvit.stages.context import labelled_indices, patching_of
 from pocketvit.training.device import make_accelerator
-from pocketvit.verbs.train import Run
 
-Model = Run | str | Path
+
+class Trained(Protocol):
+    """What a verb that trains gives back."""
+
+    @property
+    def path(self) -> Path:
+        """The run's folder."""
+
+
+Model = Trained | str | Path
 FAR = 2.0  # deviations of training's pixels that an image's mean may be from theirs
 
 
@@ -284,7 +292,7 @@ def budget(
 
 
 def _path(model: Model) -> Path:
-    return model.path if isinstance(model, Run) else model_path(model)
+    return model_path(model) if isinstance(model, (str, Path)) else model.path
 
 
 def _mae_path(model: Model) -> Path:
