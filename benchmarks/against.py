@@ -73,7 +73,7 @@ def compare(given: argparse.Namespace) -> Json:
         RuntimeError: a side's training failed.
     """
     settings = settings_of(given.sizes, given.batch_size)
-    short = {"epochs": 1, "min_steps": 0}
+    short: Json = {"epochs": 1, "min_steps": 0}
     settings = dataclasses.replace(
         settings,
         recipe=None,

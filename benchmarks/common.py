@@ -70,7 +70,8 @@ def settings_of(sizes: str, batch_size: int) -> Settings:
     """The recipe `sizes` with another batch size, at the size that it has for images of NATIVE pixels a side."""
     own = resolve(sizes)
     side = own.data.shape[0] if own.data.shape else scaled_size(NATIVE, NATIVE, patching_of(own), own.data.scale)[0]
-    return resolve(sizes, batch_size=batch_size, **{"finetune.batch_size": batch_size, "data.size": side})
+    changes: dict[str, Any] = {"finetune.batch_size": batch_size, "data.size": side}
+    return resolve(sizes, batch_size=batch_size, **changes)
 
 
 def settings_in(words: list[str]) -> dict[str, str]:

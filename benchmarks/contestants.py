@@ -10,6 +10,7 @@ import importlib.util
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -90,7 +91,7 @@ class Ours:
 
     def step(self, images: Tensor, labels: Tensor) -> Tensor:
         """One step on (B, C, H, W) normalised images and (B,) labels, without drawing or changing them."""
-        self.objective.batches = self.training.batches = Ready(images, labels)
+        self.objective.batches = self.training.batches = Ready(images, labels)  # type: ignore[assignment]
         self.training.programs = self._full._replace(augment=nn.Identity())
         return self._taken()
 
@@ -137,7 +138,7 @@ class Theirs:
         config = settings.pretrain if stage == "pretrain" else settings.finetune
         self.device, self.bf16 = accelerator.device, accelerator.mixed_precision == "bf16"
         self.model, self.loss, self.clip = model.to(self.device).train(), loss, config.clip
-        self.call = torch.compile(self.model) if compiled else self.model
+        self.call: Any = torch.compile(self.model) if compiled else self.model
         # Fused, as the Trainer of transformers chooses by itself.
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), config.lr, (0.9, config.beta2), weight_decay=config.weight_decay, fused=True
@@ -202,22 +203,23 @@ def _transformers(stage: str, dataset: Dataset, settings: Settings) -> tuple[nn.
     """ViTMAEForPreTraining or ViTForImageClassification, as a fresh configuration gives it."""
     from transformers import ViTConfig, ViTForImageClassification, ViTMAEConfig, ViTMAEForPreTraining
 
-    c, (side, _, channels) = settings.model.resolved(), dataset.shape
-    sizes = {
+    c, (side, _, channels) = settings.model.sizes(), dataset.shape
+    sizes: dict[str, Any] = {
         "hidden_size": c.width, "num_hidden_layers": c.depth, "num_attention_heads": c.heads,
         "intermediate_size": int(c.width * c.mlp_ratio), "layer_norm_eps": NORM_EPS,
         "image_size": side, "patch_size": c.patch, "num_channels": channels,
     }  # fmt: skip
     if stage == "pretrain":
-        decoder = {
+        decoder: dict[str, Any] = {
             "decoder_hidden_size": c.decoder_width, "decoder_num_hidden_layers": c.decoder_depth,
             "decoder_num_attention_heads": c.decoder_heads,
             "decoder_intermediate_size": int(c.decoder_width * c.mlp_ratio),
         }  # fmt: skip
-        masking = {"mask_ratio": settings.pretrain.mask_ratio, "norm_pix_loss": settings.pretrain.normalise_targets}
-        config = ViTMAEConfig(**sizes, **decoder, **masking)
+        mae = settings.mae
+        config = ViTMAEConfig(**sizes, **decoder, mask_ratio=mae.mask_ratio, norm_pix_loss=mae.normalise_targets)
         return ViTMAEForPreTraining(config), lambda model, images, labels: model(pixel_values=images).loss
-    classifier = ViTForImageClassification(ViTConfig(**sizes, num_labels=len(dataset.classes)))
+    sizes["num_labels"] = len(dataset.classes)
+    classifier = ViTForImageClassification(ViTConfig(**sizes))
     return classifier, lambda model, images, labels: model(pixel_values=images, labels=labels).loss
 
 
@@ -232,7 +234,7 @@ def _vit_pytorch(stage: str, dataset: Dataset, settings: Settings) -> tuple[nn.M
     from vit_pytorch.mae import MAE
     from vit_pytorch.vit import Transformer, ViT
 
-    c, (side, _, channels) = settings.model.resolved(), dataset.shape
+    c, (side, _, channels) = settings.model.sizes(), dataset.shape
     vit = ViT(
         image_size=side, patch_size=c.patch, channels=channels, num_classes=len(dataset.classes),
         dim=c.width, depth=c.depth, heads=c.heads, dim_head=c.width // c.heads, mlp_dim=int(c.width * c.mlp_ratio),
@@ -243,7 +245,7 @@ def _vit_pytorch(stage: str, dataset: Dataset, settings: Settings) -> tuple[nn.M
         return vit, lambda model, images, labels: F.cross_entropy(model(images), labels)
     vit.mlp_head = None
     decoder = {"depth": c.decoder_depth, "heads": c.decoder_heads, "dim_head": c.decoder_width // c.decoder_heads}
-    mae = MAE(encoder=vit, decoder_dim=c.decoder_width, masking_ratio=settings.pretrain.mask_ratio)
+    mae = MAE(encoder=vit, decoder_dim=c.decoder_width, masking_ratio=settings.mae.mask_ratio)
     # Its constructor fixes a feed-forward four times as wide; this is its own module at the common size.
     mae.decoder = Transformer(dim=c.decoder_width, mlp_dim=int(c.decoder_width * c.mlp_ratio), **decoder)
     return mae, lambda model, images, labels: model(images)

@@ -59,7 +59,7 @@ def profile(
             synchronise(device)
             last = time.perf_counter()
             ours.full_step(mark)
-    cost = costs(settings.model, dataset.shape, len(dataset.classes), settings.pretrain.mask_ratio)
+    cost = costs(settings.model, dataset.shape, len(dataset.classes), settings.mae.mask_ratio)
     macs = cost.pretrain_macs if stage == "pretrain" else cost.macs_computed
     flop = 2 * macs * (1 + BACKWARD) * ours.batches.batch_size
     steps = [sum(values) for values in zip(*parts.values(), strict=True)]

@@ -75,17 +75,16 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         print(f"pace: {error}", file=sys.stderr)
         return 2
-    part: tuple[Any, ...] = (given.part, dataset, settings, accelerator)
     found = {"recipe": given.recipe, "stage": given.part, **describe(accelerator)}
     with alone(given.out), waits() as waited:
-        found["eager"] = planner.measure(*part, "never")
+        found["eager"] = planner.measure(given.part, dataset, settings, accelerator, "never")
     keep(given, found | {"waits": waited})
     found["waits"] = waited
     for mode in ("graphs", "always") if accelerator.device.type == "cuda" else ("always",):
-        cold = planner.measure(*part, mode)
+        cold = planner.measure(given.part, dataset, settings, accelerator, mode)
         torch.compiler.reset()
         with alone(given.out):
-            warm = planner.measure(*part, mode)
+            warm = planner.measure(given.part, dataset, settings, accelerator, mode)
         found["compiled"] = warm | {"mode": mode, "cold_seconds": cold["first_seconds"]}
         keep(given, found)
         if planner.pays(found):
@@ -129,7 +128,7 @@ def measure_device(accelerator: Accelerator) -> dict[str, Any]:
     """What the device does at best, and the milliseconds of attention by each kernel, forward and backward."""
     device, bf16 = accelerator.device, accelerator.mixed_precision == "bf16"
     ceilings = roofline.Ceilings.measure(device, torch.bfloat16 if bf16 else torch.float32)
-    attention = {}
+    attention: dict[str, float | str] = {}
     for name, shape in SHAPES.items() if device.type == "cuda" else ():
         q, k, v = torch.randn(3, *shape, device=device, dtype=torch.bfloat16, requires_grad=True).unbind()
         for kernel, backend in KERNELS.items():

@@ -39,7 +39,7 @@ def speed(
     elif describe(accelerator)["device"] == summary["details"]["device"]:
         bf16 = accelerator.mixed_precision == "bf16"
         ceilings = Ceilings.measure(accelerator.device, torch.bfloat16 if bf16 else torch.float32)
-    cost = costs(settings.model, dataset.shape, len(dataset.classes), settings.pretrain.mask_ratio)
+    cost = costs(settings.model, dataset.shape, len(dataset.classes), settings.mae.mask_ratio)
     labels, pretrained = len(labels_of(dataset, settings)), summary["pretrain"].get("mae")
     runs = [run for run in summary["details"]["runs"] if run["labels"] == labels]
     batch = min(settings.finetune.batch_size, labels)

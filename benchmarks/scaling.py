@@ -75,8 +75,7 @@ def main(argv: list[str] | None = None) -> int:
     if min(given.images) < given.batch_size:
         parser().error(f"--images {min(given.images)} is less than a batch ({given.batch_size})")
     settings = alike(settings_of(given.sizes, given.batch_size))
-    model = settings.model.resolved()
-    assert model.patch is not None
+    model = settings.model.sizes()
     assert settings.data.shape is not None
     usual = (settings.data.shape[0] // model.patch) ** 2
     groups = {
@@ -137,7 +136,7 @@ def time_cases(
     seconds = interleaved(turns, given.repeats, accelerator.device)
     rows = []
     for case, dataset in sets.items():
-        cost = costs(settings.model, dataset.shape, CLASSES, settings.pretrain.mask_ratio)
+        cost = costs(settings.model, dataset.shape, CLASSES, settings.mae.mask_ratio)
         macs = cost.pretrain_macs if case.stage == "pretrain" else cost.macs_computed
         speeds = [given.steps * given.batch_size / value for value in seconds[str(case)]]
         rows.append(

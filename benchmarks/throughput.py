@@ -150,7 +150,7 @@ def time_epochs(
     """
     once = dataclasses.replace(settings.pretrain, epochs=1, min_steps=0)
     own = dataclasses.replace(settings, pretrain=once)
-    cache, loading = Path(os.environ["POCKETVIT_CACHE"]), {COLD: [], WARM: []}
+    cache, loading = Path(os.environ["POCKETVIT_CACHE"]), dict[str, list[float]]({COLD: [], WARM: []})
 
     def ours(name: str) -> None:
         began = time.perf_counter()
@@ -197,7 +197,8 @@ def as_it_comes(name: str, turn: Callable[[], object]) -> Callable[[], object]:
     return taken
 
 
-def _their_epoch(rival: Theirs, files: Files, workers: int, batch_size: int) -> None:
+def _their_epoch(rival: Contestant, files: Files, workers: int, batch_size: int) -> None:
+    assert isinstance(rival, Theirs)
     for images, labels in files.loader(batch_size, workers, rival.device):
         rival.step(images.to(rival.device, non_blocking=True), labels.to(rival.device, non_blocking=True))
 

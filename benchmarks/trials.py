@@ -1,7 +1,7 @@
 """Try changes to a recipe, one at a time, and judge them on validation images: evidence for docs/experiments.md.
 
     python benchmarks/trials.py tiny eurosat_32 --label-fraction 0.02 --trial "finetune.repeats=3" \\
-        --trial "pretrain.optimizer=adamw pretrain.normalise_targets=false"
+        --trial "pretrain.optimizer=adamw mae.normalise_targets=false"
 
 The recipe as it is comes first. Each trial pre-trains, unless one before it did so with the same settings, and
 fine-tunes from that and from random init. The same command goes on where it stopped.

@@ -46,21 +46,21 @@ def train(stage: str, dataset: Any, settings: Any, accelerator: Any, log: Any) -
     import numpy as np
 
     everything, tags = np.arange(len(dataset.train)), {"stage": stage}
-    finetuned = {"seed": 0, "init": None}
+    from_random: Any = {"seed": 0, "init": None}
     try:
         from pocketvit.training.finetune import finetuning
         from pocketvit.training.loop import train
         from pocketvit.training.pretrain import pretraining
     except ImportError:
-        from pocketvit.training.finetune import finetune_classifier
-        from pocketvit.training.pretrain import pretrain_mae
+        from pocketvit.training.finetune import finetune_classifier  # type: ignore[attr-defined]
+        from pocketvit.training.pretrain import pretrain_mae  # type: ignore[attr-defined]
 
         if stage == "pretrain":
             return pretrain_mae(dataset, settings, accelerator, log=log)
-        return finetune_classifier(dataset, everything, settings, accelerator, **finetuned, log=log, tags=tags)
+        return finetune_classifier(dataset, everything, settings, accelerator, **from_random, log=log, tags=tags)
     if stage == "pretrain":
         return train(pretraining(dataset, settings, accelerator), log, tags)
-    return train(finetuning(dataset, everything, settings, accelerator, **finetuned), log, tags)
+    return train(finetuning(dataset, everything, settings, accelerator, **from_random), log, tags)
 
 
 def dotted(values: Json, prefix: str = "") -> Json:

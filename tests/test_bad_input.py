@@ -55,7 +55,7 @@ def corrupt(root: Path) -> Path:
 
 
 def digits_weights(path: Path, preset: str = "tiny") -> Path:
-    config = ModelConfig(preset=preset)  # type: ignore[arg-type]
+    config = ModelConfig(preset=preset)
     meta = WeightsMeta("mae", config, (8, 8, 1), (0.5,), (0.3,))
     weights.save(path, MaskedAutoencoder(config, (8, 8, 1)), meta)
     return path
@@ -151,11 +151,11 @@ MISTAKES: dict[str, tuple[Make, tuple[str, ...]]] = {
     "a number that is none": (lambda t: ["fit", "digits", "--epochs=many"], ("epochs", "many")),
     "no epochs": (lambda t: ["fit", "digits", "--epochs=0"], ("--pretrain.epochs: 0", "at least 1")),
     "no images a batch": (lambda t: ["finetune", "digits", "--batch-size=0"], ("--finetune.batch_size: 0",)),
-    "more than every patch hidden": (lambda t: ["fit", "digits", "--mask-ratio=1.5"], ("--pretrain.mask_ratio: 1.5",)),
+    "more than every patch hidden": (lambda t: ["fit", "digits", "--mask-ratio=1.5"], ("--mae.mask_ratio: 1.5",)),
     "no seeds": (lambda t: ["fit", "digits", "--seeds=0"], ("--seeds: 0",)),
     "targets that cannot be normalised": (
-        lambda t: ["pretrain", "digits", "--patch=1", "--pretrain.normalise_targets"],
-        ("--pretrain.normalise_targets", "larger --patch"),
+        lambda t: ["pretrain", "digits", "--patch=1", "--mae.normalise_targets"],
+        ("--mae.normalise_targets", "larger --patch"),
     ),
     "heads that do not divide the width": (
         lambda t: ["fit", "digits", "--model.heads=5"],

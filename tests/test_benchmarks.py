@@ -96,7 +96,7 @@ def test_networks_have_one_size(sizes: str, images: Path) -> None:
     dataset = load(str(images), settings.data)
     accelerator = make_accelerator("cpu", "float32")
     ready = contestants.ready_batches(dataset, settings, accelerator.device)
-    cost = costs(settings.model, dataset.shape, 10, settings.pretrain.mask_ratio)
+    cost = costs(settings.model, dataset.shape, 10, settings.mae.mask_ratio)
     expected = {"pretrain": (cost.pretrain_params, cost.pretrain_macs), "finetune": (cost.params, cost.macs)}
     assert set(contestants.names()) == NAMES
     for stage, (params, macs) in expected.items():

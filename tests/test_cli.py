@@ -20,8 +20,8 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 import pocketvit
-from pocketvit import config
 from pocketvit.cli import VERBS, main
+from pocketvit.config import shipped
 from pocketvit.model import weights
 from pocketvit.stages import baselines, finetuning, pretraining
 
@@ -364,8 +364,8 @@ def test_a_shipped_model_is_found_by_its_name(
     module, meta = weights.load(fitted.path)
     file = tmp_path / place / "some-digits.safetensors"
     weights.save(file, module, meta, torch.float16)
-    (tmp_path / "recipes").symlink_to(config.recipe_path("digits").parent)
-    monkeypatch.setattr(config, "__file__", str(tmp_path / "src" / "pocketvit" / "config.py"))
+    (tmp_path / "recipes").symlink_to(shipped.recipe_path("digits").parent)
+    monkeypatch.setattr(shipped, "__file__", str(tmp_path / "src" / "pocketvit" / "config" / "shipped.py"))
     by_name, by_path = (printed(["predict", str(photos), "--model", m], capsys) for m in ("some-digits", str(file)))
     assert by_name == by_path
     args = [*TINY, "--seeds=1", "--labels-per-class=5", "--out", str(tmp_path / "run")]

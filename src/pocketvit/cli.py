@@ -11,16 +11,8 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-from pocketvit.config import (
-    default_recipe,
-    flat_names,
-    model_path,
-    parse,
-    recipe_path,
-    run_config,
-    settings_of,
-    settings_parser,
-)
+from pocketvit.config import default_recipe, flat_names, model_path, recipe_path, run_config
+from pocketvit.config.parsing import boolean_settings, parse, settings_of, settings_parser
 from pocketvit.errors import UnlikeTraining, UserError
 
 DATA_HELP = "digits; a folder of images or class folders, with train/ and test/ or without; Parquet file or folder"
@@ -257,19 +249,10 @@ def _underscored(args: list[str], flat: dict[str, str] | None = None) -> list[st
             words[-1] += f"={arg}"
         else:
             words.append(arg)
-    return [word + "=true" if word in BOOLEAN_SETTINGS else word for word in words]
+    return [word + "=true" if flat is not None and word in boolean_settings() else word for word in words]
 
 
-# Settings that are given as a bare flag.
-BOOLEAN_SETTINGS = (
-    "--data.skip_bad",
-    "--shard",
-    "--deterministic",
-    "--tensorboard",
-    "--finetune.freeze_encoder",
-    "--pretrain.normalise_targets",
-)
-BARE = ("--overwrite", "--resume", "--json", "--help", "--print_config", *BOOLEAN_SETTINGS)
+BARE = ("--overwrite", "--resume", "--json", "--help", "--print_config", *boolean_settings())
 
 
 def _show(given: Any, result: Any, text: str) -> int:

@@ -124,7 +124,7 @@ def test_racing_writer(folder, image_cache, monkeypatch):
     """Another process finishes the same entry while this one decodes."""
     import pocketvit.data.cache as cache
 
-    real, depth = cache.decode_source, []
+    real, depth = cache.decode_source, list[int]()
 
     def decode(*args):
         if not depth:

@@ -118,13 +118,6 @@ def test_one_image(tmp_path, save):
         load(str(tmp_path), CONFIG)
 
 
-@pytest.mark.parametrize("config", [DataConfig(val_fraction=0.0), DataConfig(test_fraction=1.0)])
-def test_fractions_out_of_range(tmp_path, class_folders, config):
-    class_folders(tmp_path)
-    with pytest.raises(UserError, match=r"--data\.(val|test)_fraction: .* is not above 0 and below 1"):
-        load(str(tmp_path), config)
-
-
 def test_mean_and_std_are_those_of_train_only(tmp_path, class_folders):
     class_folders(tmp_path / "train")
     for part in ("val", "test"):

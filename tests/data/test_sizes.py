@@ -26,7 +26,9 @@ from pocketvit.data import Patching, grown_patch, load, scaled_size
         ((7, 5), Patching(4), 1, (8, 8), 4),
     ],
 )
-def test_sizes_that_are_known(own, patching, scale, size, patch):
+def test_sizes_that_are_known(
+    own: tuple[int, int], patching: Patching, scale: float, size: tuple[int, int], patch: int
+) -> None:
     assert scaled_size(*own, patching, scale) == size
     assert grown_patch(*size, patching) == patch
 

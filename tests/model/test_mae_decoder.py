@@ -337,4 +337,4 @@ def test_the_verb_counts_what_the_settings_decode(capsys: pytest.CaptureFixture[
     assert less.pop("pretrain_macs") < plain.pop("pretrain_macs")
     assert less == plain
     cross = ["--decode-share", "0.25", "--model.decoder_attention", "cross"]
-    assert cost(*cross, "--pretrain.visible_discount", "0")["pretrain_macs"] < cost(*cross)["pretrain_macs"]
+    assert cost(*cross, "--mae.visible_discount", "0")["pretrain_macs"] < cost(*cross)["pretrain_macs"]

@@ -134,7 +134,7 @@ def test_gradients_of_the_masked_autoencoder() -> None:
 @pytest.mark.parametrize("shape", [(12, 12, 3), (6, 15, 4)])
 def test_classifier(shape: tuple[int, int, int]) -> None:
     torch.manual_seed(0)
-    config = ViTConfig(**COMMON, image_size=shape[:2], num_channels=shape[2], num_labels=7)
+    config = ViTConfig(**COMMON, image_size=shape[:2], num_channels=shape[2], num_labels=7)  # type: ignore[call-arg]
     theirs = stirred(ViTForImageClassification(config))
     ours = ViT(ViTShape.of(MODEL, shape), classes=7).eval()
     state = theirs.state_dict()

@@ -20,8 +20,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 def said(steps: int, done: int, per_epoch: int, seconds: float, clock: list[float]) -> list[str]:
     """What is said of a stage of `steps` steps, resumed at `done`, each of which takes `seconds`."""
-    run_log, lines = RunLog(), []
-    run_log.say = lines.append  # type: ignore[method-assign]
+    run_log = RunLog()
+    lines: list[str] = []
+    run_log.say = lines.append  # type: ignore[method-assign, assignment]
     with StageProgress(run_log, "pretrain", steps, done, per_epoch) as progress:
         for step in range(done + 1, steps + 1):
             clock[0] += seconds

@@ -29,7 +29,7 @@ def settings(**more: object) -> Settings:
     return resolve(
         "lite-cifar10", **{f"model.{name}": size for name, size in sizes.items()}, **{"data.size": 8, "model.patch": 2},
         **{"pretrain.epochs": 2, "finetune.epochs": 2, "pretrain.batch_size": 256, "finetune.batch_size": 256},
-        **{"finetune.augment.erase": 0.25, "pretrain.decode_share": 0.5, "pretrain.augment.rotate": 5, **more},
+        **{"finetune.augment.erase": 0.25, "mae.decode_share": 0.5, "pretrain.augment.rotate": 5, **more},
     )  # fmt: skip
 
 

@@ -74,7 +74,7 @@ def test_a_bad_file_costs_itself_alone(tmp_path: Path, model: Path, capsys: pyte
     ],
 )
 def test_images_unlike_training_are_told_apart(tmp_path: Path, changes: dict[str, object], words: str | None) -> None:
-    file = picture(tmp_path / "a.png", **changes)  # type: ignore[arg-type]
+    file = picture(tmp_path / "a.png", **changes)
     images, headers = read_images([file], (16, 16), 3)
     lines = unlike(images, [header for header in headers if not isinstance(header, str)], META)
     assert len(lines) == bool(words)
@@ -96,7 +96,7 @@ def test_colours_for_a_grey_model_are_said(tmp_path: Path) -> None:
 
 def test_pixels_are_no_paths(model: Path) -> None:
     with pytest.raises(UserError, match="a ndarray is no image file"):
-        pocketvit.predict(np.zeros((2, 16, 16, 3), np.uint8), model=model)  # type: ignore[arg-type]
+        pocketvit.predict(np.zeros((2, 16, 16, 3), np.uint8), model=model)
 
 
 def test_the_warning_reaches_python_and_the_terminal(

@@ -6,9 +6,6 @@ Test images are never used to choose anything: not the validation split, nor the
 from __future__ import annotations
 
 import hashlib
-import math
-import os
-import tempfile
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -16,13 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketvit.config import DataConfig
-from pocketvit.data.cache import cache_folder, decode_cached
-from pocketvit.data.checks import copies_notes, group_indices, group_note, image_hashes
+from pocketvit.data.cache import decode_cached
+from pocketvit.data.checks import copies_notes, group_note
 from pocketvit.data.decoding import Wanted
+from pocketvit.data.holdout import can_be_stratified, hold_out, take
 from pocketvit.data.images import NO_RENDERING, Rendering
 from pocketvit.data.sizes import Patching
 from pocketvit.data.sources import open_source
-from pocketvit.data.splits import check_class_sizes, grouped_split, label_subset, stratified_split
+from pocketvit.data.splits import label_subset
 from pocketvit.data.structures import Source, Split
 from pocketvit.errors import UserError
 
@@ -30,8 +28,6 @@ __all__ = ["Dataset", "Split", "load"]
 
 SMALLEST_STD = 1e-3  # a constant channel must not divide by zero
 STATISTICS_CHUNK = 1 << 20  # bytes at a time
-SMALLEST_MAP = 1 << 24  # bytes; copies of smaller sets stay in memory
-COPIED_AT_ONCE = 64  # images
 
 
 @dataclass(frozen=True)
@@ -120,43 +116,36 @@ def load(
         notes += _unlabelled_note(train)
         _check_classes(source, train)
 
-    stratified = train.labels is not None
-    if train.labels is not None:
-        parts = 1 + (val is None) + (test is None)
-        try:
-            check_class_sizes(train.labels[train.labels >= 0], parts, source.classes)
-        except UserError as error:
-            if need_labels:
-                raise
-            stratified = False
-            notes.append(f"the split is not stratified by class: {error}")
+    stratified = can_be_stratified(source, train, 1 + (val is None) + (test is None), need_labels, notes)
     if len(train) < 1 + (val is None):
         raise UserError(f"{spec}: holds {len(train)} train image: at least 2 are needed, one of them to validate")
     if train.labels is not None and train.names is not None and not (val and test) and config.group_by is None:
         notes += group_note(train.names.tolist(), train.labels)
     if test is None and train.labels is not None and len(train) > 2:
-        train, test = _hold_out(
-            train, config.test_fraction, "--data.test_fraction", config.split_seed, source, stratified, config.group_by
-        )
+        train, test = hold_out(train, config.test_fraction, config.split_seed, source, stratified, config.group_by)
         notes.append(
             f"the source has no test split: {len(test)} of {len(train) + len(test)} images held out for testing "
             f"(seed {config.split_seed})"
         )
     if val is None:
-        train, val = _hold_out(
-            train, config.val_fraction, "--data.val_fraction", config.split_seed, source, stratified, config.group_by
-        )
-    if config.images is not None and config.images < len(train):
-        labels = train.labels if train.labels is not None else np.zeros(len(train), np.int64)
-        fraction = config.images / len(train)
-        train = _take(train, label_subset(labels, fraction=fraction, seed=config.split_seed))
-        notes.append(f"{len(train)} of the train images are used (--data.images {config.images})")
+        train, val = hold_out(train, config.val_fraction, config.split_seed, source, stratified, config.group_by)
+    train = _some(train, config, notes)
     notes += copies_notes({"train": train, "val": val} | ({"test": test} if test else {}))
     mean, std = _statistics(train.images)
     return Dataset(
         source.name, source.classes, train, val, test, mean, std, tuple(notes),
         digest(content.encode("utf-8", "surrogateescape")), decoded.rendering, decoded.own,
     )  # fmt: skip
+
+
+def _some(train: Split, config: DataConfig, notes: list[str]) -> Split:
+    """As many of the train images as are asked for."""
+    if config.images is None or config.images >= len(train):
+        return train
+    labels = train.labels if train.labels is not None else np.zeros(len(train), np.int64)
+    chosen = take(train, label_subset(labels, fraction=config.images / len(train), seed=config.split_seed))
+    notes.append(f"{len(chosen)} of the train images are used (--data.images {config.images})")
+    return chosen
 
 
 class Whole(NamedTuple):
@@ -219,42 +208,12 @@ def _require_labels(spec: str, source: Source) -> None:
         )
 
 
-def _hold_out(
-    split: Split, fraction: float, flag: str, seed: int, source: Source, stratified: bool, group_by: str | None
-) -> tuple[Split, Split]:
-    if not 0 < fraction < 1:
-        raise UserError(f"{flag}: {fraction} is not above 0 and below 1")
-    labels = split.labels if stratified else None
-    known = np.arange(len(split)) if labels is None else np.flatnonzero(labels >= 0)
-    strata = None if labels is None else labels[known]
-    if group_by is not None:
-        assert split.names is not None
-        groups = group_indices(split.names.tolist(), group_by)
-        _, held = grouped_split(strata, groups[known], fraction, seed, source.classes)
-        # Images without a label are learnt from, but not those that belong to ones held out.
-        kept = np.flatnonzero(~np.isin(groups, groups[known[held]]))
-        return _take(split, kept), _take(split, known[held])
-    _, held = stratified_split(strata, len(known), fraction, seed, source.classes)
-    hold = _without_copies(split, known[held])
-    # Held out are images with labels; those without one are learnt from.
-    return _take(split, np.setdiff1d(np.arange(len(split)), hold)), _take(split, hold)
-
-
-def _without_copies(split: Split, held: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Those of the held-out images that equal none of the others, where each of their classes keeps one at least."""
-    digests = image_hashes(split.images)
-    alone = held[~np.isin(digests[held], np.delete(digests, held))]
-    if split.labels is None:
-        return alone if len(alone) else held
-    return alone if np.isin(split.labels[held], split.labels[alone]).all() else held
-
-
 def _labelled_part(split: Split, notes: list[str]) -> Split:
     """A split to validate or test on, without the images that have no label where others have one."""
     if split.labels is None or (split.labels >= 0).all():
         return split
     notes.append(f"{int((split.labels < 0).sum())} images to validate or test have no label and are left out")
-    return _take(split, np.flatnonzero(split.labels >= 0))
+    return take(split, np.flatnonzero(split.labels >= 0))
 
 
 def _unlabelled_note(train: Split) -> list[str]:
@@ -275,30 +234,6 @@ def _check_classes(source: Source, train: Split) -> None:
             f"{source.root}: no images of class '{name}' are left, since none of them can be decoded: mend them, or "
             "move the class away"
         )
-
-
-def _take(split: Split, indices: NDArray[np.int64]) -> Split:
-    labels = None if split.labels is None else split.labels[indices]
-    names = None if split.names is None else split.names[indices]
-    return Split(_mapped(split.images, indices), labels, names)
-
-
-def _mapped(images: NDArray[np.uint8], indices: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """images[indices]; of mapped ones, in a file without a name, so that a large set takes no memory of its own."""
-    if not isinstance(images, np.memmap) or len(indices) * images[:1].nbytes < SMALLEST_MAP:
-        chosen: NDArray[np.uint8] = images[indices]
-        return chosen
-    try:
-        with tempfile.TemporaryFile(dir=cache_folder()) as file:
-            shape = (len(indices), *images.shape[1:])
-            os.posix_fallocate(file.fileno(), 0, math.prod(shape))
-            mapped = np.memmap(file, np.uint8, "r+", shape=shape)
-    except (OSError, AttributeError):  # a full disk; a system that keeps no file without a name
-        return np.asarray(images[indices])
-    for start in range(0, len(indices), COPIED_AT_ONCE):
-        mapped[start : start + COPIED_AT_ONCE] = images[indices[start : start + COPIED_AT_ONCE]]
-    mapped.flags.writeable = False
-    return mapped
 
 
 def _statistics(images: NDArray[np.uint8]) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -51,7 +51,7 @@ def costs(
     """Count what a network costs, without allocating it.
 
     Args:
-        config: network sizes, with or without its preset resolved.
+        config: network sizes.
         shape: image (height, width, channels).
         classes: outputs of the head; 0 counts the encoder alone.
         mask_ratio: share of the patches that pre-training hides.
@@ -61,11 +61,10 @@ def costs(
     Raises:
         UserError: sizes that cannot be, or a patch that does not divide the image.
     """
-    c = config.resolved()
     height, width, channels = shape
     with torch.device("meta"):
-        classifier = ViT(ViTShape.of(c, shape), classes, pool=c.pool).eval()
-        autoencoder = MaskedAutoencoder(c, shape, visible_discount).eval()
+        classifier = ViT(ViTShape.of(config, shape), classes, pool=config.pool).eval()
+        autoencoder = MaskedAutoencoder(config, shape, visible_discount).eval()
         image = torch.empty(1, channels, height, width)
     # All tokens in all layers, where the class token alone is read.
     products = macs_by_module(classifier, lambda: classifier.head(classifier.encode(image)[:, 0]))

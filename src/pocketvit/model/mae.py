@@ -41,7 +41,7 @@ class MaskedAutoencoder(nn.Module):
     is predicted for a patch does not depend on which others are decoded.
 
     Args:
-        config: network sizes, with or without its preset resolved.
+        config: network sizes.
         shape: image (height, width, channels).
         visible_discount: weight of the visible patches' loss beside the masked patches'.
         normalise_targets: compare with each patch's pixels normalised by that patch's own mean and deviation.
@@ -55,17 +55,13 @@ class MaskedAutoencoder(nn.Module):
         normalise_targets: bool = False,
     ) -> None:
         super().__init__()
-        c = config.resolved()
-        assert c.decoder_width is not None
-        assert c.decoder_depth is not None
-        assert c.decoder_heads is not None
-        assert c.mlp_ratio is not None
+        c = config.sizes()
         self.visible_discount, self.normalise_targets = visible_discount, normalise_targets
         self.cross = c.decoder_attention == "cross"
-        self.encoder = ViT(ViTShape.of(c, shape), pool=c.pool)
+        self.encoder = ViT(ViTShape.of(config, shape), pool=c.pool)
         vit, dim = self.encoder.shape, c.decoder_width
         if normalise_targets and vit.patch_dim == 1:
-            raise UserError("--pretrain.normalise_targets: a patch of one value has no deviation: use a larger --patch")
+            raise UserError("--mae.normalise_targets: a patch of one value has no deviation: use a larger --patch")
         self.decoder_embed = nn.Linear(vit.dim, dim)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, dim))
         # The encoder's output needs no second positions: by cross-attention, only mask tokens have one.

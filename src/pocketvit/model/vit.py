@@ -35,13 +35,8 @@ class ViTShape:
 
     @classmethod
     def of(cls, config: ModelConfig, shape: tuple[int, int, int]) -> ViTShape:
-        """The encoder that `config` (with its preset resolved) describes for images of `shape` (H, W, C)."""
-        c = config.resolved()
-        assert c.patch is not None
-        assert c.width is not None
-        assert c.depth is not None
-        assert c.heads is not None
-        assert c.mlp_ratio is not None
+        """The encoder that `config` describes for images of `shape` (H, W, C)."""
+        c = config.sizes()
         return cls(*shape, patch=c.patch, dim=c.width, depth=c.depth, heads=c.heads, mlp_ratio=c.mlp_ratio)
 
     @property

@@ -143,7 +143,7 @@ class Context:
         s, d = self.settings, self.dataset
         return WeightsMeta(
             kind, s.model, d.shape, d.mean, d.std, d.classes,
-            visible_discount=s.pretrain.visible_discount, normalise_targets=s.pretrain.normalise_targets,
+            visible_discount=s.mae.visible_discount, normalise_targets=s.mae.normalise_targets,
             bits=d.rendering.bits, background=d.rendering.background, source=d.fingerprint, native=d.native,
         )  # fmt: skip
 
@@ -204,8 +204,7 @@ class Context:
 
 def patching_of(settings: Settings) -> Patching:
     """The patch that images are read for; one that was asked for stays, and so does any beside a size asked for."""
-    patch = settings.model.resolved().patch
-    assert patch is not None
+    patch = settings.model.sizes().patch
     return Patching(patch, fixed=settings.model.patch is not None or settings.data.size is not None)
 
 

@@ -55,7 +55,7 @@ def _write(
         mistakes, evaluation = _judgement(context, module)
         arrays |= mistakes
     np.savez_compressed(folder.figures, **arrays)
-    cost = costs(s.model, d.shape, len(d.classes), s.pretrain.mask_ratio)
+    cost = costs(s.model, d.shape, len(d.classes), s.mae.mask_ratio)
     summary = {
         "format": FORMAT,
         "dataset": {
@@ -104,7 +104,7 @@ def _gallery(context: Context, mae: Path | None) -> dict[str, Any]:
     if mae is not None:
         model, meta = weights.load(mae)
         if isinstance(model, MaskedAutoencoder):
-            shown, ratio = val.images[:RECONSTRUCTIONS], context.settings.pretrain.mask_ratio
+            shown, ratio = val.images[:RECONSTRUCTIONS], context.settings.mae.mask_ratio
             made = reconstruct_images(model.to(context.accelerator.device), shown, meta.mean, meta.std, ratio)
             arrays |= {f"gallery_{name}": array for name, array in made._asdict().items()}
     return arrays

@@ -62,7 +62,7 @@ def step_bytes(stage: str, dataset: Dataset, settings: Settings, device: torch.d
             kept = saved_bytes(
                 mae,
                 images,
-                lambda: mae(images, config.mask_ratio, decode_share=config.decode_share).loss,  # type: ignore[union-attr]
+                lambda: mae(images, settings.mae.mask_ratio, decode_share=settings.mae.decode_share).loss,
             )
         else:
             network = vit = ViT(shape, len(dataset.classes) or 1, pool=settings.model.pool)

@@ -245,7 +245,7 @@ def reconstruct(
         raise UserError(f"{_path(model)}: a classifier has no decoder: give pre-trained weights")
     dataset = _dataset_like(data, meta, settings.data, need_labels=False)
     images = dataset.val.images[:count]
-    made = reconstruct_images(mae, images, meta.mean, meta.std, settings.pretrain.mask_ratio, settings.seed)
+    made = reconstruct_images(mae, images, meta.mean, meta.std, settings.mae.mask_ratio, settings.seed)
     rows = np.concatenate([np.pad(array, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=255) for array in made], 2)
     sheet = rows.reshape(-1, *rows.shape[2:])
     # Fewer than three channels are shown as grey, more as their first three.
@@ -286,8 +286,8 @@ def budget(
     """
     settings = settings or resolve(recipe, **overrides)
     height, width = settings.data.shape or scaled_size(32, 32, patching_of(settings), settings.data.scale)
-    shape, stage = (height, width, channels), settings.pretrain
-    cost = count(settings.model, shape, classes, stage.mask_ratio, stage.decode_share, stage.visible_discount)
+    shape, mae = (height, width, channels), settings.mae
+    cost = count(settings.model, shape, classes, mae.mask_ratio, mae.decode_share, mae.visible_discount)
     return {"preset": settings.model.preset, "shape": list(shape), "classes": classes, **dataclasses.asdict(cost)}
 
 

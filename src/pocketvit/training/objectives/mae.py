@@ -27,16 +27,16 @@ class MaskedAutoencoding(Pretraining):
 
     @staticmethod
     def build(settings: Settings, shape: tuple[int, int, int]) -> MaskedAutoencoder:
-        config = settings.pretrain
+        config = settings.mae
         return MaskedAutoencoder(settings.model, shape, config.visible_discount, config.normalise_targets)
 
     def loss(self, network: Callable[..., Any], images: Tensor, labels: Tensor | None) -> Tensor:
-        config = self.settings.pretrain
+        config = self.settings.mae
         return network(self.batches.normalise(images), config.mask_ratio, decode_share=config.decode_share).loss
 
     def heldout_loss(self, network: nn.Module) -> float:
         """Every patch is decoded, whatever share training decodes."""
-        total, start, ratio = 0.0, 0, self.settings.pretrain.mask_ratio
+        total, start, ratio = 0.0, 0, self.settings.mae.mask_ratio
         for images in self.heldout.chunks(HELDOUT_BATCH):
             total += network(images, ratio, self._noise[start : start + len(images)]).loss.item() * len(images)
             start += len(images)

@@ -42,7 +42,7 @@ class Classification:
         accelerator: Accelerator,
         seed: int,
     ) -> None:
-        self.config, self._masking = settings.finetune, settings.pretrain
+        self.config, self._masking = settings.finetune, settings.mae
         self._accelerator, self._classes = accelerator, len(dataset.classes)
         device = accelerator.device
         norm = {"mean": dataset.mean, "std": dataset.std, "device": device, "seed": seed}
@@ -59,7 +59,7 @@ class Classification:
         if self.config.reconstruction:
             self.network = SupervisedMAE(MaskedAutoencoding.build(settings, dataset.shape), classifier).to(device)
             self._everything = Batches(dataset.train.images, None, batch_size=self.config.batch_size, **norm)
-            self._augment_masked = Augment(self._masking.augment, dataset.shape[2], dataset.mean, device)
+            self._augment_masked = Augment(settings.pretrain.augment, dataset.shape[2], dataset.mean, device)
 
     def loss(self, network: nn.Module, images: Tensor, labels: Tensor | None) -> Tensor:
         assert labels is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,22 @@ import pytest
 import yaml
 
 from pocketvit.cli import main
-from pocketvit.config import DataConfig, ModelConfig, Settings, as_yaml, recipe_path, resolve
+from pocketvit.config import (
+    AugmentConfig,
+    DataConfig,
+    FinetuneConfig,
+    ModelConfig,
+    PretrainConfig,
+    Settings,
+    as_yaml,
+    recipe_path,
+    resolve,
+)
+from pocketvit.config.fields import described
+from pocketvit.config.parsing import boolean_settings
 from pocketvit.errors import UserError
 
-RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))
+RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
 
 
 @pytest.fixture
@@ -30,12 +43,12 @@ def config(tmp_path: Path) -> Path:
     return path
 
 
-def printed(args: list[str], capsys: pytest.CaptureFixture[str]) -> dict[str, object]:
+def printed(args: list[str], capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
     """What --print_config says of a command line."""
     with pytest.raises(SystemExit) as stopped:
         main([*args, "--print_config"])
     assert stopped.value.code in (0, None)
-    values: dict[str, object] = yaml.safe_load(capsys.readouterr().out)
+    values: dict[str, Any] = yaml.safe_load(capsys.readouterr().out)
     return values
 
 
@@ -90,7 +103,9 @@ def test_a_recipe_may_be_a_file_of_ones_own(recipe: Path) -> None:
 
 @pytest.mark.parametrize("name", ["nope", "nope.yaml", "../digits"])
 def test_an_unknown_recipe_is_refused_with_those_there_are(name: str) -> None:
-    assert refused(recipe=name).startswith(f"--recipe: no recipe '{name}': use one of digits, lite, lite-cifar10, ")
+    assert refused(recipe=name).startswith(
+        f"--recipe: no recipe '{name}': use one of cifar, digits, lite, lite-cifar10, "
+    )
 
 
 @pytest.mark.parametrize(
@@ -159,15 +174,15 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         ("pretrain.epochs", 0, "at least 1"),
         ("finetune.epochs", -3, "at least 1"),
         ("pretrain.batch_size", 0, "at least 1"),
-        ("pretrain.mask_ratio", 1.5, "from 0 to 1"),
-        ("pretrain.mask_ratio", -0.1, "from 0 to 1"),
+        ("mae.mask_ratio", 1.5, "from 0 to 1"),
+        ("mae.mask_ratio", -0.1, "from 0 to 1"),
         ("finetune.lr", -1e-3, "at least 0"),
         ("finetune.lr_base_size", -256, "at least 0"),
         ("finetune.drop_path", 1.0, "at least 0 and below 1"),
         ("finetune.beta2", 1.0, "at least 0 and below 1"),
         ("pretrain.augment.crop_scale", 0.0, "above 0 and at most 1"),
-        ("pretrain.decode_share", 0.0, "above 0 and at most 1"),
-        ("pretrain.decode_share", 1.5, "above 0 and at most 1"),
+        ("mae.decode_share", 0.0, "above 0 and at most 1"),
+        ("mae.decode_share", 1.5, "above 0 and at most 1"),
         ("finetune.label_smoothing", 2.0, "from 0 to 1"),
     ],
 )
@@ -191,7 +206,7 @@ def test_a_frozen_encoder_reconstructs_nothing() -> None:
 
 @pytest.mark.parametrize("value", [0.0, 1.0])
 def test_the_ends_of_a_closed_range_are_in_it(value: float) -> None:
-    assert resolve(mask_ratio=value).pretrain.mask_ratio == value
+    assert resolve(mask_ratio=value).mae.mask_ratio == value
 
 
 @pytest.mark.parametrize(
@@ -278,7 +293,7 @@ def test_print_config_reads_back_as_config(tmp_path: Path, capsys: pytest.Captur
     settings = {f.name for f in dataclasses.fields(Settings)}
     assert settings <= first.keys()
     assert {k: first[k] for k in settings} == {k: again[k] for k in settings}
-    assert first["pretrain"]["mask_ratio"] == 0.6  # type: ignore[index]
+    assert first["mae"]["mask_ratio"] == 0.6
 
 
 @pytest.mark.parametrize("flag", ["--batch-size 7", "--batch_size 7", "--batch-size=7", "--pretrain.batch-size 7"])
@@ -291,14 +306,14 @@ def test_hyphens_and_underscores_are_alike(flag: str, capsys: pytest.CaptureFixt
 @pytest.mark.parametrize(("verb", "stage"), [("fit", "pretrain"), ("pretrain", "pretrain"), ("finetune", "finetune")])
 def test_flat_names_mean_the_stage_of_the_verb(verb: str, stage: str, capsys: pytest.CaptureFixture[str]) -> None:
     values = printed([verb, "digits", "--epochs", "77"], capsys)
-    epochs = {name: values[name]["epochs"] == 77 for name in ("pretrain", "finetune")}  # type: ignore[index]
+    epochs = {name: values[name]["epochs"] == 77 for name in ("pretrain", "finetune")}
     assert epochs == {name: name == stage for name in ("pretrain", "finetune")}
 
 
 @pytest.mark.parametrize("stage", ["pretrain", "finetune"])
 def test_each_stage_has_its_optimizer(stage: str, capsys: pytest.CaptureFixture[str]) -> None:
     values = printed(["fit", "digits", f"--{stage}.optimizer", "schedule-free"], capsys)
-    found = {name: values[name]["optimizer"] for name in ("pretrain", "finetune")}  # type: ignore[index]
+    found = {name: values[name]["optimizer"] for name in ("pretrain", "finetune")}
     assert found == {"pretrain": "adamw", "finetune": "adamw", stage: "schedule-free"}
 
 
@@ -315,3 +330,77 @@ def test_a_key_without_a_value_is_refused(tmp_path: Path, text: str) -> None:
     with pytest.raises(UserError) as caught:
         resolve(config=tmp_path / "a.yaml")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: DataConfig(val_fraction=7), "--data.val_fraction: 7 is out of range: expected above 0 and below 1"),
+        (lambda: DataConfig(val_fraction="a"), "--data.val_fraction: a is out of range"),
+        (
+            lambda: DataConfig(labels_per_class="zero"),
+            "--labels-per-class: 'zero' is neither a count",
+        ),
+        (lambda: DataConfig(size="x"), "--size: 'x' is neither a side"),
+        (lambda: DataConfig(split_seed=None), "--data.split_seed: has no value"),
+        (lambda: AugmentConfig(crop_scale=2.0), "--augment.crop_scale: 2.0 is out of range"),
+        (lambda: FinetuneConfig(drop_path=1.0), "--finetune.drop_path: 1.0 is out of range"),
+        (lambda: dataclasses.replace(PretrainConfig(), epochs=0), "--pretrain.epochs: 0 is out of range"),
+    ],
+)
+def test_settings_are_checked_when_they_are_made(make: Callable[[], object], message: str) -> None:
+    with pytest.raises(UserError) as error:
+        make()
+    assert str(error.value).startswith(message)
+
+
+def test_every_setting_is_described_where_it_stands() -> None:
+    texts = {name: f.metadata["text"] for name, f in described(Settings)}
+    assert len(texts) > 80
+    assert min(len(text) for text in texts.values()) > 5
+    assert {"data.size", "mae.mask_ratio", "pretrain.augment.flip", "finetune.scratch_rate"} <= texts.keys()
+
+
+def test_booleans_are_known_by_their_types(capsys: pytest.CaptureFixture[str]) -> None:
+    flags = boolean_settings()
+    assert "--finetune.freeze_encoder" in flags
+    assert "--pretrain.augment.flip" in flags
+    assert "--data.val_fraction" not in flags
+    values = printed(["fit", "digits", "--shard", "--data.skip-bad", "--mae.normalise_targets"], capsys)
+    assert (values["shard"], values["data"]["skip_bad"], values["mae"]["normalise_targets"]) == (True, True, True)
+
+
+def test_a_file_stands_on_its_base(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("base: tiny\nseed: 3\nfinetune: {augment: {flip: false}}\n")
+    tiny, mine = resolve("tiny"), resolve(config=file)
+    finetune = dataclasses.replace(tiny.finetune, augment=dataclasses.replace(tiny.finetune.augment, flip=False))
+    assert mine == dataclasses.replace(tiny, recipe=None, seed=3, finetune=finetune)
+    # What is written and printed are plain values.
+    assert "base" not in yaml.safe_load(as_yaml(mine))
+    assert "base" not in printed(["fit", "digits", "--recipe", str(file)], capsys)
+
+
+def test_a_base_has_none_itself(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("base: lite-cifar10\n")
+    with pytest.raises(UserError, match="base: lite-cifar10 has a base itself"):
+        resolve(config=tmp_path / "mine.yaml")
+    (tmp_path / "other.yaml").write_text("base: nothing\n")
+    with pytest.raises(UserError, match="no recipe 'nothing'"):
+        resolve(config=tmp_path / "other.yaml")
+
+
+def test_names_of_earlier_versions_are_read(tmp_path: Path) -> None:
+    file = tmp_path / "old.yaml"
+    file.write_text("pretrain: {epochs: 7, mask_ratio: 0.5, normalise_targets: true}\n")
+    old = resolve(config=file)
+    assert (old.pretrain.epochs, old.mae.mask_ratio, old.mae.normalise_targets) == (7, 0.5, True)
+    assert resolve(**{"pretrain.decode_share": 0.25}).mae.decode_share == 0.25
+
+
+@pytest.mark.parametrize(("text", "words"), [("- a\n- b\n", "holds no settings"), ("a: [", "not YAML")])
+def test_a_file_that_holds_no_settings_is_named(tmp_path: Path, text: str, words: str) -> None:
+    (tmp_path / "bad.yaml").write_text(text)
+    message = refused(config=tmp_path / "bad.yaml")
+    assert str(tmp_path / "bad.yaml") in message
+    assert words in message

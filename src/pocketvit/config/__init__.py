@@ -1,0 +1,35 @@
+"""Typed, frozen settings; how recipes, files and flags fill them; the files that ship."""
+
+from pocketvit.config.network import PRESETS, ModelConfig, NetworkSizes
+from pocketvit.config.parsing import as_yaml, default_recipe, flat_names, resolve, seconds_of
+from pocketvit.config.settings import (
+    AugmentConfig,
+    DataConfig,
+    FinetuneConfig,
+    MAEConfig,
+    OptimConfig,
+    PretrainConfig,
+    Settings,
+)
+from pocketvit.config.shipped import model_path, recipe_path, run_config
+
+__all__ = [
+    "PRESETS",
+    "AugmentConfig",
+    "DataConfig",
+    "FinetuneConfig",
+    "MAEConfig",
+    "ModelConfig",
+    "NetworkSizes",
+    "OptimConfig",
+    "PretrainConfig",
+    "Settings",
+    "as_yaml",
+    "default_recipe",
+    "flat_names",
+    "model_path",
+    "recipe_path",
+    "resolve",
+    "run_config",
+    "seconds_of",
+]

@@ -1,0 +1,189 @@
+"""From recipes, YAML files, flags and keyword arguments to `Settings`."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pocketvit.config.fields import check, described
+from pocketvit.config.settings import Settings
+from pocketvit.config.shipped import recipe_path
+from pocketvit.errors import UserError
+
+# What people change often is a flat flag; everything else is reached by its dotted name.
+FLAT: dict[str, str] = {
+    "size": "data.size",
+    "labels_per_class": "data.labels_per_class",
+    "label_fraction": "data.label_fraction",
+    "skip_bad": "data.skip_bad",
+    "label_column": "data.label_column",
+    "group_by": "data.group_by",
+    "preset": "model.preset",
+    "patch": "model.patch",
+    "mask_ratio": "mae.mask_ratio",
+    "decode_share": "mae.decode_share",
+}
+# What settings were called in earlier versions, for recipes and runs of theirs.
+RENAMED = {
+    f"pretrain.{name}": f"mae.{name}"
+    for name in ("mask_ratio", "decode_share", "visible_discount", "normalise_targets")
+}
+# These mean the stage that the verb runs; `fit` runs both, and takes them for pre-training.
+FLAT_BY_STAGE = ("epochs", "batch_size", "lr")
+
+
+def flat_names(stage: str) -> dict[str, str]:
+    """Flat names and the dotted names they stand for; `stage` is "pretrain" or "finetune"."""
+    return FLAT | RENAMED | {name: f"{stage}.{name}" for name in FLAT_BY_STAGE}
+
+
+def default_recipe(data: str) -> str:
+    """The recipe of a source when none is named."""
+    return "digits" if data == "digits" else "lite"
+
+
+def seconds_of(duration: str | float) -> float:
+    """Seconds in "90s", "50m", "1.5h" or a number of seconds; UserError for anything else."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smh]?)\s*", str(duration))
+    if not found or float(found[1]) <= 0:
+        raise UserError(f"'{duration}' is not a duration: expected one like 90s, 50m or 1.5h")
+    return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[found[2]]
+
+
+def settings_parser(**kwargs: Any) -> Any:
+    """A jsonargparse parser whose arguments are the fields of `Settings`, with --config and --print_config."""
+    from jsonargparse import ActionConfigFile, ArgumentParser
+
+    parser = ArgumentParser(exit_on_error=False, **kwargs)
+    parser.add_argument("--config", action=ActionConfigFile, help="YAML file of settings, read after the recipe")
+    parser.add_class_arguments(Settings, as_group=True)
+    texts = {name: f.metadata["text"] for name, f in described(Settings)}
+    for action in parser._actions:
+        action.help = texts.get(action.dest, action.help)
+    return parser
+
+
+def boolean_settings() -> tuple[str, ...]:
+    """Flags of the settings that are yes or no, and may be given bare."""
+    return tuple(f"--{name}" for name, f in described(Settings) if f.type == "bool")
+
+
+def resolve(
+    recipe: str | None = None, config: str | Path | None = None, *, stage: str = "pretrain", **overrides: Any
+) -> Settings:
+    """Settings from defaults, then `recipe`, then `config`, then `overrides`, each over the one before.
+
+    Args:
+        recipe: name of a shipped recipe, or a YAML file.
+        config: YAML file with any part of the settings.
+        stage: the stage that flat names such as `epochs` mean, "pretrain" or "finetune".
+        overrides: flat names (`epochs=5`), or dotted ones through a dictionary (`**{"finetune.lr": 1e-3}`).
+
+    Raises:
+        UserError: unknown key, wrong type or unreadable file.
+    """
+    args = [f"--config={recipe_path(recipe)}"] if recipe else []
+    args += [f"--config={config}"] if config else []
+    flat = flat_names(stage)
+    for name, value in (({"recipe": recipe} if recipe else {}) | overrides).items():
+        text = value if isinstance(value, str) else yaml.safe_dump(value, default_flow_style=True).split("\n")[0]
+        args.append(f"--{flat.get(name, name)}={text}")
+    parser = settings_parser(prog="pocketvit")
+    return settings_of(parser, parse(parser, args))
+
+
+def parse(parser: Any, args: list[str]) -> Any:
+    """Parse, turning every complaint of jsonargparse into a UserError of one line that suggests the nearest name."""
+    from jsonargparse import ArgumentError
+
+    args = [f"--config={_plain(arg.removeprefix('--config='))}" if arg.startswith("--config=") else arg for arg in args]
+    try:
+        return parser.parse_args(args)
+    except (ArgumentError, TypeError, ValueError, yaml.YAMLError) as error:
+        raise UserError(_one_line(str(error), [a.dest for a in parser._actions])) from None
+
+
+def settings_of(parser: Any, parsed: Any) -> Settings:
+    """The frozen `Settings` in a parsed namespace."""
+    for f in dataclasses.fields(Settings):
+        # jsonargparse takes `pretrain: 5` in a file for no settings at all, and would go on with the defaults.
+        group, default = parsed.get(f.name), f.default_factory
+        if default is not dataclasses.MISSING and len(getattr(group, "__dict__", ())) < len(
+            dataclasses.fields(default())
+        ):
+            raise UserError(
+                f"--{f.name}: one value was given for a group of settings: expected {f.name}: {{key: value}}"
+            )
+    # Before they are made, for the message to name the whole flag.
+    check(Settings, {f.name: parsed.as_dict()[f.name] for f in dataclasses.fields(Settings)})
+    ready = parser.instantiate(parsed)
+    return Settings(**{f.name: ready[f.name] for f in dataclasses.fields(Settings)})
+
+
+def as_yaml(settings: Settings | Mapping[str, Any]) -> str:
+    """Every value, as YAML that `--config` reads back."""
+    values = dataclasses.asdict(settings) if isinstance(settings, Settings) else dict(settings)
+    return yaml.safe_dump(values, sort_keys=False)
+
+
+def read_settings(file: str | Path) -> dict[str, Any]:
+    """The part of the settings that a YAML file holds, nested, over that of the recipe that its `base` names.
+
+    Names of earlier versions are today's. Raises UserError where the file cannot be read, or is no mapping.
+    """
+    values = _read(Path(file))
+    base = values.pop("base", None)
+    if base is None:
+        return values
+    below = _read(recipe_path(str(base)))
+    if "base" in below:
+        raise UserError(f"{file}: base: {base} has a base itself: name one that has none")
+    return _merged(below, values)
+
+
+def _plain(file: str) -> str:
+    """`read_settings` as one line of YAML."""
+    return yaml.safe_dump(read_settings(file), default_flow_style=True, width=float("inf")).strip()
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    except OSError as error:
+        raise UserError(f"--config: {file}: cannot be read ({error.strerror})") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"--config: {file}: not YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(values, dict):
+        raise UserError(f"--config: {file}: holds no settings: expected lines like 'seed: 1'")
+    for before, now in RENAMED.items():
+        (group, name), (new_group, new_name) = before.split("."), now.split(".")
+        if isinstance(values.get(group), dict) and name in values[group]:
+            values.setdefault(new_group, {})[new_name] = values[group].pop(name)
+    return values
+
+
+def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Nested values, those of `above` where both have one."""
+    both = {
+        name: _merged(below[name], value) if isinstance(value, dict) and isinstance(below.get(name), dict) else value
+        for name, value in above.items()
+    }
+    return below | both
+
+
+def _one_line(message: str, known: list[str]) -> str:
+    text = " ".join(message.split())
+    unknown = re.search(r"unrecognized arguments: --([\w.-]+)|does not accept option '([^']+)'", text)
+    if unknown:
+        name = (unknown[1] or unknown[2]).replace("-", "_")
+        there = {*FLAT, *FLAT_BY_STAGE, *known, *(k.split(".")[-1] for k in known)} - {name}
+        close = difflib.get_close_matches(name, sorted(there), n=1, cutoff=0.7)
+        if close:
+            return f"{text} (did you mean {close[0]}?)"
+    return text

@@ -1,0 +1,50 @@
+"""Files that ship with PocketViT, recipes and models, by their names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pocketvit.errors import UserError
+
+
+def recipe_path(name: str) -> Path:
+    """The YAML file of a shipped recipe or of a path; raises UserError with the recipes there are."""
+    there = shipped("recipes", ".yaml")
+    if name in there:
+        return there[name]
+    if Path(name).suffix in (".yaml", ".yml") and Path(name).is_file():
+        return Path(name)
+    raise UserError(f"--recipe: no recipe '{name}': use one of {', '.join(sorted(there))}, or a YAML file")
+
+
+def model_path(name: str | Path) -> Path:
+    """A run directory or weights file, or else the weights of a shipped model of that name.
+
+    A path that is not there is given back as it is, for its reader to refuse; a bare name raises UserError.
+    """
+    path, there = Path(name), shipped("models", ".safetensors")
+    if path.exists() or path.suffix or path.name != str(name):
+        return path
+    if str(name) in there:
+        return there[str(name)]
+    names = f"the shipped models are {', '.join(sorted(there))}" if there else "no model is shipped yet"
+    raise UserError(f"--model or --init '{name}': no run directory, no weights file and no shipped model ({names})")
+
+
+def shipped(folder: str, suffix: str) -> dict[str, Path]:
+    """Files by their names without `suffix`. They travel inside the wheel; in a checkout they lie beside src/."""
+    package = Path(__file__).parents[1]
+    return {
+        path.name.removesuffix(suffix): path
+        for parent in (package.parents[1], package)
+        for path in sorted((parent / folder).glob(f"*{suffix}"))
+    }
+
+
+def run_config(model: str | Path) -> Path | None:
+    """config.yaml of a run directory, or beside a weights file in one; None elsewhere.
+
+    Whoever tests a run's model must split the data as the run did, or would test on images it was trained on.
+    """
+    folder = Path(model) if Path(model).is_dir() else Path(model).parent
+    return folder / "config.yaml" if (folder / "config.yaml").is_file() else None
