@@ -16,9 +16,11 @@ import json
 import re
 import statistics
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+
+from bench_tables import STAGES, scaling_table, throughput_table, trials_table
+from writing import Json, device, markdown, minutes, plain, when
 
 from pocketvit.report import words
 from pocketvit.run.summary import updated
@@ -29,14 +31,6 @@ PUBLISHED = REPO / "benchmarks" / "published.json"
 MISSING = "*not measured yet*\n"
 # Preset, and the images that it is meant for: (size, channels).
 BUDGETS = {"paper": (36, 3), "lite": (32, 3), "tiny": (32, 3), "digits": (8, 1)}
-
-# Stages of the benchmarks in words, and their contestants with the columns they stand in.
-STAGES = {"pretrain": "pre-training", "finetune": "fine-tuning"}
-RIVALS = {"pocketvit": "PocketViT", "transformers": "transformers", "vit-pytorch": "vit-pytorch"}
-SPREAD: dict[str, Callable[[Sequence[float]], float]] = {"median": statistics.median, "min": min, "max": max}
-PARTS = ("draw", "augment", "normalise", "forward", "backward", "optimiser")
-
-Json = Mapping[str, Any]
 
 
 class BadEvidence(Exception):
@@ -118,7 +112,7 @@ def result_table(summary: Json) -> str:
                 *(words.points(found["mean"]) for found in entry["gains"]),
             ]
         )
-    return _plain(f"{_markdown(head, rows)}\n\n<sub>{_origin(summary, entries[0])}</sub>\n")
+    return plain(f"{markdown(head, rows)}\n\n<sub>{_origin(summary, entries[0])}</sub>\n")
 
 
 def _accuracy(result: Json, seeds: int) -> str:
@@ -130,20 +124,20 @@ def _accuracy(result: Json, seeds: int) -> str:
 def _origin(summary: Json, entry: Json) -> str:
     data, model, details = summary["dataset"], summary["model"], summary["details"]
     here, pretrained, first = details["environment"], summary["pretrain"], next(iter(entry["arms"].values()))
-    device = _device(details)
+    machine = device(details)
     size = "×".join(str(side) for side in data["shape"])
     seeds = ", ".join(str(seed) for seed in first["seeds"])
     seconds = sum(stage["seconds"] for stage in pretrained.values())
     lengths = "; ".join(f"{p['epochs']} epochs; held-out loss: {p['verdict']}" for p in pretrained.values())
     # A resumed run's seconds are those of its last part, while a stage's are those of all its parts.
-    whole = "" if details.get("resumed") else f"{_minutes(details['seconds'])} in all, "
-    spent = f"{whole}{_minutes(seconds)} {'of them ' if whole else ''}pre-training"
+    whole = "" if details.get("resumed") else f"{minutes(details['seconds'])} in all, "
+    spent = f"{whole}{minutes(seconds)} {'of them ' if whole else ''}pre-training"
     sentences = [
         f"`{details['command']}`",
         f"{data['train']:,} train, {data['val']:,} validation and {data['test']:,} test images of {size}, "
         f"{len(data['classes'])} classes; preset {model['preset']}, {words.amount(model['params'])} parameters",
-        f"{device}, {here['cores']} cores, {details['precision']}: {spent} ({lengths})",
-        f"{'Seeds' if len(first['seeds']) > 1 else 'Seed'} {seeds}; {_when(details)}",
+        f"{machine}, {here['cores']} cores, {details['precision']}: {spent} ({lengths})",
+        f"{'Seeds' if len(first['seeds']) > 1 else 'Seed'} {seeds}; {when(details)}",
         _probes(summary["probe"]),
     ]
     return ". ".join(sentences) + "."
@@ -153,153 +147,6 @@ def _probes(probe: Json) -> str:
     first = next(iter(probe))
     probed = [f"{words.percent(probe[first][k])} ({words.percent(probe['random'][k])})" for k in ("knn", "linear")]
     return f"Frozen pre-trained encoder (random init in brackets): kNN {probed[0]}, linear probe {probed[1]}"
-
-
-def _minutes(seconds: float) -> str:
-    return f"{seconds / 60:.1f} min"
-
-
-def throughput_table(evidence: Json) -> str:
-    """Speed and peak memory beside the others', and the time of a step's parts; what was measured of them."""
-    speeds = []
-    for row in evidence.get("step", ()):
-        for suffix in ("", " compiled"):
-            rated = {name: row["contestants"].get(name + suffix) for name in RIVALS}
-            if rated["pocketvit"]:
-                speeds.append(_speed_row(f"{STAGES[row['stage']]} step{suffix}", row["precision"], rated))
-    for row in evidence.get("epoch", ()):
-        for kind, words_ in (("cold", "not decoded before"), ("warm", "decoded before")):
-            rated = {**row["contestants"], "pocketvit": row["contestants"][f"pocketvit {kind}"]}
-            speeds.append(_speed_row(f"{STAGES[row['stage']]} epoch from files, {words_}", row["precision"], rated))
-    memory = []
-    for row in evidence.get("memory", ()):
-        peaks = [row["contestants"].get(name) for name in RIVALS]
-        cells = [f"{peak['peak_mib']:,.0f} ({peak['steps_mib']:,.0f})" if peak else "–" for peak in peaks]
-        memory.append([f"{STAGES[row['stage']]} step", row["precision"], *cells])
-    profiles, parts = [], [part for part in PARTS if part in evidence.get("profile", [{"seconds": ()}])[0]["seconds"]]
-    for row in evidence.get("profile", ()):
-        step = row["seconds"]["step"]["median"]
-        shares = [f"{100 * row['seconds'][part]['median'] / step:.1f}" for part in parts]
-        achieved = f"{_tera(row['flop_per_second'])} of {_tera(row['product']['flop_per_second'])}"
-        share = _between(row["input_share"], lambda value: f"{100 * value:.1f}")
-        profiles.append([STAGES[row["stage"]], row["precision"], f"{1000 * step:.1f}", *shares, share, achieved])
-    names = list(RIVALS.values())
-    speed_head = [*(f"{name}, images/s" for name in names), *(f"over {name}" for name in names[1:])]
-    tables = [
-        _markdown(["", "precision", *speed_head], speeds),
-        _markdown(["", "precision", *(f"{name}, MiB" for name in names)], memory),
-        _markdown(["", "precision", "step, ms", *(f"{p}, %" for p in parts), "input in all, %", "TFLOP/s"], profiles),
-    ]
-    return "\n\n".join([*(table for table in tables if table), f"<sub>{_bench_origin(evidence)}</sub>"]) + "\n"
-
-
-def _speed_row(name: str, precision: str, rated: Json) -> list[str]:
-    """A row of the first table; its last cells are PocketViT's speed over each other's in the same repeat."""
-    speeds = [rated[key]["images_per_second"] if rated.get(key) else None for key in RIVALS]
-    own, *others = speeds
-    over = []
-    for other in others:
-        quotients = [a / b for a, b in zip(own["all"], other["all"], strict=True)] if own and other else []
-        summary = {kind: function(quotients) for kind, function in SPREAD.items()} if quotients else None
-        over.append(_between(summary, lambda value: f"{value:.2f}"))
-    return [name, precision, *(_between(speed, _speed) for speed in speeds), *over]
-
-
-def scaling_table(evidence: Json) -> str:
-    """A row for each case, and how far its images times MACs per second lie from the median of its kind."""
-    tables = []
-    for name, title in (("images", "train images"), ("tokens", "patches")):
-        rows = []
-        for measured in evidence.get(name, ()):
-            for row in measured["rows"]:
-                where = "from the file" if row["streamed"] else "on the device"
-                varied = f"{row['images']:,} {where}" if name == "images" else f"{row['patches']}"
-                speed = _between(row["images_per_second"], _speed)
-                rate = words.amount(row["macs_per_second"]["median"])
-                cells = [varied, STAGES[row["stage"]], measured["precision"], words.amount(row["macs"]), speed, rate]
-                rows.append([*cells, f"{row['over_median']:.2f}"])
-        head = [title, "step", "precision", "MACs of an image, forward", "images/s", "product", "over the median"]
-        tables.append(_markdown(head, rows))
-    return _plain("\n\n".join([*filter(None, tables), f"<sub>{_bench_origin(evidence)}</sub>"]) + "\n")
-
-
-def trials_table(evidence: Json) -> str:
-    """A row for each trial: accuracy on validation images from both inits, and what the training took."""
-    rows = []
-    for trial in evidence["trials"]:
-        changes = " ".join(f"`{name} {value}`" for name, value in trial["changes"].items()) or "none"
-        before, tuned = trial.get("pretrain"), [trial.get(init) for init in ("mae", "random")]
-        accuracies = [
-            f"{100 * found['validation_accuracy']:.1f} ± {100 * found['std']:.1f} %" if found else "–"
-            for found in tuned
-        ]
-        took = [f"{before['epochs']} epochs, {_minutes(before['seconds'])}"] if before else ["–"]
-        took += [
-            f"{found['steps']:,} steps, {_minutes(found['seconds'] / len(found['all']))}" if found else "–"
-            for found in tuned
-        ]
-        rows.append([changes, *accuracies, *took])
-    head = [
-        "changes",
-        "from MAE, validation",
-        "from random init, validation",
-        "pre-training",
-        "fine-tuning, MAE",
-        "fine-tuning, random init",
-    ]
-    details = evidence["details"]
-    labels = next(trial[init]["labels"] for trial in evidence["trials"] for init in ("mae", "random") if init in trial)
-    seeds = ", ".join(str(seed) for seed in details["seeds"])
-    device = _device(details)
-    count = details["environment"]["threads"]
-    threads = f"{count} thread{'s' if count > 1 else ''}"
-    origin = f"`{details['command']}`. {labels:,} labels; {device}, {threads}. Seeds {seeds}; {_when(details)}."
-    return _plain(f"{_markdown(head, rows)}\n\n<sub>{origin}</sub>\n")
-
-
-def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table without a last newline; nothing where there are no rows."""
-    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head), *(f"| {' | '.join(row)} |" for row in rows)]
-    return "\n".join(lines) if rows else ""
-
-
-def _between(summary: Json | None, shown: Callable[[float], str]) -> str:
-    """Median, and in brackets the smallest and the largest; a dash for what was not measured."""
-    if summary is None:
-        return "–"
-    return f"{shown(summary['median'])} ({shown(summary['min'])}–{shown(summary['max'])})"
-
-
-def _speed(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
-
-
-def _tera(summary: Json) -> str:
-    return f"{summary['median'] / 1e12:.3g}"
-
-
-def _bench_origin(evidence: Json) -> str:
-    details = evidence["details"]
-    here, settings, versions = details["environment"], details["settings"], details["versions"]
-    device = _device(details)
-    libraries = (f"{name} {versions[name]}" for name in ("torch", "transformers", "vit-pytorch") if name in versions)
-    sentences = [
-        f"`{details['command']}`",
-        f"{device}, {here['cores']} cores, {here['threads']} threads; {', '.join(libraries)}",
-        f"Sizes `{settings['sizes']}`, batch {settings['batch_size']}; median (least–most) of {settings['repeats']} "
-        f"interleaved repeats of {settings['steps']} steps",
-        _when(details),
-    ]
-    return ". ".join(sentences) + "."
-
-
-def _device(details: Json) -> str:
-    return f"cpu ({details['environment']['cpu']})" if details["device"] == "cpu" else str(details["device"])
-
-
-def _when(details: Json) -> str:
-    commit, _, changes = (details["commit"] or "unknown").partition("+")
-    return f"commit {commit[:7]}{' with ' + changes if changes else ''}; {details['date'][:10]}"
 
 
 def budget_table() -> str:
@@ -316,7 +163,7 @@ def budget_table() -> str:
         counts = (cost["params"], cost["macs"], cost["macs_without_attention"], cost["pretrain_macs"])
         cells = [f"{size}×{size}×{channels}", str(tokens), *(words.amount(count) for count in counts)]
         lines.append(f"| `{preset}` | {' | '.join(cells)} |")
-    return _plain("\n".join(lines) + "\n")
+    return plain("\n".join(lines) + "\n")
 
 
 NOT_MEASURED = "not measured"
@@ -363,7 +210,7 @@ def cifar_table(results: Path) -> str:
         macs = f"{peer['macs']} as published" if "macs" in peer else ""
         cells = [peer["model"], peer.get("params", ""), macs, *(peer.get(k, "") for k in ("epochs", *CIFAR, "time"))]
         lines.append(f"| {' | '.join(cells)} | [{peer['source']}]({peer['url']}) |")
-    return _plain("\n".join([*lines, "", *(f"<sub>{origin}</sub>\n" for origin in origins)]).rstrip("\n") + "\n")
+    return plain("\n".join([*lines, "", *(f"<sub>{origin}</sub>\n" for origin in origins)]).rstrip("\n") + "\n")
 
 
 def _runs(results: Path, recipe: str) -> list[Json]:
@@ -422,7 +269,7 @@ def _epochs(runs: list[Json]) -> str:
 
 
 def _time(runs: list[Json]) -> str:
-    return _minutes(statistics.fmean(run["details"]["seconds"] for run in runs)) if runs else NOT_MEASURED
+    return minutes(statistics.fmean(run["details"]["seconds"] for run in runs)) if runs else NOT_MEASURED
 
 
 def _origin_of_seeds(runs: list[Json]) -> str:
@@ -443,10 +290,6 @@ def _patch(preset: str) -> int:
     from pocketvit.config import PRESETS
 
     return int(PRESETS[preset]["patch"])
-
-
-def _plain(text: str) -> str:
-    return text.replace(words.NBSP, " ")
 
 
 if __name__ == "__main__":

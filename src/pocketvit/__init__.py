@@ -11,19 +11,20 @@ from typing import TYPE_CHECKING, Any
 from pocketvit.errors import UserError
 
 if TYPE_CHECKING:
+    from pocketvit.verbs.predict import predict as predict
     from pocketvit.verbs.train import finetune as finetune
     from pocketvit.verbs.train import fit as fit
     from pocketvit.verbs.train import pretrain as pretrain
     from pocketvit.verbs.use import budget as budget
     from pocketvit.verbs.use import evaluate as evaluate
-    from pocketvit.verbs.use import predict as predict
     from pocketvit.verbs.use import probe as probe
     from pocketvit.verbs.use import reconstruct as reconstruct
     from pocketvit.verbs.use import report as report
 
 _VERBS = {
     **dict.fromkeys(("fit", "pretrain", "finetune"), "train"),
-    **dict.fromkeys(("probe", "evaluate", "predict", "reconstruct", "report", "budget"), "use"),
+    "predict": "predict",
+    **dict.fromkeys(("probe", "evaluate", "reconstruct", "report", "budget"), "use"),
 }
 
 __all__ = ["UserError", *_VERBS]

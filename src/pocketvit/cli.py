@@ -98,7 +98,7 @@ def predict(args: list[str]) -> int:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     parser.add_argument("--skip_bad", action="store_true", help="go on where a file cannot be decoded")
     given = parse(parser, _underscored(args))
-    from pocketvit.verbs.use import predict as verb
+    from pocketvit.verbs.predict import predict as verb
 
     options = {name: given[name] for name in ("model", "top", "device", "skip_bad")}
     with warnings.catch_warnings(record=True) as caught:

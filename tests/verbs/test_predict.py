@@ -19,7 +19,7 @@ from pocketvit.data import read_images
 from pocketvit.errors import UnlikeTraining, UserError
 from pocketvit.model import weights
 from pocketvit.model.weights import WeightsMeta
-from pocketvit.verbs.use import unlike
+from pocketvit.verbs.predict import unlike
 
 META = WeightsMeta(
     "classifier", ModelConfig("digits", patch=4), (16, 16, 3), (0.5, 0.4, 0.6), (0.2, 0.2, 0.2), ("cat", "dog")

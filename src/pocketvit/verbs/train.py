@@ -30,7 +30,7 @@ class Run:
 
     def predict(self, paths: list[str] | str, top: int = 3) -> list[dict[str, Any]]:
         """Classes and probabilities of image files, or of a folder's; see `pocketvit.predict`."""
-        from pocketvit.verbs.use import predict
+        from pocketvit.verbs.predict import predict
 
         return predict(paths, model=self.path, top=top)
 

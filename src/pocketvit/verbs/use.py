@@ -1,32 +1,25 @@
-"""Verbs on weights that are there: probe, evaluate, predict, reconstruct, report; and budget, which needs none."""
+"""Verbs on weights that are there: probe, evaluate, reconstruct, report; and budget, which needs none."""
 
 from __future__ import annotations
 
 import dataclasses
-import math
 import unicodedata
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pocketvit.config import DataConfig, Settings, model_path, resolve, run_config
+from pocketvit.config import Settings, resolve, run_config
 from pocketvit.data import (
-    Dataset,
-    Header,
-    Rendering,
     image_digests,
-    list_images,
     load,
     load_whole,
-    read_images,
     scaled_size,
 )
-from pocketvit.errors import UnlikeTraining, UserError
+from pocketvit.errors import UserError
 from pocketvit.evaluation import probe as probing
 from pocketvit.evaluation.metrics import Metrics
 from pocketvit.evaluation.predictor import Predictor
@@ -35,23 +28,12 @@ from pocketvit.model import weights
 from pocketvit.model.costs import costs as count
 from pocketvit.model.mae import MaskedAutoencoder
 from pocketvit.model.vit import ViT
-from pocketvit.model.weights import WeightsMeta, weights_file
+from pocketvit.model.weights import weights_file
 from pocketvit.report import write_report
-from pocketvit.run.folder import MAE_WEIGHTS, RECONSTRUCTION, RunFolder, learnt_images
+from pocketvit.run.folder import RECONSTRUCTION, RunFolder, learnt_images
 from pocketvit.stages.context import labelled_indices, patching_of
 from pocketvit.training.device import make_accelerator
-
-
-class Trained(Protocol):
-    """What a verb that trains gives back."""
-
-    @property
-    def path(self) -> Path:
-        """The run's folder."""
-
-
-Model = Trained | str | Path
-FAR = 2.0  # deviations of training's pixels that an image's mean may be from theirs
+from pocketvit.verbs.models import Model, classifier_of, dataset_like, few, mae_path_of, path_of, rendering_of
 
 
 def probe(data: str = "digits", *, model: Model, settings: Settings | None = None, **overrides: Any) -> dict[str, Any]:
@@ -60,9 +42,9 @@ def probe(data: str = "digits", *, model: Model, settings: Settings | None = Non
     The probes read the labels that `labels_per_class` or `label_fraction` keep. Raises UserError for bad data,
     settings or weights, and where the images' shape is not the encoder's.
     """
-    settings = settings or resolve(config=run_config(_path(model)), **overrides)
-    encoder, (_, meta) = weights.frozen_encoder(_path(model)), weights.encoder_state(_path(model))
-    dataset = _dataset_like(data, meta, settings.data)
+    settings = settings or resolve(config=run_config(path_of(model)), **overrides)
+    encoder, (_, meta) = weights.frozen_encoder(path_of(model)), weights.encoder_state(path_of(model))
+    dataset = dataset_like(data, meta, settings.data)
     device = make_accelerator(settings.device, "float32").device
     per_class = settings.data.largest_budget
     labelled = labelled_indices(dataset, settings, per_class, settings.seed)
@@ -89,13 +71,13 @@ def evaluate(
     Raises:
         UserError: no classifier, bad data, or a class that the model does not know.
     """
-    settings = settings or resolve(config=run_config(_path(model)), **overrides)
-    network, meta = _classifier(model)
+    settings = settings or resolve(config=run_config(path_of(model)), **overrides)
+    network, meta = classifier_of(model)
     height, width, channels = meta.shape
     config = dataclasses.replace(settings.data, size=f"{height}x{width}")
     found, kept = (
-        load_whole(data, config, _rendering(meta)),
-        learnt_images(RunFolder(weights_file(_path(model)).parent)),
+        load_whole(data, config, rendering_of(meta)),
+        learnt_images(RunFolder(weights_file(path_of(model)).parent)),
     )
     images, labels, notes = found.split.images, found.split.labels, [f"all {len(found.split)} labelled test images"]
     assert labels is not None
@@ -109,7 +91,7 @@ def evaluate(
         notes = ["it is not known which images these weights learnt from: those tested may be among them"]
     elif found.fingerprint == kept[0]:
         # A run without a test split of its own held one out.
-        images, labels = load(data, config, rendering=_rendering(meta), need_labels=True).labelled("test")
+        images, labels = load(data, config, rendering=rendering_of(meta), need_labels=True).labelled("test")
         notes = ["the images that the run held out"]
     elif not (new := ~np.isin(image_digests(images), kept[1])).all():
         images, labels = images[new], labels[new]
@@ -123,7 +105,7 @@ def evaluate(
     probabilities = Predictor.of(network, meta, device).probabilities(images)
     metrics = Metrics.of(probabilities, labels, meta.classes)
     missing = [name for name, value in metrics.per_class.items() if value is None]
-    notes += [f"no images of {len(missing)} classes: {_few(missing)}"] if missing else []
+    notes += [f"no images of {len(missing)} classes: {few(missing)}"] if missing else []
     return {"dataset": Path(data).name or data, "test": len(labels), "notes": notes, **metrics.to_json()}
 
 
@@ -133,95 +115,8 @@ def _as_known(data: str, labels: NDArray[np.int64], classes: Sequence[str], know
     names = [unicodedata.normalize("NFC", name) for name in classes]
     unknown = sorted({names[label] for label in np.unique(labels)} - set(numbers))
     if unknown:
-        raise UserError(f"{data}: the model does not know {_few(unknown)}; its classes are {_few(known)}")
+        raise UserError(f"{data}: the model does not know {few(unknown)}; its classes are {few(known)}")
     return np.array([numbers.get(name, -1) for name in names], np.int64)[labels]
-
-
-def predict(
-    paths: str | Path | Sequence[str | Path],
-    *,
-    model: Model,
-    top: int = 3,
-    device: str = "auto",
-    skip_bad: bool = False,
-) -> list[dict[str, Any]]:
-    """The `top` likeliest classes of each image file, or of each image in a folder.
-
-    Warns, by Python's `warnings`, of images that are unlike those that the model learnt from.
-
-    Args:
-        paths: files and folders.
-        model: a run, a weights file or a shipped model's name.
-        top: classes to name for each image.
-        device: auto, cpu, cuda or mps.
-        skip_bad: go on where a file cannot be decoded.
-
-    Returns:
-        One {"file", "top": [{"class", "probability"}, ...]} an image, in order; with `skip_bad`, one
-        {"file", "top": [], "error"} for each that cannot be decoded.
-
-    Raises:
-        UserError: no such file, not an image, or weights without a classifier.
-    """
-    if top < 1:
-        raise UserError(f"--top {top}: expected at least 1")
-    network, meta = _classifier(model)
-    given = [paths] if isinstance(paths, (str, Path)) else list(paths)
-    files = [file for path in given for file in list_images(path)]
-    height, width, channels = meta.shape
-    images, headers = read_images(files, (height, width), channels, _rendering(meta))
-    bad = [(file, found) for file, found in zip(files, headers, strict=True) if isinstance(found, str)]
-    if bad and not skip_bad:
-        file, reason = bad[0]
-        raise UserError(f"{file}: cannot be decoded ({reason}): mend it, or give --skip-bad to go on without it")
-    for line in unlike(images, [found for found in headers if not isinstance(found, str)], meta):
-        warnings.warn(line, UnlikeTraining, stacklevel=2)
-    where = make_accelerator(device, "float32").device
-    probabilities = torch.from_numpy(Predictor.of(network, meta, where).probabilities(images))
-    values, indices = probabilities.topk(min(top, len(meta.classes)), dim=1)
-    guesses = (
-        [{"class": meta.classes[i], "probability": round(p, 6)} for p, i in zip(ps, ids, strict=True)]
-        for ps, ids in zip(values.tolist(), indices.tolist(), strict=True)
-    )
-    return [
-        {"file": str(file), "top": [], "error": found}
-        if isinstance(found, str)
-        else {"file": str(file), "top": next(guesses)}
-        for file, found in zip(files, headers, strict=True)
-    ]
-
-
-def unlike(images: NDArray[np.uint8], headers: Sequence[Header], meta: WeightsMeta) -> list[str]:
-    """What sets images apart from those that a model learnt from, so far that its answers mean little.
-
-    Args:
-        images: (N, H, W, C), as the model takes them.
-        headers: (N,), what they were before.
-        meta: of the model.
-    """
-    channels, (height, width) = meta.shape[2], meta.native or meta.shape[:2]
-    wrong = {
-        f"are over twice or under half as large as {width:g}x{height:g}": [
-            not 0.5 <= math.sqrt(h.height * h.width / (height * width)) <= 2 for h in headers
-        ],
-        f"are of other proportions than {width:g}x{height:g}": [
-            not 0.75 <= (h.height * width) / (h.width * height) <= 4 / 3 for h in headers
-        ],
-    }
-    if channels == 1:
-        wrong["have colours, where the model learnt from grey ones"] = [not h.grey for h in headers]
-    elif len(set(meta.mean)) > 1:  # grey images saved as RGB have equal channels
-        wrong["are grey, where the model learnt from coloured ones"] = [h.grey for h in headers]
-    if len(images):
-        means = images.reshape(len(images), -1, channels).mean(axis=1) / 255
-        far = np.abs(means - np.array(meta.mean)) > FAR * np.array(meta.std)
-        wrong["are far darker or brighter"] = far.any(axis=1).tolist()
-    return [
-        f"{sum(found)} of {len(headers)} images {words}: the model has seen none like them, and its answers may mean "
-        "nothing"
-        for words, found in wrong.items()
-        if any(found)
-    ]
 
 
 def reconstruct(
@@ -239,11 +134,11 @@ def reconstruct(
     """
     from PIL import Image
 
-    settings = settings or resolve(config=run_config(_path(model)), **overrides)
-    mae, meta = weights.load(_mae_path(model))
+    settings = settings or resolve(config=run_config(path_of(model)), **overrides)
+    mae, meta = weights.load(mae_path_of(model))
     if not isinstance(mae, MaskedAutoencoder):
-        raise UserError(f"{_path(model)}: a classifier has no decoder: give pre-trained weights")
-    dataset = _dataset_like(data, meta, settings.data, need_labels=False)
+        raise UserError(f"{path_of(model)}: a classifier has no decoder: give pre-trained weights")
+    dataset = dataset_like(data, meta, settings.data, need_labels=False)
     images = dataset.val.images[:count]
     made = reconstruct_images(mae, images, meta.mean, meta.std, settings.mae.mask_ratio, settings.seed)
     rows = np.concatenate([np.pad(array, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=255) for array in made], 2)
@@ -252,7 +147,7 @@ def reconstruct(
     sheet = sheet[..., :3] if sheet.shape[-1] >= 3 else sheet[..., 0]
     zoom = max(1, 128 // meta.shape[0])
     picture = Image.fromarray(np.ascontiguousarray(sheet))
-    beside = run_config(_path(model))
+    beside = run_config(path_of(model))
     file = Path(out or (beside.with_name(RECONSTRUCTION) if beside else RECONSTRUCTION))
     images_at = Path(data).expanduser()
     if images_at.is_dir() and images_at.resolve() in file.resolve().parents:
@@ -289,38 +184,3 @@ def budget(
     shape, mae = (height, width, channels), settings.mae
     cost = count(settings.model, shape, classes, mae.mask_ratio, mae.decode_share, mae.visible_discount)
     return {"preset": settings.model.preset, "shape": list(shape), "classes": classes, **dataclasses.asdict(cost)}
-
-
-def _path(model: Model) -> Path:
-    return model_path(model) if isinstance(model, (str, Path)) else model.path
-
-
-def _mae_path(model: Model) -> Path:
-    path = _path(model)
-    # A run of `fit` keeps the decoder's weights beside the classifier's.
-    return path / MAE_WEIGHTS if (path / MAE_WEIGHTS).is_file() else path
-
-
-def _classifier(model: Model) -> tuple[ViT, WeightsMeta]:
-    module, meta = weights.load(_path(model))
-    if not isinstance(module, ViT):
-        raise UserError(f"{_path(model)}: pre-trained weights have no classifier: run finetune with --init first")
-    return module, meta
-
-
-def _dataset_like(data: str, meta: WeightsMeta, config: DataConfig, need_labels: bool = True) -> Dataset:
-    """The data at the size that the weights were trained at."""
-    height, width, channels = meta.shape
-    sized = dataclasses.replace(config, size=f"{height}x{width}")
-    dataset = load(data, sized, rendering=_rendering(meta), need_labels=need_labels)
-    if dataset.shape[2] != channels:
-        raise UserError(f"{data}: images have {dataset.shape[2]} channels, but the model takes {channels}")
-    return dataset
-
-
-def _rendering(meta: WeightsMeta) -> Rendering:
-    return Rendering(meta.bits, meta.background)
-
-
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (f", ... ({len(names)})" if len(names) > 5 else "")

@@ -1,0 +1,137 @@
+"""Tables of what the benchmarks measured: speed and memory, scaling, trials of a recipe's settings."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+
+from writing import Json, between, device, markdown, minutes, plain, when
+
+from pocketvit.report import words
+
+# Stages of the benchmarks in words, and their contestants with the columns they stand in.
+STAGES = {"pretrain": "pre-training", "finetune": "fine-tuning"}
+RIVALS = {"pocketvit": "PocketViT", "transformers": "transformers", "vit-pytorch": "vit-pytorch"}
+SPREAD: dict[str, Callable[[Sequence[float]], float]] = {"median": statistics.median, "min": min, "max": max}
+PARTS = ("draw", "augment", "normalise", "forward", "backward", "optimiser")
+
+
+def throughput_table(evidence: Json) -> str:
+    """Speed and peak memory beside the others', and the time of a step's parts; what was measured of them."""
+    speeds = []
+    for row in evidence.get("step", ()):
+        for suffix in ("", " compiled"):
+            rated = {name: row["contestants"].get(name + suffix) for name in RIVALS}
+            if rated["pocketvit"]:
+                speeds.append(_speed_row(f"{STAGES[row['stage']]} step{suffix}", row["precision"], rated))
+    for row in evidence.get("epoch", ()):
+        for kind, words_ in (("cold", "not decoded before"), ("warm", "decoded before")):
+            rated = {**row["contestants"], "pocketvit": row["contestants"][f"pocketvit {kind}"]}
+            speeds.append(_speed_row(f"{STAGES[row['stage']]} epoch from files, {words_}", row["precision"], rated))
+    memory = []
+    for row in evidence.get("memory", ()):
+        peaks = [row["contestants"].get(name) for name in RIVALS]
+        cells = [f"{peak['peak_mib']:,.0f} ({peak['steps_mib']:,.0f})" if peak else "–" for peak in peaks]
+        memory.append([f"{STAGES[row['stage']]} step", row["precision"], *cells])
+    profiles, parts = [], [part for part in PARTS if part in evidence.get("profile", [{"seconds": ()}])[0]["seconds"]]
+    for row in evidence.get("profile", ()):
+        step = row["seconds"]["step"]["median"]
+        shares = [f"{100 * row['seconds'][part]['median'] / step:.1f}" for part in parts]
+        achieved = f"{_tera(row['flop_per_second'])} of {_tera(row['product']['flop_per_second'])}"
+        share = between(row["input_share"], lambda value: f"{100 * value:.1f}")
+        profiles.append([STAGES[row["stage"]], row["precision"], f"{1000 * step:.1f}", *shares, share, achieved])
+    names = list(RIVALS.values())
+    speed_head = [*(f"{name}, images/s" for name in names), *(f"over {name}" for name in names[1:])]
+    tables = [
+        markdown(["", "precision", *speed_head], speeds),
+        markdown(["", "precision", *(f"{name}, MiB" for name in names)], memory),
+        markdown(["", "precision", "step, ms", *(f"{p}, %" for p in parts), "input in all, %", "TFLOP/s"], profiles),
+    ]
+    return "\n\n".join([*(table for table in tables if table), f"<sub>{_bench_origin(evidence)}</sub>"]) + "\n"
+
+
+def _speed_row(name: str, precision: str, rated: Json) -> list[str]:
+    """A row of the first table; its last cells are PocketViT's speed over each other's in the same repeat."""
+    speeds = [rated[key]["images_per_second"] if rated.get(key) else None for key in RIVALS]
+    own, *others = speeds
+    over = []
+    for other in others:
+        quotients = [a / b for a, b in zip(own["all"], other["all"], strict=True)] if own and other else []
+        summary = {kind: function(quotients) for kind, function in SPREAD.items()} if quotients else None
+        over.append(between(summary, lambda value: f"{value:.2f}"))
+    return [name, precision, *(between(speed, _speed) for speed in speeds), *over]
+
+
+def scaling_table(evidence: Json) -> str:
+    """A row for each case, and how far its images times MACs per second lie from the median of its kind."""
+    tables = []
+    for name, title in (("images", "train images"), ("tokens", "patches")):
+        rows = []
+        for measured in evidence.get(name, ()):
+            for row in measured["rows"]:
+                where = "from the file" if row["streamed"] else "on the device"
+                varied = f"{row['images']:,} {where}" if name == "images" else f"{row['patches']}"
+                speed = between(row["images_per_second"], _speed)
+                rate = words.amount(row["macs_per_second"]["median"])
+                cells = [varied, STAGES[row["stage"]], measured["precision"], words.amount(row["macs"]), speed, rate]
+                rows.append([*cells, f"{row['over_median']:.2f}"])
+        head = [title, "step", "precision", "MACs of an image, forward", "images/s", "product", "over the median"]
+        tables.append(markdown(head, rows))
+    return plain("\n\n".join([*filter(None, tables), f"<sub>{_bench_origin(evidence)}</sub>"]) + "\n")
+
+
+def trials_table(evidence: Json) -> str:
+    """A row for each trial: accuracy on validation images from both inits, and what the training took."""
+    rows = []
+    for trial in evidence["trials"]:
+        changes = " ".join(f"`{name} {value}`" for name, value in trial["changes"].items()) or "none"
+        before, tuned = trial.get("pretrain"), [trial.get(init) for init in ("mae", "random")]
+        accuracies = [
+            f"{100 * found['validation_accuracy']:.1f} ± {100 * found['std']:.1f} %" if found else "–"
+            for found in tuned
+        ]
+        took = [f"{before['epochs']} epochs, {minutes(before['seconds'])}"] if before else ["–"]
+        took += [
+            f"{found['steps']:,} steps, {minutes(found['seconds'] / len(found['all']))}" if found else "–"
+            for found in tuned
+        ]
+        rows.append([changes, *accuracies, *took])
+    head = [
+        "changes",
+        "from MAE, validation",
+        "from random init, validation",
+        "pre-training",
+        "fine-tuning, MAE",
+        "fine-tuning, random init",
+    ]
+    details = evidence["details"]
+    labels = next(trial[init]["labels"] for trial in evidence["trials"] for init in ("mae", "random") if init in trial)
+    seeds = ", ".join(str(seed) for seed in details["seeds"])
+    machine = device(details)
+    count = details["environment"]["threads"]
+    threads = f"{count} thread{'s' if count > 1 else ''}"
+    origin = f"`{details['command']}`. {labels:,} labels; {machine}, {threads}. Seeds {seeds}; {when(details)}."
+    return plain(f"{markdown(head, rows)}\n\n<sub>{origin}</sub>\n")
+
+
+def _speed(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
+
+
+def _tera(summary: Json) -> str:
+    return f"{summary['median'] / 1e12:.3g}"
+
+
+def _bench_origin(evidence: Json) -> str:
+    details = evidence["details"]
+    here, settings, versions = details["environment"], details["settings"], details["versions"]
+    machine = device(details)
+    libraries = (f"{name} {versions[name]}" for name in ("torch", "transformers", "vit-pytorch") if name in versions)
+    sentences = [
+        f"`{details['command']}`",
+        f"{machine}, {here['cores']} cores, {here['threads']} threads; {', '.join(libraries)}",
+        f"Sizes `{settings['sizes']}`, batch {settings['batch_size']}; median (least–most) of {settings['repeats']} "
+        f"interleaved repeats of {settings['steps']} steps",
+        when(details),
+    ]
+    return ". ".join(sentences) + "."

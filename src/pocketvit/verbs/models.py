@@ -1,0 +1,62 @@
+"""What verbs take for a model: a run, a weights file, or a shipped model's name."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+from pocketvit.config import DataConfig, model_path
+from pocketvit.data import Dataset, Rendering, load
+from pocketvit.errors import UserError
+from pocketvit.model import weights
+from pocketvit.model.vit import ViT
+from pocketvit.model.weights import WeightsMeta
+from pocketvit.run.folder import MAE_WEIGHTS
+
+
+class Trained(Protocol):
+    """What a verb that trains gives back."""
+
+    @property
+    def path(self) -> Path:
+        """The run's folder."""
+
+
+Model = Trained | str | Path
+
+
+def path_of(model: Model) -> Path:
+    return model_path(model) if isinstance(model, (str, Path)) else model.path
+
+
+def mae_path_of(model: Model) -> Path:
+    path = path_of(model)
+    # A run of `fit` keeps the decoder's weights beside the classifier's.
+    return path / MAE_WEIGHTS if (path / MAE_WEIGHTS).is_file() else path
+
+
+def classifier_of(model: Model) -> tuple[ViT, WeightsMeta]:
+    module, meta = weights.load(path_of(model))
+    if not isinstance(module, ViT):
+        raise UserError(f"{path_of(model)}: pre-trained weights have no classifier: run finetune with --init first")
+    return module, meta
+
+
+def dataset_like(data: str, meta: WeightsMeta, config: DataConfig, need_labels: bool = True) -> Dataset:
+    """The data at the size that the weights were trained at."""
+    height, width, channels = meta.shape
+    sized = dataclasses.replace(config, size=f"{height}x{width}")
+    dataset = load(data, sized, rendering=rendering_of(meta), need_labels=need_labels)
+    if dataset.shape[2] != channels:
+        raise UserError(f"{data}: images have {dataset.shape[2]} channels, but the model takes {channels}")
+    return dataset
+
+
+def rendering_of(meta: WeightsMeta) -> Rendering:
+    return Rendering(meta.bits, meta.background)
+
+
+def few(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f", ... ({len(names)})" if len(names) > 5 else "")
