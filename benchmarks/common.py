@@ -74,6 +74,12 @@ def settings_of(sizes: str, batch_size: int) -> Settings:
     return resolve(sizes, batch_size=batch_size, **changes)
 
 
+def default_source(stem: str) -> str:
+    """The set that a recipe X-cifar10 is for: the folder data/cifar10 where it is there, or else cifar10 by name."""
+    name = stem.split("-")[-1]
+    return f"data/{name}" if Path("data", name).is_dir() else name
+
+
 def settings_in(words: list[str]) -> dict[str, str]:
     """`--name value` and `--name=value` as a dictionary; raises UserError."""
     found, rest = {}, iter(words)

@@ -20,6 +20,7 @@ sys.path[:0] = [str(REPO / "src"), str(REPO / "benchmarks")]  # a clone runs as 
 import numpy as np  # noqa: E402
 import roofline  # noqa: E402
 import torch  # noqa: E402
+from common import default_source  # noqa: E402
 
 from pocketvit.config import recipe_path, resolve  # noqa: E402
 from pocketvit.errors import UserError  # noqa: E402
@@ -53,7 +54,9 @@ def parser() -> argparse.ArgumentParser:
     """The flags."""
     made = argparse.ArgumentParser(prog="finish.py", description=__doc__.split("\n")[0], allow_abbrev=False)
     made.add_argument("run", type=Path, help="run directory of reproduce.py, trained and tested")
-    made.add_argument("--data", help="source of images (default: data/cifar10 for a recipe named X-cifar10)")
+    made.add_argument(
+        "--data", help="source of images (default: cifar10 for a recipe named X-cifar10)"
+    )
     made.add_argument("--pace", type=Path, help="folder that pace.py wrote on the device that trained")
     made.add_argument("--out", type=Path, help="folder for results/ and models/ (default: this checkout)")
     return made
@@ -75,7 +78,7 @@ def finish(folder: Path, data: str | None = None, out: Path | None = None, pace:
 
     Args:
         folder: the run directory.
-        data: source of images; None takes data/ and the end of the recipe's name.
+        data: source of images; None takes that which the recipe's name ends in.
         out: folder for results/ and models/; None takes this checkout, and publishes no changed recipe.
         pace: folder with device.json, for the roofline.
 
@@ -87,7 +90,7 @@ def finish(folder: Path, data: str | None = None, out: Path | None = None, pace:
     if not (folder / EVIDENCE).is_file():
         settings = resolve(config=folder / CONFIG)
         context = Context.open(
-            "fit", data or f"data/{stem.split('-')[-1]}", settings, out=folder, overwrite=False, resume=True,
+            "fit", data or default_source(stem), settings, out=folder, overwrite=False, resume=True,
             pause_after=None, need_labels=True,
         )  # fmt: skip
         complete(context, arms_of(context))

@@ -28,7 +28,7 @@ sys.path[:0] = [str(REPO / "src"), str(REPO / "benchmarks")]  # a clone runs as 
 import roofline  # noqa: E402
 import torch  # noqa: E402
 from accelerate import Accelerator  # noqa: E402
-from common import settings_in  # noqa: E402
+from common import default_source, settings_in  # noqa: E402
 from torch.nn.attention import SDPBackend, sdpa_kernel  # noqa: E402
 from torch.nn.functional import scaled_dot_product_attention  # noqa: E402
 
@@ -53,7 +53,9 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(prog="pace.py", description=__doc__.split("\n")[0], allow_abbrev=False)
     made.add_argument("recipe", help="name of a recipe, or a YAML file")
     made.add_argument("part", choices=PARTS, help="a stage, or the device itself")
-    made.add_argument("--data", help="source of images (default: data/cifar10 for a recipe named X-cifar10)")
+    made.add_argument(
+        "--data", help="source of images (default: cifar10 for a recipe named X-cifar10)"
+    )
     made.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     made.add_argument("--out", type=Path, default=Path("pace"), help="folder for PART.json (default: pace)")
     return made
@@ -70,7 +72,7 @@ def main(argv: list[str] | None = None) -> int:
             with alone(given.out):
                 keep(given, measure_device(accelerator))
             return 0
-        data = given.data or f"data/{recipe_path(given.recipe).stem.split('-')[-1]}"
+        data = given.data or default_source(recipe_path(given.recipe).stem)
         dataset = load(data, settings.data, patching=patching_of(settings), need_labels=True)
     except UserError as error:
         print(f"pace: {error}", file=sys.stderr)

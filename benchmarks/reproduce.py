@@ -32,7 +32,7 @@ import finish  # noqa: E402
 import psutil  # noqa: E402
 import torch  # noqa: E402
 from accelerate import Accelerator  # noqa: E402
-from common import settings_in  # noqa: E402
+from common import default_source, settings_in  # noqa: E402
 
 from pocketvit.config import Settings, recipe_path, resolve, seconds_of  # noqa: E402
 from pocketvit.data import Dataset, load  # noqa: E402
@@ -108,7 +108,9 @@ class Job:
         )
         parser.add_argument("recipe", help="name of a recipe, or a YAML file")
         parser.add_argument("--arms", default="mae,random", help="what to fine-tune (default: mae,random)")
-        parser.add_argument("--data", help="source of images (default: data/cifar10 for a recipe named X-cifar10)")
+        parser.add_argument(
+            "--data", help="source of images (default: cifar10 for a recipe named X-cifar10)"
+        )
         parser.add_argument("--seed", type=int, default=0, help="of everything but the splits (default: 0)")
         parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
         parser.add_argument("--images", help="train images to use (default: all)")
@@ -132,7 +134,7 @@ class Job:
             raise UserError("--time-limit chooses the epochs: leave one of the two out")
         settings = resolve(given.recipe, **{**changes, "seed": given.seed, "device": given.device})
         return cls(
-            given.recipe, arms, given.data or f"data/{stem.split('-')[-1]}", given.seed, given.device, changes,
+            given.recipe, arms, given.data or default_source(stem), given.seed, given.device, changes,
             given.time_limit, given.pause_after, given.pace, given.out, given.overwrite,
             make_accelerator(settings.device, settings.precision, settings.deterministic),
         )  # fmt: skip

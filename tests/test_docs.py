@@ -36,7 +36,7 @@ from pocketvit.config import flat_names
 from pocketvit.stages import planner
 
 REPO = Path(__file__).resolve().parents[1]
-DOCUMENTS = ["README.md", *(f"docs/{path.name}" for path in sorted((REPO / "docs").glob("*.md")))]
+DOCUMENTS = ["README.md", "CONTRIBUTING.md", *(f"docs/{path.name}" for path in sorted((REPO / "docs").glob("*.md")))]
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\((?!https?://|#)([^)#]+)")
 TRAINING = ("fit", "pretrain", "finetune")
@@ -173,6 +173,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     for name in TRAINING:
         monkeypatch.setattr(pocketvit, name, functools.partial(getattr(pocketvit, name), **SMALL))
+    monkeypatch.setenv("POCKETVIT_DATA", str(tmp_path / "data"))  # no downloads
     monkeypatch.setattr(planner, "measure", lambda *_: {})
     plan = {"epochs": {"pretrain": 1, "finetune": 1}, "compile": "never", "lands": []}
     monkeypatch.setattr(planner, "make_plan", lambda *given: plan | {"arms": [arm.name for arm in given[-1]]})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import traceback
 from pathlib import Path
 
@@ -10,8 +11,10 @@ import torch
 
 import pocketvit
 from pocketvit.cli import main
+from pocketvit.training.loop import train
 
 PACKAGE = Path(pocketvit.__file__).parent
+REPO = PACKAGE.parents[1]
 SMALL = ["--model.width=16", "--model.depth=1", "--model.heads=2", "--model.decoder_width=16", "--epochs=1"]
 
 
@@ -31,3 +34,14 @@ def test_a_command_reaches_its_backward_pass_in_five_files(tmp_path: Path, monke
     files = ["cli.py", "verbs/train.py", "stages/pretraining.py", "training/loop.py", "training/step.py"]
     assert stacks
     assert all(stack == files for stack in stacks)
+
+
+def test_the_loop_fits_a_screen() -> None:
+    assert len(inspect.getsource(train).splitlines()) <= 95
+    assert len(inspect.signature(train).parameters) <= 9
+
+
+@pytest.mark.parametrize("folder", ["src", "benchmarks"])
+def test_no_file_is_longer_than_a_person_reads(folder: str) -> None:
+    lengths = {file.name: len(file.read_text().splitlines()) for file in (REPO / folder).rglob("*.py")}
+    assert {name: length for name, length in lengths.items() if length > 320} == {}

@@ -15,7 +15,7 @@ from pocketvit.config import default_recipe, flat_names, model_path, recipe_path
 from pocketvit.config.parsing import boolean_settings, parse, settings_of, settings_parser
 from pocketvit.errors import UnlikeTraining, UserError
 
-DATA_HELP = "digits; a folder of images or class folders, with train/ and test/ or without; Parquet file or folder"
+DATA_HELP = "digits, cifar10, cifar100; a folder of images or class folders, with train/ or without; Parquet"
 Verb = Callable[[list[str]], int]
 
 

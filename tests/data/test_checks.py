@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from pocketvit.config import DataConfig
-from pocketvit.data import Rendering, load, mirror_note, read_images
-from pocketvit.data.checks import group_indices, group_note, image_hashes
+from pocketvit.data import Rendering, load, mirrored_classes, read_images
+from pocketvit.data.checks import group_indices, image_hashes, likely_groups
 from pocketvit.data.splits import grouped_split
 from pocketvit.errors import UserError
 
@@ -95,7 +95,7 @@ def test_names_that_look_like_groups_are_said(tmp_path, save):
 @pytest.mark.parametrize("pattern", ["cat_{}.png", "{}.png", "img001-{}.png", "digit {}"])
 def test_numbered_images_are_no_groups(pattern):
     names = [pattern.format(f"{index:03}") for index in range(50)]
-    assert group_note(names, np.zeros(50, np.int64)) == []
+    assert likely_groups(names, np.zeros(50, np.int64)) == []
 
 
 @pytest.mark.parametrize(
@@ -128,11 +128,12 @@ def arrows():
 
 def test_classes_that_mirror_each_other_are_named():
     images, labels = arrows()
-    (note,) = mirror_note(images, labels, ["right", "left", "dot"])
-    assert "'right' and 'left'" in note
-    assert mirror_note(images[labels != 1], labels[labels != 1], ["right", "left", "dot"]) == []
+    (finding,) = mirrored_classes(images, labels, ["right", "left", "dot"])
+    assert "'right' and 'left'" in finding.text
+    assert finding.items == ("right", "left")
+    assert mirrored_classes(images[labels != 1], labels[labels != 1], ["right", "left", "dot"]) == []
     random = np.random.default_rng(1).integers(0, 256, (60, 8, 8, 3), dtype=np.uint8)
-    assert mirror_note(random, np.arange(60) % 3, "abc") == []
+    assert mirrored_classes(random, np.arange(60) % 3, "abc") == []
 
 
 def test_12_bits_in_16_fill_8(tmp_path):

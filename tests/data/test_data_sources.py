@@ -188,7 +188,7 @@ def test_parquet_refused(tmp_path, parquet):
 
 
 def test_missing_path(tmp_path):
-    with pytest.raises(UserError, match=r"did you mean 'digits'\?.*expected 'digits', a folder"):
+    with pytest.raises(UserError, match=r"did you mean 'digits'\?.*expected 'digits', 'cifar10'"):
         open_source("digit")
     (tmp_path / "photos").mkdir()
     with pytest.raises(UserError, match=r"did you mean '.*photos'"):
@@ -199,8 +199,8 @@ def test_missing_path(tmp_path):
 
 def test_data_dir(tmp_path, class_folders, monkeypatch):
     class_folders(tmp_path / "pets")
-    assert counts(open_source("pets", data_dir=tmp_path)) == {"all": 20}
     monkeypatch.setenv("POCKETVIT_DATA", str(tmp_path))
+    assert counts(open_source("pets")) == {"all": 20}
     assert len(load("pets", CONFIG).test) == 4
 
 

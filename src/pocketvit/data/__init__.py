@@ -3,13 +3,14 @@
 Importing this room imports neither torch nor scikit-learn.
 """
 
-from pocketvit.data.checks import image_digests, mirror_note
+from pocketvit.data.checks import image_digests, mirrored_classes
 from pocketvit.data.dataset import Dataset, Split, digest, load, load_whole
 from pocketvit.data.images import Header, Rendering, list_images, read_images
 from pocketvit.data.sizes import Patching, grown_patch, scaled_size
 from pocketvit.data.splits import label_subset
+from pocketvit.data.structures import Finding
 
 __all__ = [
-    "Dataset", "Header", "Patching", "Rendering", "Split", "digest", "grown_patch", "image_digests",
-    "label_subset", "list_images", "load", "load_whole", "mirror_note", "read_images", "scaled_size",
+    "Dataset", "Finding", "Header", "Patching", "Rendering", "Split", "digest", "grown_patch", "image_digests",
+    "label_subset", "list_images", "load", "load_whole", "mirrored_classes", "read_images", "scaled_size",
 ]  # fmt: skip

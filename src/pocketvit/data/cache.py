@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 
 from pocketvit.data.decoding import Decoded, Wanted, decode_source
 from pocketvit.data.images import Rendering
-from pocketvit.data.structures import Source, Split
+from pocketvit.data.structures import Finding, Source, Split
 
 MOST_BYTES = 10 * 10**9  # the newest set stays, even where it is larger
 ABANDONED = 24 * 3600  # seconds after which a half-written entry is of a process that was killed
-FORMAT = 3  # raise it when decoding gives other pixels or notes than before
+FORMAT = 4  # raise it when decoding gives other pixels or findings than before
 
 
 def decode_cached(source: Source, content: str, wanted: Wanted) -> Decoded:
@@ -84,8 +84,9 @@ def _key(content: str, wanted: Wanted) -> str:
 
 def _decode_in_memory(source: Source, wanted: Wanted, root: Path, reason: str) -> Decoded:
     decoded = decode_source(source, wanted, lambda _, size: np.empty(size, np.uint8))
-    note = f"decoded images are not cached: {root} cannot be written ({reason}); $POCKETVIT_CACHE names another folder"
-    return Decoded(decoded.splits, (*decoded.notes, note), decoded.native, decoded.rendering, decoded.own)
+    text = f"decoded images are not cached: {root} cannot be written ({reason}); $POCKETVIT_CACHE names another folder"
+    findings = (*decoded.findings, Finding("not cached", text))
+    return Decoded(decoded.splits, findings, decoded.native, decoded.rendering, decoded.own)
 
 
 def _decode_to_disk(source: Source, wanted: Wanted, partial: Path, native: str, asked: str) -> Decoded:
@@ -105,7 +106,7 @@ def _decode_to_disk(source: Source, wanted: Wanted, partial: Path, native: str, 
         "format": FORMAT,
         "name": source.name,
         "classes": source.classes,
-        "notes": decoded.notes,
+        "findings": decoded.findings,
         "native": decoded.native,
         "rendering": decoded.rendering,
         "own": decoded.own,
@@ -178,7 +179,8 @@ def _read(place: Path, source: Source) -> Decoded | None:
             if len(names) != len(images):
                 return None
             splits[part] = Split(images, labels, names)
-        notes, rendering = tuple(map(str, meta["notes"])), Rendering(*meta["rendering"])
-        return Decoded(splits, notes, bool(meta["native"]), rendering, tuple(meta["own"]))
+        rendering = Rendering(*meta["rendering"])
+        findings = tuple(Finding(kind, text, tuple(items)) for kind, text, items in meta["findings"])
+        return Decoded(splits, findings, bool(meta["native"]), rendering, tuple(meta["own"]))
     except (OSError, ValueError, KeyError, TypeError, EOFError):
         return None

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketvit.data.structures import Split
+from pocketvit.data.structures import Finding, Split
 from pocketvit.errors import UserError
 
 CHUNK = 1 << 20  # bytes at a time
@@ -40,18 +40,16 @@ def image_hashes(images: NDArray[np.uint8]) -> NDArray[np.uint64]:
     return hashes
 
 
-def copies_notes(splits: Mapping[str, Split]) -> list[str]:
+def copies(splits: Mapping[str, Split]) -> list[Finding]:
     """What is to be said of equal images: some in two splits, under two labels, or of a single colour."""
-    notes = []
+    findings = []
     digests = {name: image_hashes(split.images) for name, split in splits.items()}
     for name, other in (("test", "train"), ("test", "val"), ("val", "train")):
         if name in splits and other in splits:
             count = int(np.isin(digests[name], digests[other]).sum())
             if count:
-                notes.append(
-                    f"{count} of {len(splits[name])} {name} images are identical to {other} images: accuracy on them "
-                    "says nothing of new ones"
-                )
+                text = f"{count} of {len(splits[name])} {name} images are identical to {other} images"
+                findings.append(Finding("copies", f"{text}: accuracy on them says nothing of new ones"))
     known = [
         (digests[name][split.labels >= 0], split.labels[split.labels >= 0])
         for name, split in splits.items()
@@ -64,11 +62,12 @@ def copies_notes(splits: Mapping[str, Split]) -> list[str]:
         double = images[labels_each > 1]
         if len(double):
             name = _name_of(double[0], splits, digests)
-            notes.append(f"{len(double)} images stand under two labels or more, as identical copies{name}")
+            text = f"{len(double)} images stand under two labels or more, as identical copies{name}"
+            findings.append(Finding("two labels", text))
     blank = sum(int(_single_coloured(split.images).sum()) for split in splits.values())
     if blank:
-        notes.append(f"{blank} images are of a single colour")
-    return notes
+        findings.append(Finding("blank", f"{blank} images are of a single colour"))
+    return findings
 
 
 def _name_of(digest: np.uint64, splits: Mapping[str, Split], digests: Mapping[str, NDArray[np.uint64]]) -> str:
@@ -88,7 +87,7 @@ def _single_coloured(images: NDArray[np.uint8]) -> NDArray[np.bool_]:
     return found
 
 
-def mirror_note(images: NDArray[np.uint8], labels: NDArray[np.int64], classes: Sequence[str]) -> list[str]:
+def mirrored_classes(images: NDArray[np.uint8], labels: NDArray[np.int64], classes: Sequence[str]) -> list[Finding]:
     """A warning where two classes look like mirror images of each other, as arrows to the left and to the right.
 
     Args:
@@ -108,10 +107,12 @@ def mirror_note(images: NDArray[np.uint8], labels: NDArray[np.int64], classes: S
     present = np.unique(labels)
     for a, b in enumerate(nearest.tolist()):
         if a < b and nearest[b] == a and max(far[a, b], far[b, a]) < CLOSER * min(far[a, a], far[b, b]):
-            return [
-                f"classes '{classes[present[a]]}' and '{classes[present[b]]}' look like mirror images of each other, "
-                "and training mirrors images: --pretrain.augment.flip false --finetune.augment.flip false turns it off"
-            ]
+            names = (classes[present[a]], classes[present[b]])
+            text = (
+                f"classes '{names[0]}' and '{names[1]}' look like mirror images of each other, and training mirrors "
+                "images: --pretrain.augment.flip false --finetune.augment.flip false turns it off"
+            )
+            return [Finding("mirrored classes", text, names)]
     return []
 
 
@@ -137,7 +138,7 @@ def group_indices(names: Sequence[str], pattern: str) -> NDArray[np.int64]:
     return indices.astype(np.int64)
 
 
-def group_note(names: Sequence[str], labels: NDArray[np.int64]) -> list[str]:
+def likely_groups(names: Sequence[str], labels: NDArray[np.int64]) -> list[Finding]:
     """A warning where names look like several images each of the same track, slide or person."""
     expression = re.compile(r"(?:.*/)?([^/]*\d[^/]*)[-_. ]+\d+\.\w+")
     for label in np.unique(labels):
@@ -146,9 +147,10 @@ def group_note(names: Sequence[str], labels: NDArray[np.int64]) -> list[str]:
         distinct = len(set(texts))
         if len(texts) == len(own) and distinct >= FEWEST_GROUPS and len(texts) >= SMALLEST_GROUP * distinct:
             first = texts[0]
-            return [
+            text = (
                 f"file names look like groups ('{first}...', {len(texts) // distinct} images each): if they are of the "
                 r"same track, slide or person, --group-by '([^/]*\d[^/]*)[-_. ]+\d+\.\w+$' keeps them on one side of "
                 "the splits"
-            ]
+            )
+            return [Finding("groups", text)]
     return []

@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 
 from pocketvit.config import DataConfig
 from pocketvit.data.cache import decode_cached
-from pocketvit.data.checks import copies_notes, group_note
+from pocketvit.data.checks import copies, likely_groups
 from pocketvit.data.decoding import Wanted
 from pocketvit.data.holdout import can_be_stratified, hold_out, take
 from pocketvit.data.images import NO_RENDERING, Rendering
 from pocketvit.data.sizes import Patching
 from pocketvit.data.sources import open_source
 from pocketvit.data.splits import label_subset
-from pocketvit.data.structures import Source, Split
+from pocketvit.data.structures import Finding, Source, Split
 from pocketvit.errors import UserError
 
 __all__ = ["Dataset", "Split", "load"]
@@ -42,7 +42,7 @@ class Dataset:
         test: what results are reported on; None where there are neither labels nor a test split
         mean: of each channel of the train images, in units of [0, 1]
         std: as mean; at least 1e-3
-        notes: what the user should know about how the set was read
+        findings: what the user should know about how the set was read
         fingerprint: of the source's content, hexadecimal: equal content gives an equal one
         rendering: how deep and transparent images became 8 bits
         native: median (height, width) of the train images before they were scaled; None where not known
@@ -55,10 +55,15 @@ class Dataset:
     test: Split | None
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    notes: tuple[str, ...]
+    findings: tuple[Finding, ...]
     fingerprint: str = ""
     rendering: Rendering = NO_RENDERING
     native: tuple[float, float] | None = None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """The findings in words."""
+        return tuple(finding.text for finding in self.findings)
 
     def labelled(self, split: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         """The images (N, H, W, C) of "train", "val" or "test" that have labels, and these (N,).
@@ -108,43 +113,42 @@ def load(
     decoded = decode_cached(
         source, content, Wanted(config.shape, patching, config.scale, rendering, channels, config.skip_bad)
     )
-    notes = [*source.notes, *decoded.notes]
+    findings = [*source.findings, *decoded.findings]
     given = decoded.splits
     train, val, test = given.get("train") or given["all"], given.get("val"), given.get("test")
-    val, test = (part and _labelled_part(part, notes) for part in (val, test))
+    val, test = (part and _labelled_part(part, findings) for part in (val, test))
     if train.labels is not None:
-        notes += _unlabelled_note(train)
+        findings += _unlabelled(train)
         _check_classes(source, train)
 
-    stratified = can_be_stratified(source, train, 1 + (val is None) + (test is None), need_labels, notes)
+    stratified = can_be_stratified(source, train, 1 + (val is None) + (test is None), need_labels, findings)
     if len(train) < 1 + (val is None):
         raise UserError(f"{spec}: holds {len(train)} train image: at least 2 are needed, one of them to validate")
     if train.labels is not None and train.names is not None and not (val and test) and config.group_by is None:
-        notes += group_note(train.names.tolist(), train.labels)
+        findings += likely_groups(train.names.tolist(), train.labels)
     if test is None and train.labels is not None and len(train) > 2:
         train, test = hold_out(train, config.test_fraction, config.split_seed, source, stratified, config.group_by)
-        notes.append(
-            f"the source has no test split: {len(test)} of {len(train) + len(test)} images held out for testing "
-            f"(seed {config.split_seed})"
-        )
+        text = f"the source has no test split: {len(test)} of {len(train) + len(test)} images held out for testing"
+        findings.append(Finding("test held out", f"{text} (seed {config.split_seed})"))
     if val is None:
         train, val = hold_out(train, config.val_fraction, config.split_seed, source, stratified, config.group_by)
-    train = _some(train, config, notes)
-    notes += copies_notes({"train": train, "val": val} | ({"test": test} if test else {}))
+    train = _some(train, config, findings)
+    findings += copies({"train": train, "val": val} | ({"test": test} if test else {}))
     mean, std = _statistics(train.images)
     return Dataset(
-        source.name, source.classes, train, val, test, mean, std, tuple(notes),
+        source.name, source.classes, train, val, test, mean, std, tuple(findings),
         digest(content.encode("utf-8", "surrogateescape")), decoded.rendering, decoded.own,
     )  # fmt: skip
 
 
-def _some(train: Split, config: DataConfig, notes: list[str]) -> Split:
+def _some(train: Split, config: DataConfig, findings: list[Finding]) -> Split:
     """As many of the train images as are asked for."""
     if config.images is None or config.images >= len(train):
         return train
     labels = train.labels if train.labels is not None else np.zeros(len(train), np.int64)
     chosen = take(train, label_subset(labels, fraction=config.images / len(train), seed=config.split_seed))
-    notes.append(f"{len(chosen)} of the train images are used (--data.images {config.images})")
+    text = f"{len(chosen)} of the train images are used (--data.images {config.images})"
+    findings.append(Finding("some images", text))
     return chosen
 
 
@@ -208,18 +212,19 @@ def _require_labels(spec: str, source: Source) -> None:
         )
 
 
-def _labelled_part(split: Split, notes: list[str]) -> Split:
+def _labelled_part(split: Split, findings: list[Finding]) -> Split:
     """A split to validate or test on, without the images that have no label where others have one."""
     if split.labels is None or (split.labels >= 0).all():
         return split
-    notes.append(f"{int((split.labels < 0).sum())} images to validate or test have no label and are left out")
+    text = f"{int((split.labels < 0).sum())} images to validate or test have no label and are left out"
+    findings.append(Finding("unlabelled", text))
     return take(split, np.flatnonzero(split.labels >= 0))
 
 
-def _unlabelled_note(train: Split) -> list[str]:
+def _unlabelled(train: Split) -> list[Finding]:
     count = int((train.labels < 0).sum()) if train.labels is not None else 0
     words = f"{count} of {len(train)} images have no label: pre-training takes them, fine-tuning those that have one"
-    return [words] if count else []
+    return [Finding("unlabelled", words)] if count else []
 
 
 def _check_classes(source: Source, train: Split) -> None:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from pocketvit.data.images import BadImage, Header, Rendering, decode_image, read_header, strict_pillow
 from pocketvit.data.sizes import Patching, scaled_size
-from pocketvit.data.structures import Item, Source, Split, in_order
+from pocketvit.data.structures import Finding, Item, Source, Split, in_order
 from pocketvit.errors import UserError
 
 NAMES_LISTED = 10
@@ -34,14 +34,14 @@ class Decoded:
 
     Args:
         splits: one a section of the source
-        notes: what was scaled, converted or left out
+        findings: what was scaled, converted or left out
         native: all images had one size, which was kept; the same then for every patch that needs no other
         rendering: of deep and transparent images
         own: median (height, width) of the train images before they were scaled
     """
 
     splits: Mapping[str, Split]
-    notes: tuple[str, ...]
+    findings: tuple[Finding, ...]
     native: bool
     rendering: Rendering
     own: tuple[float, float]
@@ -113,11 +113,12 @@ def decode_source(source: Source, wanted: Wanted, allocate: Allocate) -> Decoded
             images = partial(allocate, part)
             splits[part], missing = _decode_section(source, part, headers[part], size, rendering, skip_bad, images)
             bad += missing
-    notes = _notes(known, sizes, shape, channels, rendering)
+    findings = _findings(known, sizes, shape, channels, rendering)
     if bad:
         more = f" and {len(bad) - NAMES_LISTED} more" if len(bad) > NAMES_LISTED else ""
-        notes.append(f"{len(bad)} images cannot be decoded and are left out: {', '.join(bad[:NAMES_LISTED])}{more}")
-    return Decoded(splits, tuple(notes), native, rendering, own)
+        text = f"{len(bad)} images cannot be decoded and are left out: {', '.join(bad[:NAMES_LISTED])}{more}"
+        findings.append(Finding("bad images", text, tuple(bad)))
+    return Decoded(splits, tuple(findings), native, rendering, own)
 
 
 def _attempt(
@@ -176,33 +177,35 @@ def _decode_section(
     return Split(images[:done], labels, good), bad
 
 
-def _notes(
+def _findings(
     headers: Sequence[Header],
     sizes: Collection[tuple[int, int]],
     shape: tuple[int, int],
     channels: int,
     rendering: Rendering,
-) -> list[str]:
-    notes = []
+) -> list[Finding]:
+    findings = []
     scaled = sum((header.height, header.width) != shape for header in headers)
     if len(sizes) > 1:
-        notes.append(f"{len(headers)} images of {len(sizes)} sizes resized to {shape[0]}x{shape[1]}")
+        text = f"{len(headers)} images of {len(sizes)} sizes resized to {shape[0]}x{shape[1]}"
+        findings.append(Finding("resized", text))
     elif scaled:
         height, width = next(iter(sizes))
-        notes.append(f"{scaled} images resized from {height}x{width} to {shape[0]}x{shape[1]}")
+        findings.append(Finding("resized", f"{scaled} images resized from {height}x{width} to {shape[0]}x{shape[1]}"))
     modes = Counter(header.mode for header in headers)
     if len(modes) > 1:
         counts = ", ".join(f"{count} {mode}" for mode, count in modes.most_common())
-        notes.append(f"images of mixed modes decoded as {'grey' if channels == 1 else 'RGB'}: {counts}")
+        text = f"images of mixed modes decoded as {'grey' if channels == 1 else 'RGB'}: {counts}"
+        findings.append(Finding("mixed modes", text))
     deep = sum(header.mode.startswith("I") for header in headers)
     if deep:
         used = "" if rendering.bits == 16 else f", of which they use {rendering.bits}"
-        notes.append(f"{deep} images of 16 bits{used} scaled to 8 bits")
+        findings.append(Finding("16 bits", f"{deep} images of 16 bits{used} scaled to 8 bits"))
     transparent = sum(header.transparent for header in headers)
     if transparent:
         over = "white" if rendering.background else "black, since what is visible is bright"
-        notes.append(f"{transparent} images with transparency laid over {over}")
+        findings.append(Finding("transparent", f"{transparent} images with transparency laid over {over}"))
     animated = sum(header.animated for header in headers)
     if animated:
-        notes.append(f"{animated} animated images: only the first frame of each is used")
-    return notes
+        findings.append(Finding("animated", f"{animated} animated images: only the first frame of each is used"))
+    return findings

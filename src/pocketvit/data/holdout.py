@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pocketvit.data.cache import cache_folder
 from pocketvit.data.checks import group_indices, image_hashes
 from pocketvit.data.splits import check_class_sizes, grouped_split, stratified_split
-from pocketvit.data.structures import Source, Split
+from pocketvit.data.structures import Finding, Source, Split
 from pocketvit.errors import UserError
 
 SMALLEST_MAP = 1 << 24  # bytes; copies of smaller sets stay in memory
@@ -85,7 +85,7 @@ def _mapped(images: NDArray[np.uint8], indices: NDArray[np.int64]) -> NDArray[np
     return mapped
 
 
-def can_be_stratified(source: Source, train: Split, parts: int, need_labels: bool, notes: list[str]) -> bool:
+def can_be_stratified(source: Source, train: Split, parts: int, need_labels: bool, findings: list[Finding]) -> bool:
     """Whether each class has images for all `parts` of a split; where labels are needed, UserError if it has not."""
     if train.labels is None:
         return False
@@ -94,6 +94,6 @@ def can_be_stratified(source: Source, train: Split, parts: int, need_labels: boo
     except UserError as error:
         if need_labels:
             raise
-        notes.append(f"the split is not stratified by class: {error}")
+        findings.append(Finding("not stratified", f"the split is not stratified by class: {error}"))
         return False
     return True

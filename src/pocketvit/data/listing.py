@@ -8,6 +8,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pocketvit.data.structures import Finding
 from pocketvit.errors import UserError
 
 # What Pillow may read, and no more: others of its readers start programs. Its JPEG reader reads MPO.
@@ -49,12 +50,12 @@ class Passed:
     counts: Counter[str] = field(default_factory=Counter)
     folders: set[tuple[int, int]] = field(default_factory=set)  # device and number of those gone into
 
-    def note(self) -> list[str]:
+    def findings(self) -> list[Finding]:
         """One line of it, or none."""
         if not self.counts:
             return []
         kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(self.counts.items()))
-        return [f"{self.counts.total()} files or folders not read: {kinds}"]
+        return [Finding("not read", f"{self.counts.total()} files or folders not read: {kinds}")]
 
 
 def entries(folder: Path, passed: Passed) -> tuple[list[Path], list[Path]]:

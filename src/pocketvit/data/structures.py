@@ -24,6 +24,23 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
+class Finding(NamedTuple):
+    """Something that a person should know of a set.
+
+    Args:
+        kind: a short name, the same for all findings of its sort
+        text: in words, with counts and examples
+        items: names of the images that it is about, where they are few; the text names some of them
+    """
+
+    kind: str
+    text: str
+    items: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return self.text
+
+
 class Item(NamedTuple):
     """One image before decoding.
 
@@ -60,7 +77,7 @@ class Source:
         root: folder that item names are relative to (or the name of an embedded set), for messages
         classes: class names, empty when there are no labels
         sections: "all", or "train" and, where the source brings them, "val" and "test"
-        notes: what the user should know about how the source was read
+        findings: what the user should know about how the source was read
         fingerprint: hashes the whole content (slow: reads every byte); equal content gives an equal value
     """
 
@@ -68,8 +85,13 @@ class Source:
     root: str
     classes: tuple[str, ...]
     sections: Mapping[str, Section]
-    notes: tuple[str, ...]
+    findings: tuple[Finding, ...]
     fingerprint: Callable[[], str]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """The findings in words."""
+        return tuple(finding.text for finding in self.findings)
 
 
 @dataclass(frozen=True)
@@ -95,7 +117,7 @@ def make_source(
     root: str,
     classes: Sequence[str],
     sections: Mapping[str, Section],
-    notes: Sequence[str],
+    findings: Sequence[Finding],
     fingerprint: Callable[[], str],
 ) -> Source:
     """Apply the rules that all sources share, then build the Source.
@@ -106,7 +128,7 @@ def make_source(
     Raises:
         UserError: no train images, labels in test but none in train, or a class that train lacks.
     """
-    sections, notes = dict(sections), list(notes)
+    sections, findings = dict(sections), list(findings)
     train = sections.get("train") or sections.get("all")
     if train is None or train.count == 0:
         raise UserError(f"{root}: no train images found (only {', '.join(sections) or 'nothing'}): add a train split")
@@ -115,10 +137,11 @@ def make_source(
         if section is None:
             continue
         if section.count == 0:
-            notes.append(f"the {part} split holds no images and is left out")
+            findings.append(Finding("split left out", f"the {part} split holds no images and is left out"))
             del sections[part]
         elif section.labels is None and train.labels is not None:
-            notes.append(f"the {part} split ({section.count} images) has no labels and is left out")
+            text = f"the {part} split ({section.count} images) has no labels and is left out"
+            findings.append(Finding("split left out", text))
             del sections[part]
         elif section.labels is not None and train.labels is None:
             raise UserError(f"{root}: the {part} split has labels and the train split has none: label both or neither")
@@ -131,8 +154,9 @@ def make_source(
                 )
     if "val" in sections and "test" not in sections:
         sections["test"] = sections.pop("val")
-        notes.append("the source has a val split and no test split: val is used as the test split")
-    return Source(printable(name), root, tuple(map(printable, classes)), sections, tuple(notes), fingerprint)
+        text = "the source has a val split and no test split: val is used as the test split"
+        findings.append(Finding("val is test", text))
+    return Source(printable(name), root, tuple(map(printable, classes)), sections, tuple(findings), fingerprint)
 
 
 def printable(name: str) -> str:

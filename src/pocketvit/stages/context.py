@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
 import time
 from collections.abc import Callable, Collection
@@ -19,6 +18,7 @@ from accelerate import Accelerator
 from pocketvit.config import Settings, seconds_of
 from pocketvit.data import (
     Dataset,
+    Finding,
     Patching,
     Rendering,
     digest,
@@ -26,9 +26,10 @@ from pocketvit.data import (
     image_digests,
     label_subset,
     load,
-    mirror_note,
+    mirrored_classes,
 )
 from pocketvit.data.sizes import MOST_PATCHES
+from pocketvit.data.sources import find
 from pocketvit.evaluation.predictor import Eager, Predictor
 from pocketvit.files import write_whole
 from pocketvit.model import weights
@@ -110,7 +111,7 @@ class Context:
             for per_class in settings.data.label_budgets:
                 labelled_indices(dataset, settings, per_class, settings.seed)
         main = accelerator.is_main_process
-        needed = {"the images": _place(data), "the weights of --init": init}
+        needed = {"the images": find(data), "the weights of --init": init}
         name = f"{dataset.name}-{settings.recipe or 'custom'}"
         own = {f"{objective}.safetensors" for objective in PRETRAINING}.union(own)
         root = open_run(out, name, settings, overwrite, resume, needed, own) if main else Path()
@@ -134,7 +135,7 @@ class Context:
         mirrored = [stage for stage in stages if getattr(self.settings, stage).augment.flip]
         lines = [] if not mirrored else [f"training mirrors images ({' and '.join(mirrored)}: augment.flip)"]
         if mirrored and doubts:
-            lines += mirror_note(*dataset.labelled("train"), dataset.classes)
+            lines += [finding.text for finding in mirrored_classes(*dataset.labelled("train"), dataset.classes)]
         for line in (*dataset.notes, *lines, f"{describe(self.accelerator)}, writing to {self.folder.root}"):
             say(f"  {line}")
 
@@ -241,7 +242,8 @@ def _with_patch(dataset: Dataset, settings: Settings) -> tuple[Dataset, Settings
     if patch == patching.side:
         return dataset, settings
     note = f"patches of {patch} px rather than {patching.side}, so that an image has at most {MOST_PATCHES}"
-    dataset = replace(dataset, notes=(*dataset.notes, f"{note} (--patch and --size decide otherwise)"))
+    finding = Finding("larger patch", f"{note} (--patch and --size decide otherwise)")
+    dataset = replace(dataset, findings=(*dataset.findings, finding))
     return dataset, replace(settings, model=replace(settings.model, patch=patch))
 
 
@@ -256,9 +258,3 @@ def _check_networks(
         check_memory(stage, dataset, settings, accelerator)
     if init is not None:
         make_classifier(dataset, settings, settings.seed, init)
-
-
-def _place(data: str) -> Path | None:
-    """Where the images lie; None for those of a library."""
-    places = (Path(data).expanduser(), Path(os.environ.get("POCKETVIT_DATA", ".")).expanduser() / data)
-    return next((place for place in places if place.exists()), None)

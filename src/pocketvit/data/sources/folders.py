@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from pocketvit.data.listing import IMAGE_EXTENSIONS, SPLITS, Passed, entries, find_images, split_of
-from pocketvit.data.structures import Item, Section, Source, hash_files, make_source
+from pocketvit.data.sources.opener import Opener
+from pocketvit.data.structures import Finding, Item, Section, Source, hash_files, make_source
 from pocketvit.errors import UserError
 
 
@@ -37,24 +38,26 @@ def open_folder(root: Path) -> Source:
             be read, or class folders that seem to lie a level deeper.
     """
     passed = Passed()
-    notes: list[str] = []
-    outer, root = root, _unwrapped(root, passed, notes)
+    findings: list[Finding] = []
+    outer, root = root, _unwrapped(root, passed, findings)
     loose, inner = entries(root, passed)
     folders = {folder.name: folder for folder in inner}
     splits = _split_folders(root, folders, loose, passed)
     if splits:
         listings = {}
         for part, folder in splits.items():
-            place = _unwrapped(folder, passed, notes)
-            listings[part] = _list_split(place, *entries(place, passed), passed, notes)
+            place = _unwrapped(folder, passed, findings)
+            listings[part] = _list_split(place, *entries(place, passed), passed, findings)
         ignored = sorted(set(folders) - {folder.name for folder in splits.values()})
         if ignored:
-            notes.append(f"folders beside train/ ignored: {', '.join(ignored)}")
+            text = f"folders beside train/ ignored: {', '.join(ignored)}"
+            findings.append(Finding("folders ignored", text, tuple(ignored)))
     else:
-        listings = {"all": _list_split(root, loose, inner, passed, notes)}
+        listings = {"all": _list_split(root, loose, inner, passed, findings)}
         alike = [name for name in folders if any(word in name.lower() for word in ("train", "test", "valid"))]
         if len(alike) > 1:
-            notes.append(f"read as classes, though they look like splits: {', '.join(alike)}")
+            text = f"read as classes, though they look like splits: {', '.join(alike)}"
+            findings.append(Finding("splits as classes", text, tuple(alike)))
     files = [file for listing in listings.values() for file in listing.files]
     if not files:
         kinds = " ".join(sorted(extension[1:] for extension in IMAGE_EXTENSIONS))
@@ -63,12 +66,12 @@ def open_folder(root: Path) -> Source:
     classes = sorted({name for listing in listings.values() for name in listing.by_class})
     sections = {part: _section(root, listing, classes) for part, listing in listings.items()}
     return make_source(
-        outer.resolve().name, str(root), classes, sections, [*notes, *passed.note()],
+        outer.resolve().name, str(root), classes, sections, [*findings, *passed.findings()],
         lambda: _fingerprint(root, listings, files),
     )  # fmt: skip
 
 
-def _unwrapped(folder: Path, passed: Passed, notes: list[str]) -> Path:
+def _unwrapped(folder: Path, passed: Passed, findings: list[Finding]) -> Path:
     """The only folder in a folder, where nothing but folders lies in that one; else the folder itself.
 
     A single folder with images of its own is a class.
@@ -80,7 +83,8 @@ def _unwrapped(folder: Path, passed: Passed, notes: list[str]) -> Path:
     images, deeper = entries(inner[0], Passed())
     if images or not deeper:
         return folder
-    notes.append(f"{inner[0].name}/ is the only folder in {folder.name}/: its folders are read")
+    text = f"{inner[0].name}/ is the only folder in {folder.name}/: its folders are read"
+    findings.append(Finding("wrapped", text))
     return inner[0]
 
 
@@ -105,7 +109,9 @@ def _split_folders(root: Path, folders: dict[str, Path], loose: list[Path], pass
     return splits
 
 
-def _list_split(folder: Path, loose: list[Path], inner: list[Path], passed: Passed, notes: list[str]) -> _Listing:
+def _list_split(
+    folder: Path, loose: list[Path], inner: list[Path], passed: Passed, findings: list[Finding]
+) -> _Listing:
     found, own, below = {}, {}, {}
     for path in inner:
         own[path.name], deeper = entries(path, Passed())
@@ -132,7 +138,9 @@ def _list_split(folder: Path, loose: list[Path], inner: list[Path], passed: Pass
             f"if it is a split, call it one of {splits}; else move its images up into it"
         )
     if by_class and len(by_class) < len(found):
-        notes.append(f"{folder.name}: folders without images ignored: {', '.join(sorted(set(found) - set(by_class)))}")
+        empty = sorted(set(found) - set(by_class))
+        text = f"{folder.name}: folders without images ignored: {', '.join(empty)}"
+        findings.append(Finding("folders ignored", text, tuple(empty)))
     return _Listing(loose, by_class)
 
 
@@ -154,3 +162,10 @@ def _fingerprint(root: Path, listings: dict[str, _Listing], files: Sequence[Path
     # The same files may be read as classes or as loose images, depending on what lies around them.
     layout = ",".join(f"{part}:{len(listing.loose)}:{len(listing.files)}" for part, listing in listings.items())
     return f"{layout}:{hash_files(root, files)}"
+
+
+FOLDER = Opener(
+    words="a folder of images, of class folders, or of train/ and test/ with class folders in them",
+    recognises=lambda spec, path: path is not None and path.is_dir(),
+    open=lambda spec, path, label_column: open_folder(path or Path(spec)),
+)

@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketvit.data.listing import split_of, split_of_file
-from pocketvit.data.structures import Item, Section, Source, hash_files, make_source
+from pocketvit.data.sources.opener import Opener
+from pocketvit.data.structures import Finding, Item, Section, Source, hash_files, make_source
 from pocketvit.errors import UserError
 
 IMAGE_COLUMNS = ("image", "img")
@@ -77,8 +78,9 @@ def open_parquet(path: Path, label_column: str | None = None) -> Source:
         return f"{layout}:{hash_files(root, [shard.file for shard in everything])}"
 
     others = sorted({column for shard in everything for column in shard.others})
-    notes = [f"no column of labels: --label-column names one of {', '.join(others)}"] if others else []
-    return make_source(name, str(root), classes, sections, notes, fingerprint)
+    text = f"no column of labels: --label-column names one of {', '.join(others)}"
+    findings = [Finding("no label column", text, tuple(others))] if others else []
+    return make_source(name, str(root), classes, sections, findings, fingerprint)
 
 
 def _by_split(root: Path) -> dict[str, list[Path]]:
@@ -270,3 +272,12 @@ def _rows(column: Any) -> Iterator[tuple[bytes | None, str | None]]:
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+PARQUET = Opener(
+    words="a Parquet file or a folder of them",
+    recognises=lambda spec, path: (
+        path is not None and (path.suffix.lower() == ".parquet" if path.is_file() else bool(parquet_files(path)))
+    ),
+    open=lambda spec, path, label_column: open_parquet(path or Path(spec), label_column),
+)

@@ -1,0 +1,64 @@
+"""From what the user typed to an opened Source: the grammar that every verb shares, one file for each kind.
+
+Nothing is decoded here: an opened source knows its classes, labels and splits, and where its images lie.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from pathlib import Path
+
+from pocketvit.data.listing import IMAGE_EXTENSIONS
+from pocketvit.data.sources.cifar import CIFAR
+from pocketvit.data.sources.digits import DIGITS
+from pocketvit.data.sources.folders import FOLDER
+from pocketvit.data.sources.opener import Opener
+from pocketvit.data.sources.parquet import PARQUET
+from pocketvit.data.structures import Source
+from pocketvit.errors import UserError
+
+# The first that recognises a set opens it.
+OPENERS: tuple[Opener, ...] = (DIGITS, CIFAR, PARQUET, FOLDER)
+
+
+def open_source(spec: str, *, label_column: str | None = None) -> Source:
+    """Open a set of images without decoding any.
+
+    Args:
+        spec: a name, a folder or a file, as one of OPENERS recognises it; a relative path that is not in the working
+            folder is looked for in $POCKETVIT_DATA
+        label_column: of Parquet files; None takes the first that is called like one
+
+    Raises:
+        UserError: nothing is there, or what is there isn't a set of images.
+    """
+    path = find(spec)
+    for opener in OPENERS:
+        if opener.recognises(spec, path):
+            return opener.open(spec, path, label_column)
+    if path is None:
+        raise UserError(f"'{spec}' does not exist{_suggestion(Path(spec))}; expected {accepted()}")
+    kind = "a single image" if path.suffix.lower() in IMAGE_EXTENSIONS else f"a file of unknown kind ({path.name})"
+    raise UserError(f"{spec}: {kind} is not a set of images; expected {accepted()}")
+
+
+def accepted() -> str:
+    """What a set may be, in words."""
+    *words, last = (opener.words for opener in OPENERS)
+    return f"{', '.join(words)}, or {last}"
+
+
+def find(spec: str) -> Path | None:
+    """The file or folder that the user named, in the working folder or in $POCKETVIT_DATA; None where there is none."""
+    path = Path(spec).expanduser()
+    folder = os.environ.get("POCKETVIT_DATA")
+    candidates = [path] if folder is None else [path, Path(folder).expanduser() / path]
+    return next((candidate for candidate in candidates if spec and candidate.exists()), None)
+
+
+def _suggestion(path: Path) -> str:
+    names = [name for opener in OPENERS for name in opener.names]
+    siblings = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+    close = difflib.get_close_matches(path.name, [*names, *siblings], n=1)
+    return f" (did you mean '{close[0] if close[0] in names else path.with_name(close[0])}'?)" if close else ""
