@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from pocketvit.config import DataConfig
 from pocketvit.data import load
 from pocketvit.data.listing import split_of, split_of_file
 from pocketvit.data.sources import open_source
+from pocketvit.data.sources.opener import Columns
 from pocketvit.errors import UserError
 
 CONFIG = DataConfig()
@@ -201,10 +203,10 @@ def test_a_label_column_by_flag_and_what_could_be_one(tmp_path: Path, parquet: C
     source = open_source(str(file))
     assert source.sections["all"].labels is None
     assert source.notes == ("no column of labels: --label-column names one of diagnosis",)
-    assert open_source(str(file), label_column="diagnosis").classes == ("x", "y")
+    assert open_source(str(file), Columns(label="diagnosis")).classes == ("x", "y")
     assert load(str(file), DataConfig(label_column="diagnosis"), need_labels=True).classes == ("x", "y")
     with pytest.raises(UserError, match=r"--label-column grade: .* has no such column, only image, diagnosis"):
-        open_source(str(file), label_column="grade")
+        open_source(str(file), Columns(label="grade"))
 
 
 @pytest.mark.parametrize(
@@ -261,3 +263,21 @@ def test_test_images_without_a_label_are_left_out(tmp_path: Path, parquet: Calla
     data = load(str(tmp_path), CONFIG)
     assert np.bincount(data.test.labels).tolist() == [2, 2]
     assert any("4 images to validate or test have no label" in note for note in data.notes)
+
+
+def test_a_column_of_a_parquet_file_groups_images(parquet, tmp_path: Path) -> None:
+    file = parquet(tmp_path / "cells.parquet", [i % 2 for i in range(40)])
+    patients = [f"p{i // 4}" for i in range(40)]
+    pq.write_table(pq.read_table(file).append_column("patient", pa.array(patients)), file)
+    data = load(str(file), DataConfig(group_by="patient", val_fraction=0.25), need_labels=True)
+    assert "grouped by the column 'patient'" in data.notes
+    sides = []
+    for split in (data.train, data.val, data.test):
+        assert split is not None
+        assert split.names is not None
+        sides.append({patients[int(re.findall(r"row (\d+)", name)[0])] for name in split.names})
+    assert all(sides)
+    assert len(set.union(*sides)) == sum(map(len, sides)) == 10
+    # Any other word is a pattern in names, as before.
+    with pytest.raises(UserError, match="does not match the name"):
+        load(str(file), DataConfig(group_by="slide"), need_labels=True)

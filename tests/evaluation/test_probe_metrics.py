@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from pocketvit.evaluation import predictor
-from pocketvit.evaluation.metrics import Metrics, calibration_error, most_confident_mistakes
+from pocketvit.evaluation.calibration import calibration_error
+from pocketvit.evaluation.metrics import Metrics, most_confident_mistakes
 from pocketvit.evaluation.pixels import pixel_baselines
 from pocketvit.evaluation.predictor import Eager, Predictor
 from pocketvit.evaluation.probe import knn_accuracy, linear_accuracy, probe

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import pocketvit
+from pocketvit.model import weights
 from pocketvit.report import words
 from pocketvit.stages.arms import arms_named, known_arms
 from pocketvit.training.objectives import PRETRAINING
@@ -47,3 +50,21 @@ def test_arms_keep_their_order_whatever_theirs_is_in_a_flag() -> None:
     assert [arm.name for arm in arms_named(["random"])] == ["random"]
     with pytest.raises(KeyError):
         arms_named(["mea"])
+
+
+def test_the_saved_classifier_is_calibrated_on_no_more_labels_than_it_had(tmp_path: Path) -> None:
+    few = pocketvit.finetune("digits", recipe="digits", out=tmp_path / "few", **{**SMALL, "labels_per_class": 1})
+    many = pocketvit.finetune("digits", recipe="digits", out=tmp_path / "many", **SMALL)
+    for run, calibrated in ((few, False), (many, True)):
+        _, meta = weights.load(run.path)
+        details = read_summary_details(run.path)
+        assert meta.temperature == details["runs"][0]["temperature"] == details["evaluation"]["temperature"]
+        # 10 labels are too few to tell, 50 are not.
+        assert (meta.temperature != 1.0) == calibrated
+        assert details["evaluation"]["ece"] == pytest.approx(pocketvit.evaluate("digits", model=run)["ece"], abs=1e-4)
+    assert details["evaluation"]["ece"] < details["evaluation"]["ece_uncalibrated"]
+
+
+def read_summary_details(folder: Path) -> dict[str, Any]:
+    details: dict[str, Any] = json.loads((folder / "summary.json").read_text())["details"]
+    return details

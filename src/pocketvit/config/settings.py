@@ -45,8 +45,9 @@ class DataConfig(Checked):
     split_seed: int = setting(0, "seed of these two splits", SEED)
     group_by: str | None = setting(
         None,
-        "pattern in file names whose match (its first group, where it has one) tells what belongs together, "
-        "as one patient's or one track's images; each stays on one side of these two splits",
+        "column of a Parquet set, or pattern in file names, that tells what belongs together, as one patient's or one "
+        "track's images: by the column's values, or by the text that the pattern matches (its first group, where it "
+        "has one); each stays on one side of these two splits",
     )
     labels_per_class: int | str = setting(
         "all", 'labels to keep for fine-tuning: a count, "all", or several separated by commas ("5,all")'

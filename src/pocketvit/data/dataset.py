@@ -20,6 +20,7 @@ from pocketvit.data.holdout import can_be_stratified, hold_out, take
 from pocketvit.data.images import NO_RENDERING, Rendering
 from pocketvit.data.sizes import Patching
 from pocketvit.data.sources import open_source
+from pocketvit.data.sources.opener import Columns
 from pocketvit.data.splits import label_subset
 from pocketvit.data.structures import Finding, Source, Split
 from pocketvit.errors import UserError
@@ -106,7 +107,7 @@ def load(
     Raises:
         UserError: no images, bad images, labels missing, or too few images to split.
     """
-    source = open_source(spec, label_column=config.label_column)
+    source = open_source(spec, Columns(config.label_column, config.group_by))
     if need_labels:
         _require_labels(spec, source)
     content = source.fingerprint()
@@ -179,7 +180,7 @@ def load_whole(spec: str, config: DataConfig, rendering: Rendering | None = None
     Raises:
         UserError: no images, bad images, or no labels.
     """
-    source = open_source(spec, label_column=config.label_column)
+    source = open_source(spec, Columns(config.label_column))
     if all(section.labels is None for section in source.sections.values()):
         raise UserError(f"labels are needed here, and '{spec}' has none: give class folders or a label column")
     content = source.fingerprint()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import tempfile
+from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +31,7 @@ def hold_out(
         seed: of the choice
         source: names its classes
         stratified: the same share of each class
-        group_by: pattern in file names that tells what stays together
+        group_by: pattern in file names that tells what stays together, where the source's column does not
 
     Raises:
         UserError: groups that cannot be held out so.
@@ -40,7 +41,8 @@ def hold_out(
     strata = None if labels is None else labels[known]
     if group_by is not None:
         assert split.names is not None
-        groups = group_indices(split.names.tolist(), group_by)
+        names = split.names.tolist()
+        groups = group_indices(names, group_by) if source.group is None else _numbered(map(source.group, names))
         _, held = grouped_split(strata, groups[known], fraction, seed, source.classes)
         # Images without a label are learnt from, but not those that belong to ones held out.
         kept = np.flatnonzero(~np.isin(groups, groups[known[held]]))
@@ -49,6 +51,11 @@ def hold_out(
     hold = _without_copies(split, known[held])
     # Held out are images with labels; those without one are learnt from.
     return take(split, np.setdiff1d(np.arange(len(split)), hold)), take(split, hold)
+
+
+def _numbered(groups: Iterable[str]) -> NDArray[np.int64]:
+    """(N,): the number of each image's group."""
+    return np.unique(np.array(list(groups)), return_inverse=True)[1].astype(np.int64)
 
 
 def _without_copies(split: Split, held: NDArray[np.int64]) -> NDArray[np.int64]:

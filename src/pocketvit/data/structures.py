@@ -79,6 +79,7 @@ class Source:
         sections: "all", or "train" and, where the source brings them, "val" and "test"
         findings: what the user should know about how the source was read
         fingerprint: hashes the whole content (slow: reads every byte); equal content gives an equal value
+        group: what an image belongs to, by its name, where a column that was asked for tells that
     """
 
     name: str
@@ -87,6 +88,7 @@ class Source:
     sections: Mapping[str, Section]
     findings: tuple[Finding, ...]
     fingerprint: Callable[[], str]
+    group: Callable[[str], str] | None = None
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -119,6 +121,7 @@ def make_source(
     sections: Mapping[str, Section],
     findings: Sequence[Finding],
     fingerprint: Callable[[], str],
+    group: Callable[[str], str] | None = None,
 ) -> Source:
     """Apply the rules that all sources share, then build the Source.
 
@@ -156,7 +159,7 @@ def make_source(
         sections["test"] = sections.pop("val")
         text = "the source has a val split and no test split: val is used as the test split"
         findings.append(Finding("val is test", text))
-    return Source(printable(name), root, tuple(map(printable, classes)), sections, tuple(findings), fingerprint)
+    return Source(printable(name), root, tuple(map(printable, classes)), sections, tuple(findings), fingerprint, group)
 
 
 def printable(name: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-CALIBRATION_BINS = 15
+from pocketvit.evaluation.calibration import calibration_error
 
 
 @dataclass(frozen=True)
@@ -55,18 +55,6 @@ class Metrics:
     def to_json(self) -> dict[str, Any]:
         """The fields, as what JSON can hold."""
         return dataclasses.asdict(self)
-
-
-def calibration_error(probabilities: NDArray[np.floating], labels: NDArray[np.integer]) -> float:
-    """Expected calibration error with 15 bins of equal width (Guo et al. 2017).
-
-    The gap between confidence and accuracy in each bin, averaged with the bins' numbers of images as weights;
-    takes (N, K) probabilities and (N,) labels.
-    """
-    confidence = probabilities.max(axis=1).astype(np.float64)
-    correct = probabilities.argmax(axis=1) == labels
-    bins = np.digitize(confidence, np.linspace(0, 1, CALIBRATION_BINS + 1)[1:-1], right=True)
-    return float(np.abs(np.bincount(bins, weights=confidence - correct)).sum() / len(labels))
 
 
 def most_confident_mistakes(

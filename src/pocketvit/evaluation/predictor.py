@@ -48,7 +48,7 @@ class Predictor:
     @classmethod
     def of(cls, network: ViT, meta: WeightsMeta, device: torch.device | str) -> Predictor:
         """An eager one for a network that `meta` describes; its weights go to `device`."""
-        return cls(Eager(network, meta.mean, meta.std, device), meta.shape, meta.classes)
+        return cls(Eager(network, meta.mean, meta.std, device), meta.shape, meta.classes, meta.temperature)
 
     def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """(N, H, W, C) uint8 images, at least one, to (N, K)."""
@@ -56,7 +56,11 @@ class Predictor:
 
     def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """(N, H, W, C) uint8 images, at least one, to (N, K)."""
-        return (torch.from_numpy(self.logits(images)) / self.temperature).softmax(dim=-1).numpy()
+        return self.calibrated(self.logits(images))
+
+    def calibrated(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Probabilities (N, K) of logits (N, K)."""
+        return (torch.from_numpy(logits) / self.temperature).softmax(dim=-1).numpy()
 
     def features(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """(N, H, W, C) uint8 images, at least one, to (N, D), what the head reads."""

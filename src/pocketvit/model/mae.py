@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from pocketvit import draws
 from pocketvit.config import ModelConfig
 from pocketvit.errors import UserError
+from pocketvit.model.network import Trainable
 from pocketvit.model.patches import patchify, random_mask, sample_hidden, select
-from pocketvit.model.vit import NORM_EPS, Block, ViT, ViTShape, init_weights
+from pocketvit.model.vit import NORM_EPS, Block, ViT, ViTShape, init_weights, matrices_of
 
 
 class MAEOutput(NamedTuple):
@@ -33,7 +34,7 @@ class MAEOutput(NamedTuple):
     decoded: Tensor | None
 
 
-class MaskedAutoencoder(nn.Module):
+class MaskedAutoencoder(Trainable):
     """An encoder and a light decoder that reconstructs the hidden patches.
 
     With `config.decoder_attention` "self" the decoder's tokens, visible patches and mask tokens, attend to each other.
@@ -165,8 +166,12 @@ class MaskedAutoencoder(nn.Module):
         """Depth of a parameter, as the encoder counts it; the whole decoder counts as the last layer."""
         return self.encoder.layer_of(name.removeprefix("encoder."))
 
+    def matrices(self) -> list[nn.Parameter]:
+        """Those inside the layers of both halves."""
+        return [*self.encoder.matrices(), *matrices_of(self.decoder_blocks)]
 
-class SupervisedMAE(nn.Module):
+
+class SupervisedMAE(Trainable):
     """A classifier and a masked autoencoder with one encoder, to be trained at once.
 
     Das et al. 2024 (arXiv 2310.20704), who report that with few images it beats training the one after the other.
@@ -197,3 +202,7 @@ class SupervisedMAE(nn.Module):
     def layer_of(self, name: str) -> int:
         """As the masked autoencoder says."""
         return self.mae.layer_of(name.removeprefix("mae."))
+
+    def matrices(self) -> list[nn.Parameter]:
+        """As the masked autoencoder says."""
+        return self.mae.matrices()

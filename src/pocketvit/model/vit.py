@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from pocketvit import draws
 from pocketvit.config import ModelConfig
+from pocketvit.model.network import Network
 from pocketvit.model.patches import check_patch, patchify, select
 
 # ViTMAE's value, and timm's; torch's default of 1e-5 would break parity with both.
@@ -116,7 +117,7 @@ class Block(nn.Module):
         return x + (changed if paths is None else changed * paths[1])
 
 
-class ViT(nn.Module):
+class ViT(Network):
     """Encoder, with a linear head when `classes` is above 0.
 
     Args:
@@ -177,10 +178,6 @@ class ViT(nn.Module):
             return self.encode(images, class_only=True)[:, 0]
         return self.encode(images)[:, 1:].mean(dim=1)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """(B, C, H, W) normalised images to (B, classes) logits."""
-        return self.head(self.features(images))
-
     def no_weight_decay(self, name: str, parameter: Tensor) -> bool:
         """Whether weight decay spares the parameter: biases, norms and positional embeddings."""
         return parameter.ndim <= 1 or name.endswith("pos_embed")
@@ -192,6 +189,15 @@ class ViT(nn.Module):
         if name.startswith("blocks."):
             return int(name.split(".")[1]) + 1
         return self.shape.depth + 1
+
+    def matrices(self) -> list[nn.Parameter]:
+        """Those inside the layers."""
+        return matrices_of(self.blocks)
+
+
+def matrices_of(layers: nn.Module) -> list[nn.Parameter]:
+    """The matrices among a module's parameters."""
+    return [parameter for parameter in layers.parameters() if parameter.ndim == 2]
 
 
 def init_weights(module: nn.Module) -> None:

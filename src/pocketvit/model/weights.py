@@ -40,6 +40,7 @@ class WeightsMeta:
         bits: that images of more than 8 bits make use of (see `pocketvit.data.Rendering`).
         background: grey value that transparent images are laid over.
         native: median (height, width) of what was learnt from, before it was scaled; None where not known.
+        temperature: that the classifier's logits are divided by, for probabilities to mean what they say.
         source: fingerprint of the set that was learnt from (see `pocketvit.data.Dataset`); empty where not known.
 
     Raises:
@@ -59,6 +60,7 @@ class WeightsMeta:
     background: int = 255
     native: tuple[float, float] | None = None
     source: str = ""
+    temperature: float = 1.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "model", self.model.resolved())

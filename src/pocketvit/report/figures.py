@@ -122,6 +122,20 @@ def finetune_curves(name: str, arms: Sequence[Bundle]) -> Markup:
     return _draw(f"finetune-{name}", f"Validation accuracy by fine-tuning step, {titles}", paint)
 
 
+def reliability_curve(plain: Curve, calibrated: Curve) -> Markup:
+    """Accuracy by confidence, of images binned by confidence, before and after calibration; the diagonal is ideal."""
+
+    def paint(axes: Axes) -> None:
+        axes.plot([0, 1], [0, 1], color=INK, alpha=0.3, linewidth=0.8)
+        _line(axes, plain, "as trained", color=INK, alpha=0.55, linewidth=1.4, marker="o", markersize=3)
+        _line(axes, calibrated, "calibrated", color=COLOUR, marker="o", markersize=3.5)
+        _dress(axes, "confidence", "accuracy", fraction=True)
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
+
+    return _draw("reliability", "Accuracy by confidence, as trained and calibrated", paint)
+
+
 def confusion_matrix(counts: NDArray[np.float64], classes: Sequence[str]) -> Markup:
     """(n, n) counts, rows true and columns predicted; shade grows with the root of the row's share."""
     size = len(classes)

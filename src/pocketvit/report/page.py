@@ -289,10 +289,22 @@ def _evaluation(evaluation: Any, classes: Sequence[str]) -> Context | None:
     return {
         "accuracy": words.accuracy(evaluation),
         "ece": words.number(evaluation.get("ece")),
+        "ece_uncalibrated": words.number(evaluation.get("ece_uncalibrated")),
+        "reliability": _reliability(evaluation.get("reliability")),
         "per_class": per_class,
         "confusion": None if counts is None else figures.confusion_matrix(counts, classes),
         "confused": confused,
     }
+
+
+def _reliability(bins: Any) -> Any:
+    """The diagram; None for a run of a version that kept no bins."""
+    if not bins:
+        return None
+    curves = (
+        {bin_["confidence"]: bin_["accuracy"] for bin_ in bins.get(name) or ()} for name in ("plain", "calibrated")
+    )
+    return figures.reliability_curve(*curves)
 
 
 def _square(rows: Any, size: int) -> NDArray[np.float64] | None:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketvit.config import Settings
+from pocketvit.evaluation.calibration import calibration_error, fitted_temperature
 from pocketvit.evaluation.metrics import Metrics
 from pocketvit.model import weights
 from pocketvit.model.vit import ViT
@@ -59,7 +60,8 @@ def finetune_stage(
             step, context.log, tags, folder=context.folder.checkpoints(key),
             deadlines=Deadlines(land, context.pause), compilation=settings.compile,
         )  # fmt: skip
-        tested = _tested(context, result, key, arm.name if _is_kept(context, per_class, seed) else None)
+        kept = arm.name if _is_kept(context, per_class, seed) else None
+        tested = _tested(context, result, key, len(labelled), kept)
         found = context.keep(key, {**tags, "labels": len(labelled), **result.to_json(), **tested})
     context.forget(key)
     if steps is None and seed == context.settings.seed:
@@ -87,12 +89,18 @@ def _is_kept(context: Context, per_class: int | None, seed: int) -> bool:
     return per_class == context.settings.data.largest_budget and seed == context.settings.seed
 
 
-def _tested(context: Context, result: TrainResult, key: str, arm: str | None) -> dict[str, Any]:
-    """The classifier on the test images, its predictions kept; and for an `arm`, itself."""
+def _tested(context: Context, result: TrainResult, key: str, budget: int, arm: str | None) -> dict[str, Any]:
+    """The classifier, calibrated, on the test images, its predictions kept; and for an `arm`, itself.
+
+    `budget` labels are what it was trained with.
+    """
     vit = Classification.classifier(result.model)
     assert isinstance(vit, ViT)
     images, labels = context.dataset.labelled("test")
-    probabilities = context.predictor(vit).probabilities(images)
+    temperature = _temperature(context, vit, budget)
+    predictor = context.predictor(vit, temperature)
+    logits = predictor.logits(images)
+    probabilities, plain = predictor.calibrated(logits), context.predictor(vit).calibrated(logits)
     metrics = Metrics.of(probabilities, labels, context.dataset.classes)
     predicted, folder = probabilities.argmax(axis=1).astype(np.int32), context.folder
 
@@ -100,10 +108,24 @@ def _tested(context: Context, result: TrainResult, key: str, arm: str | None) ->
         np.save(folder.predicted(key), predicted)
         if arm is not None:
             np.save(folder.probabilities(arm), probabilities)
-            weights.save(folder.classifier(arm), vit.cpu(), context.meta("classifier"))
+            meta = replace(context.meta("classifier"), temperature=temperature)
+            weights.save(folder.classifier(arm), vit.cpu(), meta)
 
     context.on_main(keep)
-    return {"accuracy": metrics.accuracy, "ece": metrics.ece, "val_accuracy": result.history[-1]["val_accuracy"]}
+    return {
+        "accuracy": metrics.accuracy,
+        "ece": metrics.ece,
+        "ece_uncalibrated": calibration_error(plain, labels),
+        "temperature": temperature,
+        "val_accuracy": result.history[-1]["val_accuracy"],
+    }
+
+
+def _temperature(context: Context, vit: ViT, budget: int) -> float:
+    """Fitted to validation images, and to no more of them than the labels that the classifier was trained with."""
+    images, labels = context.dataset.labelled("val")
+    chosen = np.sort(np.random.default_rng(context.settings.seed).permutation(len(labels))[:budget])
+    return fitted_temperature(context.predictor(vit).logits(images[chosen]), labels[chosen])
 
 
 def _say_overruled(context: Context, settings: Settings, found: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from pocketvit.evaluation.calibration import calibration_error, reliability
 from pocketvit.evaluation.metrics import Metrics, most_confident_mistakes
 from pocketvit.evaluation.reconstruct import reconstruct_images
 from pocketvit.files import write_whole
@@ -49,10 +50,10 @@ def _write(
     context: Context, arms: Sequence[Arm], results: dict[str, Any], details: dict[str, Any], mae: Path | None
 ) -> dict[str, Any]:
     s, d, folder = context.settings, context.dataset, context.folder
-    module, _ = weights.load(folder.weights)
+    module, meta = weights.load(folder.weights)
     arrays, evaluation = _gallery(context, mae), None
     if isinstance(module, ViT) and module.classes:
-        mistakes, evaluation = _judgement(context, module)
+        mistakes, evaluation = _judgement(context, module, meta.temperature)
         arrays |= mistakes
     np.savez_compressed(folder.figures, **arrays)
     cost = costs(s.model, d.shape, len(d.classes), s.mae.mask_ratio)
@@ -79,10 +80,12 @@ def _write(
     return summary
 
 
-def _judgement(context: Context, vit: ViT) -> tuple[dict[str, Any], dict[str, Any]]:
+def _judgement(context: Context, vit: ViT, temperature: float) -> tuple[dict[str, Any], dict[str, Any]]:
     """The saved classifier on the test images: arrays for the report, and its metrics."""
     images, labels = context.dataset.labelled("test")
-    probabilities = context.predictor(vit).probabilities(images)
+    calibrated, plain = (context.predictor(vit, t) for t in (temperature, 1.0))
+    logits = plain.logits(images)
+    probabilities, uncalibrated = calibrated.calibrated(logits), plain.calibrated(logits)
     wrong = most_confident_mistakes(probabilities, labels, MISTAKES)
     arrays = {
         "mistakes": images[wrong],
@@ -90,7 +93,12 @@ def _judgement(context: Context, vit: ViT) -> tuple[dict[str, Any], dict[str, An
         "mistakes_predicted": probabilities[wrong].argmax(axis=1),
         "mistakes_confidence": probabilities[wrong].max(axis=1),
     }
-    return arrays, Metrics.of(probabilities, labels, context.dataset.classes).to_json()
+    return arrays, {
+        **Metrics.of(probabilities, labels, context.dataset.classes).to_json(),
+        "temperature": temperature,
+        "ece_uncalibrated": calibration_error(uncalibrated, labels),
+        "reliability": {"calibrated": reliability(probabilities, labels), "plain": reliability(uncalibrated, labels)},
+    }
 
 
 def _gallery(context: Context, mae: Path | None) -> dict[str, Any]:

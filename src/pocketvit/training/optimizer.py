@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from pocketvit.config import OptimConfig
 from pocketvit.errors import UserError
-from pocketvit.model.vit import Block
+from pocketvit.model.network import Trainable
 
 _EXTRA = 'pip install "pocketvit[optim]"'
 # Module, class, and what to do where they are missing.
@@ -36,7 +36,7 @@ def optimizer_class(name: str, flag: str = "--optimizer") -> Any:
         raise UserError(f"{flag}: {name} is not installed here: {remedy}") from None
 
 
-def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
+def make_optimizer(model: Trainable, config: OptimConfig) -> torch.optim.Optimizer:
     """The optimiser that `config` names; whoever calls `step` sets the rate before it.
 
     Each group carries `lr_scale`, its share of the scheduled rate (layer-wise decay, arXiv 2003.10555).
@@ -45,15 +45,15 @@ def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimiz
         UserError: it is not installed.
     """
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    last = max(model.layer_of(name) for name, _ in named)  # type: ignore[operator]
-    matrices = _layer_matrices(model) if config.optimizer == "muon" else set()
+    last = max(model.layer_of(name) for name, _ in named)
+    matrices = {id(p) for p in model.matrices()} if config.optimizer == "muon" else set()
     # Muon's groups, and those of whatever has the rest. One for each rate and decay: a fused step costs the host about
     # as much for a group of one tensor as for one of a hundred.
     hidden: dict[tuple[float, float], dict[str, Any]] = {}
     rest: dict[tuple[float, float], dict[str, Any]] = {}
     for name, parameter in named:
-        scale = config.layer_decay ** (last - model.layer_of(name))  # type: ignore[operator]
-        decay = 0.0 if model.no_weight_decay(name, parameter) else config.weight_decay  # type: ignore[operator]
+        scale = config.layer_decay ** (last - model.layer_of(name))
+        decay = 0.0 if model.no_weight_decay(name, parameter) else config.weight_decay
         group = (hidden if id(parameter) in matrices else rest).setdefault(
             (scale, decay), {"params": [], "lr_scale": scale, "weight_decay": decay}
         )
@@ -70,12 +70,6 @@ def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimiz
         return adamw
     # Updates as large as AdamW's usually are, for the same rate to serve both (Liu et al. 2025, arXiv 2502.16982).
     return Joint(kind(list(hidden.values()), lr=config.lr, adjust_lr_fn="match_rms_adamw"), adamw)
-
-
-def _layer_matrices(model: nn.Module) -> set[int]:
-    """The ids of the matrices inside transformer layers, an encoder's or a decoder's."""
-    blocks = (module for module in model.modules() if isinstance(module, Block))
-    return {id(p) for block in blocks for p in block.parameters() if p.ndim == 2}
 
 
 class Joint(torch.optim.Optimizer):

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from pocketvit.config import OptimConfig
+from pocketvit.model.network import Trainable
 from pocketvit.training.batches import Batches
 from pocketvit.training.checkpoint import Snapshot, capture, gathered, load_state, restore, save_state, write
 from pocketvit.training.optimizer import Average, learning_rate, make_optimizer, scaled, set_mode
@@ -30,8 +31,8 @@ class Objective(Protocol):
     """What a stage trains a network for."""
 
     @property
-    def network(self) -> nn.Module:
-        """On the device; says of its parameters what `pocketvit.training.optimizer.make_optimizer` asks."""
+    def network(self) -> Trainable:
+        """On the device."""
 
     @property
     def batches(self) -> Batches:

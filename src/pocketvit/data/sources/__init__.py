@@ -13,7 +13,7 @@ from pocketvit.data.listing import IMAGE_EXTENSIONS
 from pocketvit.data.sources.cifar import CIFAR
 from pocketvit.data.sources.digits import DIGITS
 from pocketvit.data.sources.folders import FOLDER
-from pocketvit.data.sources.opener import Opener
+from pocketvit.data.sources.opener import Columns, Opener
 from pocketvit.data.sources.parquet import PARQUET
 from pocketvit.data.structures import Source
 from pocketvit.errors import UserError
@@ -22,13 +22,13 @@ from pocketvit.errors import UserError
 OPENERS: tuple[Opener, ...] = (DIGITS, CIFAR, PARQUET, FOLDER)
 
 
-def open_source(spec: str, *, label_column: str | None = None) -> Source:
+def open_source(spec: str, columns: Columns = Columns()) -> Source:  # noqa: B008  # immutable
     """Open a set of images without decoding any.
 
     Args:
         spec: a name, a folder or a file, as one of OPENERS recognises it; a relative path that is not in the working
             folder is looked for in $POCKETVIT_DATA
-        label_column: of Parquet files; None takes the first that is called like one
+        columns: of Parquet files
 
     Raises:
         UserError: nothing is there, or what is there isn't a set of images.
@@ -36,7 +36,7 @@ def open_source(spec: str, *, label_column: str | None = None) -> Source:
     path = find(spec)
     for opener in OPENERS:
         if opener.recognises(spec, path):
-            return opener.open(spec, path, label_column)
+            return opener.open(spec, path, columns)
     if path is None:
         raise UserError(f"'{spec}' does not exist{_suggestion(Path(spec))}; expected {accepted()}")
     kind = "a single image" if path.suffix.lower() in IMAGE_EXTENSIONS else f"a file of unknown kind ({path.name})"

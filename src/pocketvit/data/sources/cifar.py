@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from pocketvit.data.cache import cache_folder
 from pocketvit.data.download import downloaded, has_checksum
-from pocketvit.data.sources.opener import Opener
+from pocketvit.data.sources.opener import Columns, Opener
 from pocketvit.data.structures import Finding, Item, Section, Source, make_source
 from pocketvit.errors import UserError
 
@@ -72,7 +72,7 @@ ARCHIVES = {
 }
 
 
-def open_cifar(spec: str, path: Path | None, label_column: str | None) -> Source:
+def open_cifar(spec: str, path: Path | None, columns: Columns) -> Source:
     """Open a set by its name; the test images are the authors'.
 
     Raises:

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from pocketvit.data.sources.opener import Opener
+from pocketvit.data.sources.opener import Columns, Opener
 from pocketvit.data.structures import Item, Section, Source, make_source
 
 NAME = "digits"
 
 
-def open_digits(spec: str, path: Path | None, label_column: str | None) -> Source:
+def open_digits(spec: str, path: Path | None, columns: Columns) -> Source:
     """Open the set; its pixels of 0 to 16 are stretched to 0 to 255."""
     from sklearn.datasets import load_digits
 

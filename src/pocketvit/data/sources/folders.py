@@ -167,5 +167,5 @@ def _fingerprint(root: Path, listings: dict[str, _Listing], files: Sequence[Path
 FOLDER = Opener(
     words="a folder of images, of class folders, or of train/ and test/ with class folders in them",
     recognises=lambda spec, path: path is not None and path.is_dir(),
-    open=lambda spec, path, label_column: open_folder(path or Path(spec)),
+    open=lambda spec, path, columns: open_folder(path or Path(spec)),
 )

@@ -5,8 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from pocketvit.data.structures import Source
+
+
+class Columns(NamedTuple):
+    """Columns of a table that are asked for.
+
+    Args:
+        label: where the labels are; None takes the first that is called like one
+        group: what an image belongs to, where the table has a column of that name; or None
+    """
+
+    label: str | None = None
+    group: str | None = None
 
 
 @dataclass(frozen=True)
@@ -16,11 +29,11 @@ class Opener:
     Args:
         words: for it, as help and errors list what is accepted
         recognises: (what the user typed, the file or folder that it names or None) to whether it is of this kind
-        open: (the same two, the label column asked for or None) to the set, opened but not decoded; raises UserError
+        open: (the same two, and the columns asked for) to the set, opened but not decoded; raises UserError
         names: of sets that need no file, for suggestions
     """
 
     words: str
     recognises: Callable[[str, Path | None], bool]
-    open: Callable[[str, Path | None, str | None], Source]
+    open: Callable[[str, Path | None, Columns], Source]
     names: tuple[str, ...] = ()

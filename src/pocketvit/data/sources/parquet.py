@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,13 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketvit.data.listing import split_of, split_of_file
-from pocketvit.data.sources.opener import Opener
+from pocketvit.data.sources.opener import Columns, Opener
 from pocketvit.data.structures import Finding, Item, Section, Source, hash_files, make_source
 from pocketvit.errors import UserError
 
 IMAGE_COLUMNS = ("image", "img")
 # In this order, whatever the case; --label-column names another.
 LABEL_COLUMNS = ("label", "fine_label", "labels", "target", "class", "category", "coarse_label", "y")
+ROW = re.compile(r"(.*?) row (\d+)")  # of an item's name
 NO_NUMBER, NO_TEXT = -1, ""  # what a label that is not there is stored as
 
 
@@ -46,14 +48,14 @@ def parquet_files(folder: Path) -> list[Path]:
     return found
 
 
-def open_parquet(path: Path, label_column: str | None = None) -> Source:
+def open_parquet(path: Path, columns: Columns) -> Source:
     """Open a Parquet file, or a folder of them whose names (or whose folders' names) tell the splits.
 
     Rows without a label (null, NaN or below 0) are kept, with label -1.
 
     Args:
         path: a file or a folder.
-        label_column: where the labels are; None takes the first of LABEL_COLUMNS that is there.
+        columns: where the labels are, or the first of LABEL_COLUMNS that is there; and what images belong to.
 
     Raises:
         UserError: not Parquet, no image column, no such label column, labels of another kind, or no train shards.
@@ -62,7 +64,7 @@ def open_parquet(path: Path, label_column: str | None = None) -> Source:
         root, files = path.parent, {"all": [path]}
     else:
         root, files = path, _by_split(path)
-    shards = {part: [_read_shard(file, label_column) for file in members] for part, members in files.items()}
+    shards = {part: [_read_shard(file, columns.label) for file in members] for part, members in files.items()}
     everything = [shard for members in shards.values() for shard in members]
     name = path.stem if path.is_file() else path.resolve().name
 
@@ -80,7 +82,28 @@ def open_parquet(path: Path, label_column: str | None = None) -> Source:
     others = sorted({column for shard in everything for column in shard.others})
     text = f"no column of labels: --label-column names one of {', '.join(others)}"
     findings = [Finding("no label column", text, tuple(others))] if others else []
-    return make_source(name, str(root), classes, sections, findings, fingerprint)
+    group = _groups(root, [shard.file for shard in everything], columns.group)
+    if group is not None:
+        findings.append(Finding("grouped", f"grouped by the column '{columns.group}'"))
+    return make_source(name, str(root), classes, sections, findings, fingerprint, group)
+
+
+def _groups(root: Path, files: Sequence[Path], column: str | None) -> Callable[[str], str] | None:
+    """What a row belongs to by a column, from its item's name; None where not every file has that column."""
+    import pyarrow.parquet as pq
+
+    if column is None or not all(column in pq.read_schema(file).names for file in files):
+        return None
+    values = {
+        file.relative_to(root).as_posix(): pq.read_table(file, columns=[column]).column(0).to_pylist() for file in files
+    }
+
+    def group(name: str) -> str:
+        found = ROW.match(name)
+        assert found is not None, name
+        return str(values[found[1]][int(found[2])])
+
+    return group
 
 
 def _by_split(root: Path) -> dict[str, list[Path]]:
@@ -279,5 +302,5 @@ PARQUET = Opener(
     recognises=lambda spec, path: (
         path is not None and (path.suffix.lower() == ".parquet" if path.is_file() else bool(parquet_files(path)))
     ),
-    open=lambda spec, path, label_column: open_parquet(path or Path(spec), label_column),
+    open=lambda spec, path, columns: open_parquet(path or Path(spec), columns),
 )

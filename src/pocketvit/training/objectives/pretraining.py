@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from pocketvit.config import Settings
 from pocketvit.data import Dataset
+from pocketvit.model.network import Trainable
 from pocketvit.model.vit import ViT
 from pocketvit.training.augment import Augment
 from pocketvit.training.batches import Batches
@@ -57,7 +58,7 @@ class Pretraining(ABC):
 
     @staticmethod
     @abstractmethod
-    def build(settings: Settings, shape: tuple[int, int, int]) -> nn.Module:
+    def build(settings: Settings, shape: tuple[int, int, int]) -> Trainable:
         """The network to train on images (H, W, C), drawn from torch's global generator."""
 
     @abstractmethod

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from pocketvit.config import Settings
 from pocketvit.data import Dataset
 from pocketvit.model.mae import SupervisedMAE
+from pocketvit.model.network import Trainable
 from pocketvit.model.vit import ViT
 from pocketvit.training.augment import Augment, mix
 from pocketvit.training.batches import Batches
@@ -46,7 +47,7 @@ class Classification:
         self._accelerator, self._classes = accelerator, len(dataset.classes)
         device = accelerator.device
         norm = {"mean": dataset.mean, "std": dataset.std, "device": device, "seed": seed}
-        self.network: nn.Module = classifier.to(device)
+        self.network: Trainable = classifier.to(device)
         images, labels = dataset.labelled("train")
         val_images, val_labels = dataset.labelled("val")
         self.batches = Batches(

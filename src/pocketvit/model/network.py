@@ -1,0 +1,40 @@
+"""What networks say of themselves: to whoever trains them, and to whoever classifies with them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor, nn
+
+
+class Trainable(nn.Module, ABC):
+    """A module that says how its parameters want to be trained."""
+
+    @abstractmethod
+    def no_weight_decay(self, name: str, parameter: Tensor) -> bool:
+        """Whether weight decay spares a parameter, by its name."""
+
+    @abstractmethod
+    def layer_of(self, name: str) -> int:
+        """Depth of a parameter, by its name, for layer-wise decay of the rate: 0 is nearest to the pixels."""
+
+    @abstractmethod
+    def matrices(self) -> list[nn.Parameter]:
+        """Hidden matrices, those that Muon is for; the first and last layers' are not among them."""
+
+
+class Network(Trainable):
+    """A classifier of images; or, without classes, an encoder."""
+
+    classes: int
+    """Outputs of the head; 0 where there is none."""
+    head: nn.Module
+
+    @abstractmethod
+    def features(self, images: Tensor) -> Tensor:
+        """What the head reads, (B, D), of normalised (B, C, H, W) images."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) normalised images to (B, classes) logits."""
+        logits: Tensor = self.head(self.features(images))
+        return logits
