@@ -54,9 +54,7 @@ def parser() -> argparse.ArgumentParser:
     """The flags."""
     made = argparse.ArgumentParser(prog="finish.py", description=__doc__.split("\n")[0], allow_abbrev=False)
     made.add_argument("run", type=Path, help="run directory of reproduce.py, trained and tested")
-    made.add_argument(
-        "--data", help="source of images (default: cifar10 for a recipe named X-cifar10)"
-    )
+    made.add_argument("--data", help="source of images (default: cifar10 for a recipe named X-cifar10)")
     made.add_argument("--pace", type=Path, help="folder that pace.py wrote on the device that trained")
     made.add_argument("--out", type=Path, help="folder for results/ and models/ (default: this checkout)")
     return made

@@ -53,9 +53,7 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(prog="pace.py", description=__doc__.split("\n")[0], allow_abbrev=False)
     made.add_argument("recipe", help="name of a recipe, or a YAML file")
     made.add_argument("part", choices=PARTS, help="a stage, or the device itself")
-    made.add_argument(
-        "--data", help="source of images (default: cifar10 for a recipe named X-cifar10)"
-    )
+    made.add_argument("--data", help="source of images (default: cifar10 for a recipe named X-cifar10)")
     made.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     made.add_argument("--out", type=Path, default=Path("pace"), help="folder for PART.json (default: pace)")
     return made

@@ -108,9 +108,7 @@ class Job:
         )
         parser.add_argument("recipe", help="name of a recipe, or a YAML file")
         parser.add_argument("--arms", default="mae,random", help="what to fine-tune (default: mae,random)")
-        parser.add_argument(
-            "--data", help="source of images (default: cifar10 for a recipe named X-cifar10)"
-        )
+        parser.add_argument("--data", help="source of images (default: cifar10 for a recipe named X-cifar10)")
         parser.add_argument("--seed", type=int, default=0, help="of everything but the splits (default: 0)")
         parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
         parser.add_argument("--images", help="train images to use (default: all)")

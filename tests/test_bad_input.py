@@ -123,7 +123,7 @@ MISTAKES: dict[str, tuple[Make, tuple[str, ...]]] = {
     ),
     "a value instead of a group": (
         lambda t: ["fit", "digits", "--config", str(text(t / "c.yaml", "pretrain: 5\n"))],
-        ("--pretrain: one value was given for a group",),
+        ("--pretrain: one value stands for a group",),
     ),
     "an unknown recipe": (lambda t: ["fit", "digits", "--recipe=lightt"], ("--recipe", "'lightt'", "lite")),
     "weights of another preset": (

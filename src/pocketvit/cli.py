@@ -252,7 +252,11 @@ def _underscored(args: list[str], flat: dict[str, str] | None = None) -> list[st
     return [word + "=true" if flat is not None and word in boolean_settings() else word for word in words]
 
 
-BARE = ("--overwrite", "--resume", "--json", "--help", "--print_config", *boolean_settings())
+BARE = (
+    *("--json", "--help", "--print_config"),
+    *(f"--{name}" for name, (kind, *_) in OUT.items() if kind is bool),
+    *boolean_settings(),
+)
 
 
 def _show(given: Any, result: Any, text: str) -> int:

@@ -16,7 +16,7 @@ from pocketvit.evaluation.predictor import Eager, Predictor
 from pocketvit.evaluation.probe import knn_accuracy, linear_accuracy, probe
 from pocketvit.model.vit import ViT, ViTShape
 
-SHAPE = ViTShape(height=8, width=4, channels=2, patch=2, dim=16, depth=2, heads=2, mlp_ratio=2.0)
+SHAPE = ViTShape((8, 4, 2), patch=2, width=16, depth=2, heads=2, mlp_ratio=2.0)
 NORMALISATION = ((0.4, 0.5), (0.2, 0.3))
 
 
@@ -38,7 +38,7 @@ def rays(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def ready(vit: ViT) -> Predictor:
-    return Predictor(Eager(vit, *NORMALISATION, "cpu"), (vit.shape.height, vit.shape.width, vit.shape.channels))
+    return Predictor(Eager(vit, *NORMALISATION, "cpu"), vit.shape.image)
 
 
 def test_features_match_the_encoder_whatever_the_batch_and_leave_its_mode_alone(

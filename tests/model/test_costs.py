@@ -14,8 +14,7 @@ WIDER = ModelConfig("tiny", patch=2, depth=3, mlp_ratio=3.3, decoder_depth=0, de
 
 def by_hand(config: ModelConfig, shape: tuple[int, int, int], classes: int) -> tuple[int, int]:
     """MACs of a classifier, and of its attention modules: four projections and two products of all tokens a layer."""
-    c, (height, width, channels) = config.resolved(), shape
-    assert None not in (c.patch, c.width, c.depth, c.mlp_ratio)
+    c, (height, width, channels) = config.sizes(), shape
     patches = (height // c.patch) * (width // c.patch)
     tokens, hidden = 1 + patches, int(c.width * c.mlp_ratio)
     attention = c.depth * (4 * tokens * c.width**2 + 2 * tokens**2 * c.width)

@@ -8,7 +8,7 @@ from torch import Tensor
 from pocketvit.errors import UserError
 from pocketvit.model import ViT, ViTShape, from_timm, to_timm
 
-SHAPE = ViTShape(height=12, width=8, channels=5, patch=4, dim=24, depth=2, heads=3, mlp_ratio=2.0)
+SHAPE = ViTShape((12, 8, 5), patch=4, width=24, depth=2, heads=3, mlp_ratio=2.0)
 CLASSES = 7
 
 
@@ -29,7 +29,7 @@ def timm_logits(state: dict[str, Tensor], images: Tensor, shape: ViTShape, pool:
         return F.linear(x, state[f"{name}.weight"], state[f"{name}.bias"])
 
     def norm(x: Tensor, name: str) -> Tensor:
-        return F.layer_norm(x, (shape.dim,), state[f"{name}.weight"], state[f"{name}.bias"], eps=1e-6)
+        return F.layer_norm(x, (shape.width,), state[f"{name}.weight"], state[f"{name}.bias"], eps=1e-6)
 
     def attention(x: Tensor, name: str) -> Tensor:
         b, n, d = x.shape
@@ -50,7 +50,8 @@ def timm_logits(state: dict[str, Tensor], images: Tensor, shape: ViTShape, pool:
 
 @pytest.fixture
 def images() -> Tensor:
-    return torch.randn(3, SHAPE.channels, SHAPE.height, SHAPE.width, generator=torch.Generator().manual_seed(1))
+    height, width, channels = SHAPE.image
+    return torch.randn(3, channels, height, width, generator=torch.Generator().manual_seed(1))
 
 
 @torch.no_grad()

@@ -62,7 +62,7 @@ def checkpoint_after_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def classifier(seed: int = 0, depth: int = 2, drop_path: float = 0.1) -> ViT:
     torch.manual_seed(seed)
-    return ViT(ViTShape(4, 4, 1, patch=2, dim=8, depth=depth, heads=2, mlp_ratio=2.0), 3, drop_path)
+    return ViT(ViTShape((4, 4, 1), patch=2, width=8, depth=depth, heads=2, mlp_ratio=2.0), 3, drop_path)
 
 
 def ordinary_loss(model: nn.Module, images: Tensor, labels: Tensor | None) -> Tensor:

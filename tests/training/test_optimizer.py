@@ -23,7 +23,7 @@ OPTIMIZERS = get_args(get_type_hints(OptimConfig)["optimizer"])
 
 def classifier(depth: int = 2) -> ViT:
     torch.manual_seed(0)
-    return ViT(ViTShape(4, 4, 1, patch=2, dim=8, depth=depth, heads=2, mlp_ratio=2.0), 3)
+    return ViT(ViTShape((4, 4, 1), patch=2, width=8, depth=depth, heads=2, mlp_ratio=2.0), 3)
 
 
 def autoencoder() -> MaskedAutoencoder:

@@ -36,7 +36,7 @@ def run(folder: Path | None, land: float = math.inf, seed: int = 0, killed_at: i
     images, labels = rng.integers(0, 256, (40, 4, 4, 1), dtype=np.uint8), rng.integers(0, 3, 40)
     batches = Batches(images, labels, [0.5], [0.3], batch_size=8, seed=5, device="cpu")
     torch.manual_seed(seed)
-    model = ViT(ViTShape(4, 4, 1, patch=2, dim=8, depth=2, heads=2, mlp_ratio=2.0), 3, drop_path=0.1)
+    model = ViT(ViTShape((4, 4, 1), patch=2, width=8, depth=2, heads=2, mlp_ratio=2.0), 3, drop_path=0.1)
 
     def loss(model: nn.Module, images: Tensor, labels: Tensor | None) -> Tensor:
         if next(calls) == killed_at:

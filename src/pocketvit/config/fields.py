@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator
+from numbers import Integral, Real
+from types import NoneType
+from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 from pocketvit.errors import UserError
 
@@ -26,6 +28,10 @@ BELOW_1 = Limit(lambda value: 0 <= value < 1, "at least 0 and below 1")
 SOME = Limit(lambda value: 0 < value <= 1, "above 0 and at most 1")
 # What NumPy's generators take, with room for --seeds more.
 SEED = Limit(lambda value: 0 <= value <= 4_000_000_000, "from 0 to 4,000,000,000")
+
+# NumPy's numbers are as good as Python's.
+ABSTRACT = {int: Integral, float: Real}
+WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", NoneType: "null"}
 
 
 def setting(default: Any, text: str, limit: Limit = ANY) -> Any:
@@ -49,47 +55,73 @@ class Checked:
     """Settings that are checked when they are made.
 
     Raises:
-        UserError: a value out of its limits; the message names its flag.
+        UserError: a value of another type or out of its limits; the message names its flag.
     """
 
     prefix = ""
     """Of its flags, as in --data.size."""
 
     def __post_init__(self) -> None:
-        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        check(type(self), values, self.prefix)
+        for field in _fields(type(self), self.prefix):
+            field.check(getattr(self, field.flag.rpartition(".")[-1]))
 
 
-def check(kind: type, values: Mapping[str, Any], prefix: str = "") -> None:
-    """Raise UserError, naming the flag, for a value of the settings `kind` that is out of its limits.
+class Setting(NamedTuple):
+    """What is known of a setting, or of a group of them.
 
     Args:
-        kind: a dataclass of settings.
-        values: by field; those of a group are a mapping, or the group itself.
-        prefix: of the flags.
+        flag: its dotted name
+        kind: type of its values; a dataclass for a group
+        text: description
+        limit: of its values
     """
-    for f in dataclasses.fields(kind):
-        value, flag = values[f.name], f"{prefix}{f.name}"
-        if isinstance(value, Mapping):
-            assert f.default_factory is not dataclasses.MISSING
-            check(type(f.default_factory()), value, f"{flag}.")
-            continue
-        if value is None:
-            if "None" not in str(f.type):
-                raise UserError(f"--{flag}: has no value: give one, or leave it out")
-            continue
-        limit: Limit = f.metadata["limit"]
-        try:
-            holds = limit.holds(value)
-        except TypeError:
-            holds = False
-        if not holds:
-            raise UserError(f"--{flag}: {value} is out of range: expected {limit.words}")
+
+    flag: str
+    kind: Any
+    text: str
+    limit: Limit
+
+    @property
+    def is_group(self) -> bool:
+        """Whether it holds settings, rather than a value."""
+        return dataclasses.is_dataclass(self.kind)
+
+    def check(self, value: Any) -> None:
+        """Raise UserError, naming the flag, for a value of another type or out of the limits."""
+        if not _is(value, self.kind):
+            if value is None:
+                raise UserError(f"--{self.flag}: has no value: give one, or leave it out")
+            raise UserError(f"--{self.flag}: '{value}' is not valid: expected {_words(self.kind)}")
+        if value is not None and not self.limit.holds(value):
+            raise UserError(f"--{self.flag}: {value} is out of range: expected {self.limit.words}")
 
 
-def described(kind: type, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field[Any]]]:
-    """Every setting of `kind` by its dotted name; those of its groups follow it."""
-    for f in dataclasses.fields(kind):
-        yield f"{prefix}{f.name}", f
-        if f.default_factory is not dataclasses.MISSING:
-            yield from described(type(f.default_factory()), f"{prefix}{f.name}.")
+def described(kind: type, prefix: str = "") -> Iterator[Setting]:
+    """Every setting of the dataclass `kind`, and after a group those in it."""
+    for field in _fields(kind, prefix):
+        yield field
+        if field.is_group:
+            yield from described(field.kind, f"{field.flag}.")
+
+
+def _fields(kind: type, prefix: str) -> Iterator[Setting]:
+    types = get_type_hints(kind)
+    for field in dataclasses.fields(kind):
+        yield Setting(prefix + field.name, types[field.name], **field.metadata)
+
+
+def _is(value: Any, kind: Any) -> bool:
+    if get_origin(kind) is Literal:
+        return value in get_args(kind)
+    if get_args(kind):
+        return any(_is(value, option) for option in get_args(kind))
+    if isinstance(value, bool):
+        # To Python also a whole number.
+        return kind is bool
+    return isinstance(value, ABSTRACT.get(kind, kind))
+
+
+def _words(kind: Any) -> str:
+    if get_origin(kind) is Literal:
+        return f"one of {', '.join(get_args(kind))}"
+    return " or ".join(map(_words, get_args(kind))) or WORDS.get(kind, getattr(kind, "__name__", ""))

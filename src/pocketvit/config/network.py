@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pocketvit.config.fields import Checked, setting
+from pocketvit.config.fields import ABOVE_0, AT_LEAST_0, AT_LEAST_1, Checked, setting
 from pocketvit.errors import UserError
 
 
@@ -45,14 +45,16 @@ class ModelConfig(Checked):
 
     prefix = "model."
     preset: Literal["paper", "lite", "tiny", "digits"] = setting("lite", "paper, lite, tiny or digits")
-    patch: int | None = setting(None, "side of a patch in pixels")
-    width: int | None = setting(None, "width of the encoder")
-    depth: int | None = setting(None, "layers of the encoder")
-    heads: int | None = setting(None, "attention heads of the encoder")
-    mlp_ratio: float | None = setting(None, "width of the feed-forward layers over that of the encoder or decoder")
-    decoder_width: int | None = setting(None, "width of the decoder")
-    decoder_depth: int | None = setting(None, "layers of the decoder")
-    decoder_heads: int | None = setting(None, "attention heads of the decoder")
+    patch: int | None = setting(None, "side of a patch in pixels", AT_LEAST_1)
+    width: int | None = setting(None, "width of the encoder", AT_LEAST_1)
+    depth: int | None = setting(None, "layers of the encoder", AT_LEAST_1)
+    heads: int | None = setting(None, "attention heads of the encoder", AT_LEAST_1)
+    mlp_ratio: float | None = setting(
+        None, "width of the feed-forward layers over that of the encoder or decoder", ABOVE_0
+    )
+    decoder_width: int | None = setting(None, "width of the decoder", AT_LEAST_1)
+    decoder_depth: int | None = setting(None, "layers of the decoder", AT_LEAST_0)
+    decoder_heads: int | None = setting(None, "attention heads of the decoder", AT_LEAST_1)
     decoder_attention: Literal["self", "cross"] = setting(
         "self", "what the decoder's tokens attend to: each other, or (cross) the encoder's output alone"
     )
@@ -60,29 +62,28 @@ class ModelConfig(Checked):
         "token", "what the head reads: the class token's output, or the mean over patches"
     )
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        sizes = self.sizes()
+        # Without a layer, the queries of a cross-attention decoder would see nothing of the image.
+        if sizes.decoder_attention == "cross" and not sizes.decoder_depth:
+            raise UserError("--model.decoder_depth: 0 is out of range: expected at least 1 with cross-attention")
+        if int(min(sizes.width, sizes.decoder_width) * sizes.mlp_ratio) < 1:
+            raise UserError(f"--model.mlp_ratio: {sizes.mlp_ratio} leaves the feed-forward layers no width")
+        for part in ("", "decoder_"):
+            width, heads = getattr(sizes, f"{part}width"), getattr(sizes, f"{part}heads")
+            if width % heads:
+                raise UserError(f"--model.{part}heads {heads} does not divide --model.{part}width {width}")
+
     def sizes(self) -> NetworkSizes:
-        """Every size, those that are not given from the preset; raises UserError for sizes that cannot be."""
-        values = dataclasses.asdict(self.resolved())
-        del values["preset"]
-        return NetworkSizes(**values)
+        """Every size, from the preset where it is not named here."""
+        named = {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
+        del named["preset"]
+        return NetworkSizes(**PRESETS[self.preset] | named)
 
     def resolved(self) -> ModelConfig:
-        """The same network with every size filled in from the preset; raises UserError for sizes that cannot be."""
-        given = {k: v for k, v in dataclasses.asdict(self).items() if v is not None}
-        model = dataclasses.replace(self, **{**PRESETS[self.preset], **given})
-        least = dict.fromkeys(("patch", "width", "depth", "heads", "decoder_width", "decoder_heads"), 1)
-        # Without a layer, the queries of a cross-attention decoder would see nothing of the image.
-        for name, value in (least | {"decoder_depth": int(model.decoder_attention == "cross")}).items():
-            if getattr(model, name) < value:
-                raise UserError(f"--model.{name}: {getattr(model, name)} is out of range: expected at least {value}")
-        if any(int(getattr(model, name) * (model.mlp_ratio or 0)) < 1 for name in ("width", "decoder_width")):
-            raise UserError(f"--model.mlp_ratio: {model.mlp_ratio} leaves the feed-forward layers no width")
-        for width, heads in (("width", "heads"), ("decoder_width", "decoder_heads")):
-            if getattr(model, width) % getattr(model, heads):
-                raise UserError(
-                    f"--model.{heads} {getattr(model, heads)} does not divide --model.{width} {getattr(model, width)}"
-                )
-        return model
+        """The same network with every size named, as files keep it."""
+        return dataclasses.replace(self, **dataclasses.asdict(self.sizes()))
 
 
 _VIT = {"width": 192, "depth": 12, "heads": 3, "mlp_ratio": 2.0}

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from pocketvit.config.fields import check, described
+from pocketvit.config.fields import described
 from pocketvit.config.settings import Settings
 from pocketvit.config.shipped import recipe_path
 from pocketvit.errors import UserError
@@ -50,10 +50,10 @@ def default_recipe(data: str) -> str:
 
 def seconds_of(duration: str | float) -> float:
     """Seconds in "90s", "50m", "1.5h" or a number of seconds; UserError for anything else."""
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smh]?)\s*", str(duration))
-    if not found or float(found[1]) <= 0:
+    parts = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smh]?)\s*", str(duration))
+    if not parts or float(parts[1]) <= 0:
         raise UserError(f"'{duration}' is not a duration: expected one like 90s, 50m or 1.5h")
-    return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[found[2]]
+    return float(parts[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[parts[2]]
 
 
 def settings_parser(**kwargs: Any) -> Any:
@@ -63,7 +63,7 @@ def settings_parser(**kwargs: Any) -> Any:
     parser = ArgumentParser(exit_on_error=False, **kwargs)
     parser.add_argument("--config", action=ActionConfigFile, help="YAML file of settings, read after the recipe")
     parser.add_class_arguments(Settings, as_group=True)
-    texts = {name: f.metadata["text"] for name, f in described(Settings)}
+    texts = {setting.flag: setting.text for setting in described(Settings)}
     for action in parser._actions:
         action.help = texts.get(action.dest, action.help)
     return parser
@@ -71,7 +71,7 @@ def settings_parser(**kwargs: Any) -> Any:
 
 def boolean_settings() -> tuple[str, ...]:
     """Flags of the settings that are yes or no, and may be given bare."""
-    return tuple(f"--{name}" for name, f in described(Settings) if f.type == "bool")
+    return tuple(f"--{setting.flag}" for setting in described(Settings) if setting.kind is bool)
 
 
 def resolve(
@@ -111,17 +111,14 @@ def parse(parser: Any, args: list[str]) -> Any:
 
 def settings_of(parser: Any, parsed: Any) -> Settings:
     """The frozen `Settings` in a parsed namespace."""
-    for f in dataclasses.fields(Settings):
-        # jsonargparse takes `pretrain: 5` in a file for no settings at all, and would go on with the defaults.
-        group, default = parsed.get(f.name), f.default_factory
-        if default is not dataclasses.MISSING and len(getattr(group, "__dict__", ())) < len(
-            dataclasses.fields(default())
-        ):
-            raise UserError(
-                f"--{f.name}: one value was given for a group of settings: expected {f.name}: {{key: value}}"
-            )
     # Before they are made, for the message to name the whole flag.
-    check(Settings, {f.name: parsed.as_dict()[f.name] for f in dataclasses.fields(Settings)})
+    for setting in described(Settings):
+        name, value = setting.flag, parsed.get(setting.flag)
+        if not setting.is_group:
+            setting.check(value)
+        # jsonargparse takes `pretrain: 5` in a file for no settings at all, and would go on with the defaults.
+        elif len(getattr(value, "__dict__", ())) < len(dataclasses.fields(setting.kind)):
+            raise UserError(f"--{name}: one value stands for a group of settings: expected {name}: {{key: value}}")
     ready = parser.instantiate(parsed)
     return Settings(**{f.name: ready[f.name] for f in dataclasses.fields(Settings)})
 
@@ -182,8 +179,8 @@ def _one_line(message: str, known: list[str]) -> str:
     unknown = re.search(r"unrecognized arguments: --([\w.-]+)|does not accept option '([^']+)'", text)
     if unknown:
         name = (unknown[1] or unknown[2]).replace("-", "_")
-        there = {*FLAT, *FLAT_BY_STAGE, *known, *(k.split(".")[-1] for k in known)} - {name}
-        close = difflib.get_close_matches(name, sorted(there), n=1, cutoff=0.7)
+        names = {*FLAT, *FLAT_BY_STAGE, *known, *(k.split(".")[-1] for k in known)} - {name}
+        close = difflib.get_close_matches(name, sorted(names), n=1, cutoff=0.7)
         if close:
             return f"{text} (did you mean {close[0]}?)"
     return text

@@ -5,6 +5,7 @@ Nothing here imports torch, so that the command line starts at once.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -53,7 +54,7 @@ class DataConfig(Checked):
         "all", 'labels to keep for fine-tuning: a count, "all", or several separated by commas ("5,all")'
     )
     label_fraction: float | None = setting(
-        None, "share of the labels to keep for fine-tuning, stratified by class (instead of labels_per_class)"
+        None, "share of the labels to keep for fine-tuning, stratified by class (instead of labels_per_class)", SOME
     )
     images: int | None = setting(
         None,
@@ -69,6 +70,10 @@ class DataConfig(Checked):
         super().__post_init__()
         self.shape  # noqa: B018  # raises
         self.label_budgets  # noqa: B018  # raises
+        try:
+            re.compile(self.group_by or "")
+        except re.error as error:
+            raise UserError(f"--group-by '{self.group_by}': not a regular expression ({error})") from None
 
     @property
     def shape(self) -> tuple[int, int] | None:
@@ -92,11 +97,8 @@ class DataConfig(Checked):
                 budgets.append(int(part))
             else:
                 raise UserError(f"--labels-per-class: '{part}' is neither a count above 0 nor 'all'")
-        if self.label_fraction is not None:
-            if budgets != [None]:
-                raise UserError("--labels-per-class and --label-fraction exclude each other: give one of them")
-            if not 0 < self.label_fraction <= 1:
-                raise UserError(f"--label-fraction: {self.label_fraction} is not above 0 and at most 1")
+        if self.label_fraction is not None and budgets != [None]:
+            raise UserError("--labels-per-class and --label-fraction exclude each other: give one of them")
         return tuple(budgets)
 
     @property

@@ -8,26 +8,26 @@ from pocketvit.errors import UserError
 
 
 def recipe_path(name: str) -> Path:
-    """The YAML file of a shipped recipe or of a path; raises UserError with the recipes there are."""
-    there = shipped("recipes", ".yaml")
-    if name in there:
-        return there[name]
+    """The YAML file of a shipped recipe or of a path; raises UserError with the names of the shipped ones."""
+    recipes = shipped("recipes", ".yaml")
+    if name in recipes:
+        return recipes[name]
     if Path(name).suffix in (".yaml", ".yml") and Path(name).is_file():
         return Path(name)
-    raise UserError(f"--recipe: no recipe '{name}': use one of {', '.join(sorted(there))}, or a YAML file")
+    raise UserError(f"--recipe: no recipe '{name}': use one of {', '.join(sorted(recipes))}, or a YAML file")
 
 
 def model_path(name: str | Path) -> Path:
     """A run directory or weights file, or else the weights of a shipped model of that name.
 
-    A path that is not there is given back as it is, for its reader to refuse; a bare name raises UserError.
+    A path without a file is returned as it is, for its reader to refuse; a bare name raises UserError.
     """
-    path, there = Path(name), shipped("models", ".safetensors")
+    path, models = Path(name), shipped("models", ".safetensors")
     if path.exists() or path.suffix or path.name != str(name):
         return path
-    if str(name) in there:
-        return there[str(name)]
-    names = f"the shipped models are {', '.join(sorted(there))}" if there else "no model is shipped yet"
+    if str(name) in models:
+        return models[str(name)]
+    names = f"the shipped models are {', '.join(sorted(models))}" if models else "no model is shipped yet"
     raise UserError(f"--model or --init '{name}': no run directory, no weights file and no shipped model ({names})")
 
 

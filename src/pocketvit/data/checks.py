@@ -120,13 +120,9 @@ def group_indices(names: Sequence[str], pattern: str) -> NDArray[np.int64]:
     """(N,): the number of each name's group: the names in which the pattern matches the same text.
 
     Raises:
-        UserError: no regular expression, a name without a match, or a single group.
+        UserError: a name without a match, or a single group.
     """
-    try:
-        expression = re.compile(pattern)
-    except re.error as error:
-        raise UserError(f"--group-by '{pattern}': not a regular expression ({error})") from None
-    groups = []
+    expression, groups = re.compile(pattern), []
     for name in names:
         found = expression.search(name)
         if found is None:

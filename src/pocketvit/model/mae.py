@@ -60,16 +60,16 @@ class MaskedAutoencoder(Trainable):
         self.visible_discount, self.normalise_targets = visible_discount, normalise_targets
         self.cross = c.decoder_attention == "cross"
         self.encoder = ViT(ViTShape.of(config, shape), pool=c.pool)
-        vit, dim = self.encoder.shape, c.decoder_width
+        vit, width = self.encoder.shape, c.decoder_width
         if normalise_targets and vit.patch_dim == 1:
             raise UserError("--mae.normalise_targets: a patch of one value has no deviation: use a larger --patch")
-        self.decoder_embed = nn.Linear(vit.dim, dim)
-        self.mask_token = nn.Parameter(torch.zeros(1, 1, dim))
+        self.decoder_embed = nn.Linear(vit.width, width)
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
         # The encoder's output needs no second positions: by cross-attention, only mask tokens have one.
-        self.decoder_pos_embed = nn.Parameter(torch.zeros(1, vit.patches + (not self.cross), dim))
-        self.decoder_blocks = nn.ModuleList(Block(dim, c.decoder_heads, c.mlp_ratio) for _ in range(c.decoder_depth))
-        self.decoder_norm = nn.LayerNorm(dim, eps=NORM_EPS)
-        self.decoder_pred = nn.Linear(dim, vit.patch_dim)
+        self.decoder_pos_embed = nn.Parameter(torch.zeros(1, vit.patches + (not self.cross), width))
+        self.decoder_blocks = nn.ModuleList(Block(width, c.decoder_heads, c.mlp_ratio) for _ in range(c.decoder_depth))
+        self.decoder_norm = nn.LayerNorm(width, eps=NORM_EPS)
+        self.decoder_pred = nn.Linear(width, vit.patch_dim)
         for module in (self.decoder_embed, self.decoder_blocks, self.decoder_pred):
             module.apply(init_weights)
         for parameter in (self.mask_token, self.decoder_pos_embed):

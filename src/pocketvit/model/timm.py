@@ -38,7 +38,7 @@ def from_timm(state: Mapping[str, Tensor], shape: ViTShape) -> dict[str, Tensor]
     # Our class token is the embedding of a patch of zeros, which is the bias: its position makes up the difference.
     first = state["pos_embed"][:, :1] + (ours.pop("cls_token") - bias)
     return ours | {
-        "patch_embed.weight": kernel.permute(0, 2, 3, 1).reshape(shape.dim, shape.patch_dim),
+        "patch_embed.weight": kernel.permute(0, 2, 3, 1).reshape(shape.width, shape.patch_dim),
         "patch_embed.bias": bias,
         "pos_embed": torch.cat([first, state["pos_embed"][:, 1:]], dim=1),
     }
@@ -47,7 +47,7 @@ def from_timm(state: Mapping[str, Tensor], shape: ViTShape) -> dict[str, Tensor]
 def _to_timm(state: Mapping[str, Tensor], shape: ViTShape) -> dict[str, Tensor]:
     theirs = dict(state)
     weight, bias = theirs.pop("patch_embed.weight"), theirs.pop("patch_embed.bias")
-    kernel = weight.reshape(shape.dim, shape.patch, shape.patch, shape.channels).permute(0, 3, 1, 2).contiguous()
+    kernel = weight.reshape(shape.width, shape.patch, shape.patch, shape.image[2]).permute(0, 3, 1, 2).contiguous()
     embedding = {"patch_embed.proj.weight": kernel, "patch_embed.proj.bias": bias}
     return theirs | embedding | {"cls_token": bias.reshape(1, 1, -1).clone()}
 

@@ -23,13 +23,11 @@ LONGEST_UNFUSED = 320  # tokens
 
 @dataclass(frozen=True)
 class ViTShape:
-    """What an encoder is built from: image (height, width, channels) and the sizes of the network."""
+    """What an encoder is built from: the shape (height, width, channels) of an image, and the sizes of the network."""
 
-    height: int
-    width: int
-    channels: int
+    image: tuple[int, int, int]
     patch: int
-    dim: int
+    width: int
     depth: int
     heads: int
     mlp_ratio: float
@@ -38,27 +36,28 @@ class ViTShape:
     def of(cls, config: ModelConfig, shape: tuple[int, int, int]) -> ViTShape:
         """The encoder that `config` describes for images of `shape` (H, W, C)."""
         c = config.sizes()
-        return cls(*shape, patch=c.patch, dim=c.width, depth=c.depth, heads=c.heads, mlp_ratio=c.mlp_ratio)
+        return cls(shape, patch=c.patch, width=c.width, depth=c.depth, heads=c.heads, mlp_ratio=c.mlp_ratio)
 
     @property
     def patches(self) -> int:
         """Number of patches of an image."""
-        return (self.height // self.patch) * (self.width // self.patch)
+        height, width, _ = self.image
+        return (height // self.patch) * (width // self.patch)
 
     @property
     def patch_dim(self) -> int:
         """Values in a patch."""
-        return self.patch**2 * self.channels
+        return self.patch**2 * self.image[2]
 
 
 class Attention(nn.Module):
     """Multi-head attention of (B, N, D) to itself or, where it is given, to a context (B, M, D); gives (B, N, D)."""
 
-    def __init__(self, dim: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.qkv = nn.Linear(dim, 3 * dim)
-        self.proj = nn.Linear(dim, dim)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         b, n, d = x.shape
@@ -83,10 +82,10 @@ class Attention(nn.Module):
 class Mlp(nn.Module):
     """Two linear layers with GELU between them, (B, N, D) to (B, N, D)."""
 
-    def __init__(self, dim: int, hidden: int) -> None:
+    def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(dim, hidden)
-        self.fc2 = nn.Linear(hidden, dim)
+        self.fc1 = nn.Linear(width, hidden)
+        self.fc2 = nn.Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc2(F.gelu(self.fc1(x)))
@@ -100,12 +99,12 @@ class Block(nn.Module):
     `paths`, (2, B, 1, 1), are factors of its two branches, attention and feed-forward; None leaves both as they are.
     """
 
-    def __init__(self, dim: int, heads: int, mlp_ratio: float) -> None:
+    def __init__(self, width: int, heads: int, mlp_ratio: float) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(dim, eps=NORM_EPS)
-        self.attn = Attention(dim, heads)
-        self.norm2 = nn.LayerNorm(dim, eps=NORM_EPS)
-        self.mlp = Mlp(dim, int(dim * mlp_ratio))
+        self.norm1 = nn.LayerNorm(width, eps=NORM_EPS)
+        self.attn = Attention(width, heads)
+        self.norm2 = nn.LayerNorm(width, eps=NORM_EPS)
+        self.mlp = Mlp(width, int(width * mlp_ratio))
 
     def forward(self, x: Tensor, *context: Tensor, first_only: bool = False, paths: Tensor | None = None) -> Tensor:
         normed = self.norm1(x)
@@ -129,13 +128,13 @@ class ViT(Network):
 
     def __init__(self, shape: ViTShape, classes: int = 0, drop_path: float = 0.0, pool: str = "token") -> None:
         super().__init__()
-        check_patch(shape.height, shape.width, shape.patch)
+        check_patch(*shape.image[:2], shape.patch)
         self.shape, self.classes, self.pool, self.drop_path = shape, classes, pool, drop_path
-        self.patch_embed = nn.Linear(shape.patch_dim, shape.dim)
-        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + shape.patches, shape.dim))
-        self.blocks = nn.ModuleList(Block(shape.dim, shape.heads, shape.mlp_ratio) for _ in range(shape.depth))
-        self.norm = nn.LayerNorm(shape.dim, eps=NORM_EPS)
-        self.head = nn.Linear(shape.dim, classes) if classes else nn.Identity()
+        self.patch_embed = nn.Linear(shape.patch_dim, shape.width)
+        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + shape.patches, shape.width))
+        self.blocks = nn.ModuleList(Block(shape.width, shape.heads, shape.mlp_ratio) for _ in range(shape.depth))
+        self.norm = nn.LayerNorm(shape.width, eps=NORM_EPS)
+        self.head = nn.Linear(shape.width, classes) if classes else nn.Identity()
         self.apply(init_weights)
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
 

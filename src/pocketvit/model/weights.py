@@ -146,19 +146,17 @@ def load_encoder(vit: ViT, path: str | Path) -> WeightsMeta:
         UserError: as `load`, or weights of another preset, image shape or patch.
     """
     state, meta = encoder_state(path)
-    found = ViTShape.of(meta.model, meta.shape)
-    if found != vit.shape:
-        asked = vit.shape
-        sized = replace(found, height=asked.height, width=asked.width)
+    saved, asked = ViTShape.of(meta.model, meta.shape), vit.shape
+    if saved != asked:
         what = "of another preset"
-        if sized == asked:
+        if replace(saved, image=(*asked.image[:2], saved.image[2])) == asked:
             what = "for another --size"
-        elif replace(sized, channels=asked.channels) == asked:
-            what = f"for images of {found.channels} channels, not {asked.channels}"
-        elif replace(sized, channels=asked.channels, patch=asked.patch) == asked:
+        elif replace(saved, image=asked.image) == asked:
+            what = f"for images of {saved.image[2]} channels, not {asked.image[2]}"
+        elif replace(saved, image=asked.image, patch=asked.patch) == asked:
             what = "with another --patch"
         raise UserError(
-            f"{weights_file(path)}: weights {what}: the file has {_words(found)}; asked for is {_words(vit.shape)}"
+            f"{weights_file(path)}: weights {what}: the file has {_words(saved)}; asked for is {_words(asked)}"
         )
     head = {name: tensor for name, tensor in vit.state_dict().items() if name.startswith("head.")}
     try:
@@ -218,8 +216,8 @@ def _line(error: Exception) -> str:
 
 def _words(shape: ViTShape) -> str:
     """The preset that has these sizes, and the sizes."""
-    sizes: dict[str, float] = {"patch": shape.patch, "width": shape.dim, "depth": shape.depth, "heads": shape.heads}
+    sizes: dict[str, float] = {"patch": shape.patch, "width": shape.width, "depth": shape.depth, "heads": shape.heads}
     sizes["mlp_ratio"] = shape.mlp_ratio
     preset = next((name for name, values in PRESETS.items() if sizes.items() <= values.items()), "no preset")
-    image = f"{shape.height}x{shape.width}x{shape.channels}"
+    image = "x".join(map(str, shape.image))
     return f"{preset} ({image}, {', '.join(f'{name} {value}' for name, value in sizes.items())})"
