@@ -1,0 +1,252 @@
+"""What each section of the page needs; a section whose data the run does not have is None, and left out."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pocketvit.report import figures, words
+
+Arrays = Mapping[str, NDArray[Any]]
+Context = dict[str, Any]
+
+
+def page_context(summary: Context, metrics: Sequence[Context], arrays: Arrays, settings: str | None) -> Context:
+    """All that the template shows, from a run's summary, readings, arrays and settings."""
+    details = summary.get("details") or {}
+    dataset = summary.get("dataset") or {}
+    classes = [str(name) for name in dataset.get("classes") or []]
+    fraction = details.get("label_fraction")
+    entries, arms = _entries(summary.get("finetune")), list(words.arms(summary).values())
+    return {
+        "arms": arms,
+        "dataset": dataset,
+        "class_count": len(classes),
+        "headline": words.headline(summary, entries, fraction),
+        "standfirst": words.standfirst(summary, entries),
+        "model": summary.get("model") or {},
+        "results": [_result(entry, arms, details.get("pixels"), fraction) for entry in entries],
+        "probe": _probe(summary.get("probe"), arms),
+        "samples": _samples(arrays, classes),
+        "pretrain": _pretrain(summary.get("pretrain") or {}, arms, metrics),
+        "finetune_curves": _finetune_curves(entries, arms, metrics, fraction),
+        "gallery": _gallery(arrays),
+        "evaluation": _evaluation(details.get("evaluation"), classes),
+        "mistakes": _mistakes(arrays, classes),
+        "notes": details.get("notes") or [],
+        "settings": settings,
+        "environment": _environment(details, summary.get("files")),
+    }
+
+
+def _entries(finetune: Any) -> list[Context]:
+    """Fine-tune results, fewest labels first."""
+    return sorted(finetune or [], key=lambda entry: words.number(entry.get("labels_per_class")) or float("inf"))
+
+
+def _result(entry: Context, arms: Sequence[words.Json], pixels: Any, fraction: Any) -> Context:
+    """One label budget: a row for each method, and the gain of the first arm over the other."""
+    rows = []
+    for arm in arms:
+        if words.accuracy(found := entry["arms"].get(arm["name"])) is not None:
+            how = "fine-tuned" if arm["pretrained"] else "trained alike"
+            rows.append(_row(f"{_capital(arm['title'])}, {how}", arm["name"], found))
+    strongest = entry.get("pixels") or {}
+    labels = entry.get("labels_per_class")
+    tested: Context = next((row for row in pixels or [] if row.get("labels_per_class") == labels), {})
+    baselines = {name: result for name, result in tested.items() if words.accuracy(result) is not None}
+    if words.accuracy(strongest) is not None:
+        baselines.setdefault(str(strongest.get("name", "classifier")), strongest)
+    for name, result in sorted(baselines.items(), key=lambda item: -(words.accuracy(item[1]) or 0.0)):
+        rows.append(_row(f"{words.method(name)} on raw pixels", "pixels", result))
+    return {
+        "budget": words.budget(entry, fraction),
+        "rows": rows,
+        "arms": entry["arms"],
+        "strongest": strongest if words.accuracy(strongest) is not None else None,
+        "gain": words.gain(entry),
+    }
+
+
+def _row(name: str, kind: str, result: Context) -> Context:
+    seeds = result.get("seeds")
+    spread = None if seeds is not None and len(seeds) < 2 else words.number(result.get("std"))
+    return {
+        "name": name,
+        "kind": kind,
+        "accuracy": words.accuracy(result),
+        "spread": spread,
+        "seeds": len(seeds) if seeds else None,
+    }
+
+
+def _capital(title: str) -> str:
+    return title[:1].upper() + title[1:]
+
+
+def _probe(probe: Any, arms: Sequence[words.Json]) -> list[Context]:
+    rows = []
+    for arm in arms:
+        result = (probe or {}).get(arm["name"])
+        if result:
+            name = _capital(arm["title"])
+            rows.append({"name": name, "kind": arm["name"], "knn": result.get("knn"), "linear": result.get("linear")})
+    return rows
+
+
+def _curve(records: Sequence[Context], x: str, y: str) -> dict[float, float]:
+    """Finite (x, y) pairs; a resumed run repeats a few steps, and the later line holds."""
+    pairs = ((words.number(record.get(x)), words.number(record.get(y))) for record in records)
+    return {at: value for at, value in pairs if at is not None and value is not None}
+
+
+def _pretrain(pretrain: Context, arms: Sequence[words.Json], metrics: Sequence[Context]) -> list[Context]:
+    """What each objective came to, with its curves; an unfinished one has curves alone."""
+    told = []
+    every = [record for record in metrics if record.get("stage") == "pretrain"]
+    titles = {arm["name"]: arm["title"] for arm in arms}
+    for name in dict.fromkeys([*pretrain, *(record.get("objective", "mae") for record in every)]):
+        records = [record for record in every if record.get("objective", "mae") == name]
+        train, heldout, knn = (_curve(records, "epoch", key) for key in ("train_loss", "heldout_loss", "knn"))
+        facts = pretrain.get(name) or {}
+        told.append(
+            {
+                "title": titles.get(name, name),
+                "facts": facts,
+                "loss": figures.loss_curves(name, train, heldout) if train or heldout else None,
+                "knn": figures.knn_curve(name, knn) if knn else None,
+                "reading": _reading(facts),
+            }
+        )
+    return told
+
+
+def _reading(pretrain: Context) -> list[str]:
+    said = [f"Verdict on the held-out loss: {pretrain['verdict']}."] if pretrain.get("verdict") else []
+    train, heldout = words.number(pretrain.get("train_loss")), words.number(pretrain.get("heldout_loss"))
+    if train and heldout:
+        gap = 100 * (heldout / train - 1)
+        side = "above" if gap >= 0 else "below"
+        said.append(f"It ends at {heldout:.4g}, {abs(gap):.0f}{words.NBSP}% {side} the training loss of {train:.4g}.")
+    return said
+
+
+def _finetune_curves(
+    entries: Sequence[Context], arms: Sequence[words.Json], metrics: Sequence[Context], fraction: Any
+) -> list[Context]:
+    records = [record for record in metrics if record.get("stage") == "finetune"]
+    budgets = {entry.get("labels_per_class") for entry in entries} | {row.get("labels_per_class") for row in records}
+    drawn = []
+    for labels in sorted(budgets, key=lambda value: words.number(value) or float("inf")):
+        curves = []
+        for arm in arms:
+            of_arm = [r for r in records if r.get("init") == arm["name"] and r.get("labels_per_class") == labels]
+            seeds = dict.fromkeys(row.get("seed") for row in of_arm)
+            of_seeds = (_curve([r for r in of_arm if r.get("seed") == seed], "step", "val_accuracy") for seed in seeds)
+            curves.append(figures.Bundle(arm["title"], arm["colour"], [curve for curve in of_seeds if curve]))
+        if any(bundle.seeds for bundle in curves):
+            name = "all" if words.number(labels) is None else f"{labels:g}"
+            figure = figures.finetune_curves(name, curves)
+            drawn.append({"budget": words.budget({"labels_per_class": labels}, fraction), "figure": figure})
+    return drawn
+
+
+def _name(classes: Sequence[str], label: int) -> str:
+    return classes[label] if 0 <= label < len(classes) else str(label)
+
+
+def _samples(arrays: Arrays, classes: Sequence[str]) -> list[Context]:
+    if "samples" not in arrays:
+        return []
+    shown = figures.pictures(arrays["samples"], 72)
+    labels = arrays.get("sample_labels")
+    if labels is None or len(labels) != len(shown):
+        return [{"picture": picture, "label": None} for picture in shown]
+    order = np.argsort(labels, kind="stable")
+    return [{"picture": shown[i], "label": _name(classes, int(labels[i]))} for i in order]
+
+
+def _gallery(arrays: Arrays) -> list[tuple[figures.Picture, ...]]:
+    keys = ("gallery_input", "gallery_visible", "gallery_reconstruction")
+    if not all(key in arrays for key in keys):
+        return []
+    return list(zip(*(figures.pictures(arrays[key][:16], 96) for key in keys), strict=False))
+
+
+def _mistakes(arrays: Arrays, classes: Sequence[str]) -> list[Context]:
+    keys = ("mistakes", "mistakes_true", "mistakes_predicted", "mistakes_confidence")
+    if not all(key in arrays for key in keys):
+        return []
+    images, *columns = (arrays[key] for key in keys)
+    rows = zip(figures.pictures(images, 72), *columns, strict=False)
+    shown = [
+        {
+            "picture": picture,
+            "true": _name(classes, int(true)),
+            "predicted": _name(classes, int(predicted)),
+            "confidence": float(confidence),
+        }
+        for picture, true, predicted, confidence in rows
+    ]
+    return sorted(shown, key=lambda mistake: -mistake["confidence"])
+
+
+def _evaluation(evaluation: Any, classes: Sequence[str]) -> Context | None:
+    if not evaluation:
+        return None
+    counts = _square(evaluation.get("confusion"), len(classes))
+    named = [(name, words.number(value)) for name, value in (evaluation.get("per_class") or {}).items()]
+    per_class = sorted(((name, value) for name, value in named if value is not None), key=lambda item: item[1])
+    confused = []
+    if counts is not None:
+        wrong = counts - np.diag(np.diag(counts))
+        for flat in np.argsort(-wrong, axis=None, kind="stable")[:6]:
+            true, predicted = divmod(int(flat), len(classes))
+            if wrong[true, predicted] > 0:
+                times = int(wrong[true, predicted])
+                confused.append({"true": classes[true], "predicted": classes[predicted], "times": times})
+    return {
+        "accuracy": words.accuracy(evaluation),
+        "ece": words.number(evaluation.get("ece")),
+        "ece_uncalibrated": words.number(evaluation.get("ece_uncalibrated")),
+        "reliability": _reliability(evaluation.get("reliability")),
+        "per_class": per_class,
+        "confusion": None if counts is None else figures.confusion_matrix(counts, classes),
+        "confused": confused,
+    }
+
+
+def _reliability(bins: Any) -> Any:
+    """The diagram; None for a run of a version that kept no bins."""
+    if not bins:
+        return None
+    curves = (
+        {bin_["confidence"]: bin_["accuracy"] for bin_ in bins.get(name) or ()} for name in ("plain", "calibrated")
+    )
+    return figures.reliability_curve(*curves)
+
+
+def _square(rows: Any, size: int) -> NDArray[np.float64] | None:
+    """The matrix, where it has one row and one column for each class."""
+    if size < 2 or not isinstance(rows, list) or len(rows) != size or any(len(row) != size for row in rows):
+        return None
+    return np.asarray(rows, dtype=np.float64)
+
+
+def _environment(details: Context, files: Any) -> list[tuple[str, str]]:
+    """What a second run would need to know, as label and text."""
+    machine, versions = details.get("environment") or {}, details.get("versions") or {}
+    device = ", ".join(str(details[key]) for key in ("device", "precision") if details.get(key))
+    rows = [
+        ("command", details.get("command")),
+        ("recipe", details.get("recipe")),
+        ("date", details.get("date")),
+        ("commit", details.get("commit")),
+        ("duration", words.duration(details["seconds"]) if details.get("seconds") is not None else None),
+        ("device", device),
+        *((key.replace("_gib", " (GiB)").replace("_", " "), value) for key, value in machine.items()),
+        ("versions", ", ".join(f"{name} {version}" for name, version in versions.items())),
+    ]
+    told = [(label, str(value)) for label, value in rows if value not in (None, "")]
+    return [*told, ("files", ", ".join(str(name) for name in files.values()))] if told and files else told
