@@ -1,6 +1,7 @@
 """What a step will take is known before it is taken."""
 
 import dataclasses
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from pocketvit.errors import UserError
 from pocketvit.model.vit import ViT, ViTShape
 from pocketvit.training import memory
 from pocketvit.training.device import make_accelerator
-from pocketvit.training.memory import check_memory, saved_bytes, step_bytes
+from pocketvit.training.memory import check_memory, peak_bytes, saved_bytes, step_bytes
 
 CPU = torch.device("cpu")
 SETTINGS = resolve("digits")
@@ -51,3 +52,40 @@ def test_what_does_not_fit_is_refused_with_what_would(digits: Dataset, monkeypat
         check_memory("finetune", digits, SETTINGS, accelerator)
     monkeypatch.setattr(memory, "free_bytes", lambda device: int((always + images) / 0.9) + 10)
     check_memory("finetune", digits, SETTINGS, accelerator)
+
+
+def test_what_work_takes_beside_the_rest_is_told() -> None:
+    held = torch.ones(10_000_000)  # before it, and so not counted
+    taken = peak_bytes(lambda: torch.ones(25_000_000), CPU)  # 100 MB, given back at its end
+    assert taken is None or taken == pytest.approx(100e6, rel=0.1)
+    assert len(held) == 10_000_000
+
+
+@pytest.mark.parametrize(("times", "refused"), [(1, False), (4, True)])
+def test_a_trial_that_takes_more_than_was_estimated_is_believed(
+    digits: Dataset, monkeypatch: pytest.MonkeyPatch, times: int, refused: bool
+) -> None:
+    always, images = step_bytes("finetune", digits, SETTINGS, CPU, bf16=False)
+    accelerator = make_accelerator("cpu", "float32")
+    monkeypatch.setattr(memory, "free_bytes", lambda device: int((always + 2 * images) / 0.9))
+    monkeypatch.setattr(memory, "TRIAL", 1.0)  # a whole batch
+    steps: list[object] = []
+
+    def measured(work: Callable[[], object], device: torch.device) -> int:
+        steps.append(work())
+        return always + times * images
+
+    monkeypatch.setattr(memory, "peak_bytes", measured)
+    if refused:
+        with pytest.raises(UserError, match="a step of finetune on 50 images"):
+            check_memory("finetune", digits, SETTINGS, accelerator)
+    else:
+        check_memory("finetune", digits, SETTINGS, accelerator)
+    assert len(steps) == 1
+
+
+def test_a_step_that_is_small_is_not_tried(digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    always, images = step_bytes("finetune", digits, SETTINGS, CPU, bf16=False)
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 10 * (always + images))
+    monkeypatch.setattr(memory, "peak_bytes", lambda *_: pytest.fail("tried"))
+    check_memory("finetune", digits, SETTINGS, make_accelerator("cpu", "float32"))

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import psutil
 import torch
 from accelerate import Accelerator
@@ -15,12 +18,17 @@ from pocketvit.config import Settings
 from pocketvit.data import Dataset
 from pocketvit.errors import UserError
 from pocketvit.model.vit import LONGEST_UNFUSED, ViT, ViTShape
+from pocketvit.training.finetune import finetuning
 from pocketvit.training.objectives.mae import MaskedAutoencoding
+from pocketvit.training.pretrain import pretraining
 
 COPIES = 5  # of the weights: gradients, two moments and an average beside them
 WORKSPACE = 200 * 10**6  # bytes that kernels take for themselves
 HALVED = 0.7  # of what float32 keeps is kept with bf16, which leaves norms and residuals as they are
 SHARE = 0.9  # of the free memory that a step may take
+TRIED = 0.25  # of it, beyond which the estimate is checked against a short trial
+RESET, STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")  # of Linux
+TRIAL = 0.05  # of the free memory that such a trial is to take
 
 
 def saved_bytes(network: nn.Module, images: Tensor, loss: Callable[[], Tensor]) -> int:
@@ -85,6 +93,8 @@ def check_memory(stage: str, dataset: Dataset, settings: Settings, accelerator: 
     always, images = step_bytes(stage, dataset, settings, device, accelerator.mixed_precision != "no")
     if device.type == "cuda":
         images //= accelerator.num_processes  # each on a device of its own; on a CPU they share its memory
+    if (always + images) / free > TRIED and always < SHARE * free:
+        images = round(images * _underestimate(stage, dataset, settings, accelerator))
     if always + images <= SHARE * free:
         return
     config = settings.pretrain if stage == "pretrain" else settings.finetune
@@ -96,6 +106,47 @@ def check_memory(stage: str, dataset: Dataset, settings: Settings, accelerator: 
         f"{(always + images) / 1e9:.1f} GB of memory, and {free / 1e9:.1f} GB are free: give {cut}, a larger --patch, "
         f"or a smaller image as --size {max(1, height // 2)}x{max(1, width // 2)}"
     )
+
+
+def _underestimate(stage: str, dataset: Dataset, settings: Settings, accelerator: Accelerator) -> float:
+    """How many times what was estimated for its images a step on a few takes; 1 for less, or where it is not known."""
+    config = getattr(settings, stage)
+    bf16 = accelerator.mixed_precision != "no"
+    _, images = step_bytes(stage, dataset, settings, accelerator.device, bf16)
+    batch = config.batch_size * config.repeats
+    few = max(2, min(batch, int(TRIAL * free_bytes(accelerator.device) / images * batch)))
+    brief = replace(settings, **{stage: replace(config, batch_size=few, accumulate=1, repeats=1, min_steps=0)})
+    everything = np.arange(min(len(dataset.train), few))
+    if stage == "pretrain":
+        step = pretraining(dataset, brief, accelerator)
+    else:
+        step = finetuning(dataset, everything, brief, accelerator, seed=settings.seed, init=None)
+    taken = peak_bytes(lambda: step.run(0), accelerator.device)
+    if taken is None:
+        return 1.0
+    always, images = step_bytes(stage, dataset, brief, accelerator.device, bf16)
+    return max(1.0, (taken - always) / images)
+
+
+def peak_bytes(work: Callable[[], object], device: torch.device) -> int | None:
+    """The most memory that `work` takes beside what was taken before; None where the system does not tell."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        work()
+        return int(torch.cuda.max_memory_allocated(device)) - before
+    try:
+        RESET.write_text("5")  # the peak begins again (proc_pid_clear_refs(5))
+        before = _peak_resident()
+        work()
+        return _peak_resident() - before
+    except OSError:
+        return None
+
+
+def _peak_resident() -> int:
+    line = next(line for line in STATUS.read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024
 
 
 def free_bytes(device: torch.device) -> int:
