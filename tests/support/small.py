@@ -23,5 +23,8 @@ class Small:
     augment: nn.Module = field(default_factory=nn.Identity)
     reading_images: int = 0
 
+    def prepare(self, course: float) -> None:
+        pass
+
     def read(self, network: nn.Module, epoch: int, last: bool) -> dict[str, float]:
         return self.reading(network)

@@ -204,6 +204,11 @@ class FinetuneConfig(OptimConfig):
         1.0, "factor on lr and min_lr from random init, which also goes without layer_decay", ABOVE_0
     )
     freeze_encoder: bool = setting(False, "train the head alone (a linear probe with augmentation)")
+    patch_share: float | str = setting(
+        1.0,
+        "share of the patches that a step sees, drawn for each image; or phases, TIME:SHARE, with shares of the time: "
+        "0.5:0.5,0.2:0.75,0.3:1 spends half of the time on half of the patches, and the last third on all of them",
+    )
     reconstruction: float = setting(
         0.0,
         "weight of a masked autoencoder's loss, trained at once on all train images, with labels or not, as "
@@ -211,6 +216,26 @@ class FinetuneConfig(OptimConfig):
         AT_LEAST_0,
     )
     augment: AugmentConfig = group(AugmentConfig, "random changes to the images", crop_scale=0.5)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.patch_phases  # noqa: B018  # raises
+
+    @property
+    def patch_phases(self) -> tuple[tuple[float, float], ...]:
+        """(share of the time, share of the patches) of each phase of `patch_share`; the times add up to 1."""
+        try:
+            pairs = [tuple(map(float, part.split(":"))) for part in str(self.patch_share).split(",")]
+            phases = [(1.0, *pair) if len(pairs) == len(pair) == 1 else pair for pair in pairs]
+            times, shares = zip(*phases, strict=True)
+            if min(times) <= 0 or abs(sum(times) - 1) > 1e-6 or not all(0 < share <= 1 for share in shares):
+                raise ValueError
+        except ValueError:
+            raise UserError(
+                f"--finetune.patch_share: '{self.patch_share}' is neither a share above 0 and at most 1 nor phases, as "
+                "TIME:SHARE,TIME:SHARE, whose times add up to 1"
+            ) from None
+        return tuple(zip(times, shares, strict=True))
 
 
 @dataclass(frozen=True)

@@ -191,9 +191,19 @@ class SupervisedMAE(Trainable):
         """The part that is used after training."""
         return self.mae.encoder
 
-    def forward(self, images: Tensor, others: Tensor, mask_ratio: float, decode_share: float) -> tuple[Tensor, Tensor]:
-        """Logits (B, classes) of images (B, C, H, W), and the scalar loss of others (B', C, H, W) when masked."""
-        return self.classifier(images), self.mae(others, mask_ratio, decode_share=decode_share).loss
+    def forward(
+        self,
+        images: Tensor,
+        others: Tensor,
+        mask_ratio: float,
+        decode_share: float,
+        visible: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Logits (B, classes) of images (B, C, H, W), and the scalar loss of others (B', C, H, W) when masked.
+
+        `visible`, (B, K) int64, are the images' patches that the classifier sees; None shows all of them.
+        """
+        return self.classifier(images, visible), self.mae(others, mask_ratio, decode_share=decode_share).loss
 
     def no_weight_decay(self, name: str, parameter: Tensor) -> bool:
         """As the masked autoencoder says."""

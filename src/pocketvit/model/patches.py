@@ -32,6 +32,11 @@ def unpatchify(patches: Tensor, patch: int, height: int, width: int) -> Tensor:
     return grid.permute(0, 5, 1, 3, 2, 4).reshape(b, c, height, width)
 
 
+def visible_count(patches: int, share: float) -> int:
+    """How many of an image's patches a share of them is: one at least."""
+    return min(patches, max(1, round(patches * share)))
+
+
 def random_mask(noise: Tensor, mask_ratio: float) -> tuple[Tensor, Tensor]:
     """Choose the patches to hide, exactly the same number in every image.
 
@@ -44,7 +49,7 @@ def random_mask(noise: Tensor, mask_ratio: float) -> tuple[Tensor, Tensor]:
         mask: (B, N) bool, True where a patch is hidden.
     """
     b, n = noise.shape
-    keep = min(n, max(1, round(n * (1 - mask_ratio))))
+    keep = visible_count(n, 1 - mask_ratio)
     # Ascending order changes nothing for the encoder, and makes the gather walk memory forwards.
     visible = noise.topk(keep, dim=1, largest=False, sorted=False).indices.sort(dim=1).values
     mask = torch.ones(b, n, dtype=torch.bool, device=noise.device)

@@ -171,11 +171,15 @@ class ViT(Network):
         kept = draws.uniform((len(self.blocks), 2, len(x), 1, 1), x.device, images=2) >= rates
         return (kept / (1 - rates)).to(x.dtype)
 
-    def features(self, images: Tensor) -> Tensor:
-        """(B, D): what the head reads."""
+    def features(self, images: Tensor, visible: Tensor | None = None) -> Tensor:
+        """(B, D): what the head reads, of all patches or of those `visible`, (B, K) int64."""
         if self.pool == "token":
-            return self.encode(images, class_only=True)[:, 0]
-        return self.encode(images)[:, 1:].mean(dim=1)
+            return self.encode(images, visible, class_only=True)[:, 0]
+        return self.encode(images, visible)[:, 1:].mean(dim=1)
+
+    def forward(self, images: Tensor, visible: Tensor | None = None) -> Tensor:
+        """(B, C, H, W) normalised images, of all patches or of those `visible`, to (B, classes) logits."""
+        return self.head(self.features(images, visible))
 
     def no_weight_decay(self, name: str, parameter: Tensor) -> bool:
         """Whether weight decay spares the parameter: biases, norms and positional embeddings."""

@@ -6,7 +6,7 @@ Nothing here waits for the device: what decides the flow of the program is drawn
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -112,6 +112,7 @@ def mix(
     cutmix: float,
     share: float = 1.0,
     smoothing: float = 0.0,
+    seen: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Soft targets, and each image mixed with its neighbour in the batch by mixup or cutmix.
 
@@ -126,6 +127,8 @@ def mix(
         cutmix: alpha of cutmix's Beta distribution; 0 turns it off
         share: share of the batches that are mixed
         smoothing: share of the target spread over all classes
+        seen: (1, 1, H, W) mask to the share of it that is seen of each image, (B, 1), where part of an image is hidden:
+            a cut image's label follows what is seen
 
     Returns:
         (B, C, H, W) images and (B, classes) float32 targets, each summing to 1.
@@ -135,16 +138,18 @@ def mix(
         return images, targets
     cut = draws.draw() < 0.5 if mixup and cutmix else bool(cutmix)
     alpha = cutmix if cut else mixup
-    keep = float(torch.distributions.Beta(alpha, alpha).sample())
+    keep: float | Tensor = float(torch.distributions.Beta(alpha, alpha).sample())
     if cut:
-        images, keep = _paste(images, keep)
+        images, keep = _paste(images, float(keep), seen)
     else:
         images = keep * images + (1 - keep) * _neighbours(images)
     return images, keep * targets + (1 - keep) * _neighbours(targets)
 
 
-def _paste(images: Tensor, keep: float) -> tuple[Tensor, float]:
-    """A rectangle of each image replaced by its neighbour's, and the share of the pixels kept."""
+def _paste(
+    images: Tensor, keep: float, seen: Callable[[Tensor], Tensor] | None = None
+) -> tuple[Tensor, float | Tensor]:
+    """A rectangle of each image replaced by its neighbour's, and the share of the pixels kept, or of those seen."""
     height, width = images.shape[-2:]
     box = []
     for side in (height, width):
@@ -154,7 +159,11 @@ def _paste(images: Tensor, keep: float) -> tuple[Tensor, float]:
     (top, bottom), (left, right) = box
     mixed = images.clone()
     mixed[..., top:bottom, left:right] = _neighbours(images)[..., top:bottom, left:right]
-    return mixed, 1 - (bottom - top) * (right - left) / (height * width)
+    if seen is None:
+        return mixed, 1 - (bottom - top) * (right - left) / (height * width)
+    pasted = torch.zeros(1, 1, height, width, device=images.device)
+    pasted[..., top:bottom, left:right] = 1
+    return mixed, 1 - seen(pasted)
 
 
 def _uniform(images: Tensor, count: int) -> Tensor:

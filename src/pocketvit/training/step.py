@@ -46,6 +46,9 @@ class Objective(Protocol):
     def reading_images(self) -> int:
         """Images that a reading goes through."""
 
+    def prepare(self, course: float) -> None:
+        """Called before each step with the share of the learning rate's course that is over."""
+
     def loss(self, network: nn.Module, images: Tensor, labels: Tensor | None) -> Tensor:
         """A mean over (B, C, H, W) images in [0, 1] with their (B,) labels; `network` may be a compiled form."""
 
@@ -128,6 +131,7 @@ class GradientStep:
         """Take a step, counted from 0; returns the loss on this process's images, a scalar on the device."""
         if self.graphs:
             torch.compiler.cudagraph_mark_step_begin()
+        self.objective.prepare(self.schedule.at(step) / self.schedule.planned)
         rate = self.rate(step)
         for group in self._optimizer.param_groups:
             group["lr"] = rate * group["lr_scale"]

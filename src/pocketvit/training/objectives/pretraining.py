@@ -61,6 +61,9 @@ class Pretraining(ABC):
     def build(settings: Settings, shape: tuple[int, int, int]) -> Trainable:
         """The network to train on images (H, W, C), drawn from torch's global generator."""
 
+    def prepare(self, course: float) -> None:  # noqa: B027  # most are the same all along
+        """Get ready for a step at a share of the course."""
+
     @abstractmethod
     def loss(self, network: nn.Module, images: Tensor, labels: Tensor | None) -> Tensor:
         """A mean over (B, C, H, W) images in [0, 1]."""

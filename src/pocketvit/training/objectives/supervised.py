@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from pocketvit import draws
 from pocketvit.config import Settings
 from pocketvit.data import Dataset
 from pocketvit.model.mae import SupervisedMAE
 from pocketvit.model.network import Trainable
+from pocketvit.model.patches import patchify, random_mask
 from pocketvit.model.vit import ViT
 from pocketvit.training.augment import Augment, mix
 from pocketvit.training.batches import Batches
 from pocketvit.training.objectives.mae import MaskedAutoencoding
+from pocketvit.training.phases import Phases
 
 HELDOUT_BATCH = 512
 
@@ -44,6 +49,7 @@ class Classification:
         seed: int,
     ) -> None:
         self.config, self._masking = settings.finetune, settings.mae
+        self._phases, self._share, self._shape = Phases(self.config.patch_phases, classifier), 1.0, classifier.shape
         self._accelerator, self._classes = accelerator, len(dataset.classes)
         device = accelerator.device
         norm = {"mean": dataset.mean, "std": dataset.std, "device": device, "seed": seed}
@@ -62,18 +68,35 @@ class Classification:
             self._everything = Batches(dataset.train.images, None, batch_size=self.config.batch_size, **norm)
             self._augment_masked = Augment(settings.pretrain.augment, dataset.shape[2], dataset.mean, device)
 
+    def prepare(self, course: float) -> None:
+        """Choose the share of the patches that a step sees."""
+        self._share = self._phases.share_at(course)
+
     def loss(self, network: nn.Module, images: Tensor, labels: Tensor | None) -> Tensor:
         assert labels is not None
-        config = self.config
+        config, visible = self.config, self._visible(images)
+        seen = None if visible is None else partial(self._seen, visible)
         images, targets = mix(
-            images, labels, self._classes, config.mixup, config.cutmix, config.mix_share, config.label_smoothing
+            images, labels, self._classes, config.mixup, config.cutmix, config.mix_share, config.label_smoothing, seen
         )
         images = self.batches.normalise(images)
         if not config.reconstruction:
-            return nn.functional.cross_entropy(network(images).float(), targets)
+            return nn.functional.cross_entropy(network(images, visible).float(), targets)
         others = self._everything.normalise(self._augment_masked(self._everything.sample(len(images))))
-        logits, reconstruction = network(images, others, self._masking.mask_ratio, self._masking.decode_share)
+        logits, reconstruction = network(images, others, self._masking.mask_ratio, self._masking.decode_share, visible)
         return nn.functional.cross_entropy(logits.float(), targets) + config.reconstruction * reconstruction
+
+    def _visible(self, images: Tensor) -> Tensor | None:
+        """(B, K) int64: the patches that this step sees of each image; None, and nothing drawn, where it sees all."""
+        if self._share == 1:
+            return None
+        noise = draws.uniform((len(images), self._shape.patches), images.device)
+        return random_mask(noise, 1 - self._share)[0]
+
+    def _seen(self, visible: Tensor, mask: Tensor) -> Tensor:
+        """(B, 1): how much of a mask (1, 1, H, W) lies in the visible patches, as a share of them."""
+        shares = patchify(mask, self._shape.patch).mean(dim=-1)  # (1, N)
+        return shares[0][visible].mean(dim=1, keepdim=True)
 
     @torch.no_grad()
     def read(self, network: nn.Module, epoch: int, last: bool) -> dict[str, float]:
