@@ -53,3 +53,15 @@ def test_bins_hold_every_image_once() -> None:
     bins = reliability(probabilities, np.array([0, 1, 0, 1]))
     assert sum(found["images"] for found in bins) == 4
     assert bins[-1] == {"confidence": pytest.approx(0.95), "accuracy": 0.0, "images": 1}
+
+
+def test_calibration_error_averages_within_a_bin_before_taking_the_gap() -> None:
+    # 0.62 and 0.66 share the bin from 0.6 to 0.667: mean confidence 0.64, accuracy 0.5. 0.95 is alone, and right.
+    probabilities = np.array([[0.62, 0.38], [0.34, 0.66], [0.95, 0.05]])
+    labels = np.array([0, 0, 0])
+    assert calibration_error(probabilities, labels) == pytest.approx((2 * 0.14 + 0.05) / 3)
+
+
+@pytest.mark.parametrize(("label", "error"), [(0, 0.0), (1, 1.0)])
+def test_certainty_is_calibrated_only_where_it_is_right(label: int, error: float) -> None:
+    assert calibration_error(np.array([[1.0, 0.0]] * 3), np.full(3, label)) == error

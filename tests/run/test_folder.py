@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from pocketvit.cli import main
 from pocketvit.config import Settings
 from pocketvit.errors import UserError
-from pocketvit.run.folder import CONFIG, LOCK, OWN, OWNER, hold, open_run
+from pocketvit.run.folder import CONFIG, LOCK, OWN, OWNER, RunFolder, hold, open_run
 
 SIZES = {"width": 16, "depth": 1, "heads": 2, "decoder_width": 16, "decoder_heads": 2}
 TINY = [*(f"--model.{name}={value}" for name, value in SIZES.items()), "--device=cpu", "--precision=float32"]
@@ -86,6 +87,22 @@ def test_a_run_from_before_a_setting_was_there_goes_on(tmp_path: Path) -> None:
     assert open_run(tmp_path / "run", "name", Settings(), overwrite=False, resume=True) == tmp_path / "run"
     with pytest.raises(UserError, match="the settings differ"):
         open_run(tmp_path / "run", "name", Settings(seed=5), overwrite=False, resume=True)
+
+
+def test_a_run_of_another_format_is_not_gone_on_with(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = RunFolder(tmp_path / "run")
+    command = ["pretrain", "digits", *TINY, "--epochs=1", "--out", str(folder.root)]
+    assert main(command) == 0
+    today = json.loads(folder.origin.read_text())
+    capsys.readouterr()
+    # The first format did not name itself.
+    for before in ({key: value for key, value in today.items() if key != "format"}, {**today, "format": 99}):
+        folder.origin.write_text(json.dumps(before))
+        written = folder.weights.read_bytes(), folder.summary.read_bytes()
+        assert main([*command, "--resume"]) == 2
+        refusal = f"--resume: {folder.root} was begun by another version of PocketViT: start afresh"
+        assert capsys.readouterr().err == f"pocketvit: {refusal}\n"
+        assert (folder.weights.read_bytes(), folder.summary.read_bytes()) == written
 
 
 def test_one_process_at_a_time_writes_into_a_run(tmp_path: Path) -> None:

@@ -31,6 +31,37 @@ def test_the_first_format_is_brought_up_to_date() -> None:
     )
 
 
+def test_tables_of_several_budgets_keep_their_order_and_their_figures() -> None:
+    old = json.loads((REPO / "results" / "demo-digits.json").read_text())
+    new = updated(old)
+    assert [table["labels_per_class"] for table in new["finetune"]] == [5, None]
+    for table, before in zip(new["finetune"], old["finetune"], strict=True):
+        assert table["arms"] == {"mae": before["mae"], "random": before["random"]}
+        assert table["pixels"] == before["pixels"]
+        (gain,) = table["gains"]
+        assert (gain["arm"], gain["over"]) == ("mae", "random")
+        assert gain["mean"] == pytest.approx(before["gain"])
+        # No interval was kept, so that none is told.
+        assert gain["interval"] is None
+    headline = words.headline(new, new["finetune"]).replace(words.NBSP, " ")
+    assert headline == (
+        "Whether pre-training helped cannot be told: 87.2 % against 75.7 % from random init, at 5 labels per class"
+    )
+
+
+@pytest.mark.parametrize("trained", ["mae", "random", None])
+def test_an_arm_that_was_not_trained_is_none_of_todays(trained: str | None) -> None:
+    arms = {name: OLD["finetune"][name] if name == trained else None for name in ("mae", "random")}
+    old = {**OLD, "finetune": trained and {**OLD["finetune"], **arms, "gain": None, "gain_interval": None}, "probe": {}}
+    if trained == "random":
+        old["pretrain"] = None
+    new = updated(old)
+    assert [arm["name"] for arm in new["arms"]] == [trained or "mae"]
+    assert [list(table["arms"]) for table in new["finetune"]] == ([[trained]] if trained else [])
+    assert all(table["gains"] == [] for table in new["finetune"])
+    assert new["pretrain"] == ({} if trained == "random" else {"mae": OLD["pretrain"]})
+
+
 def test_what_is_of_today_stays_as_it_is() -> None:
     new = updated(OLD)
     assert updated(new) is new
@@ -38,6 +69,7 @@ def test_what_is_of_today_stays_as_it_is() -> None:
 
 
 def test_another_format_is_refused_in_one_line(tmp_path: Path) -> None:
-    (tmp_path / "summary.json").write_text(json.dumps({"format": 99}))
-    with pytest.raises(UserError, match="results in format 99, and this PocketViT reads up to format 2"):
+    (tmp_path / "summary.json").write_text(json.dumps({"format": FORMAT + 1}))
+    with pytest.raises(UserError) as refused:
         read_summary(tmp_path)
+    assert str(refused.value) == f"{tmp_path}: results in format 3, and this PocketViT reads up to format 2"

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
+import psutil
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pocketvit.training import batches as module
 from pocketvit.training.batches import Batches
 
 
@@ -142,7 +144,7 @@ def test_images_that_stay_on_the_disk_come_in_the_same_batches(n: int, batch_siz
 def test_a_set_larger_than_the_memory_left_is_streamed(monkeypatch: pytest.MonkeyPatch) -> None:
     images = np.zeros((10, 4, 4, 1), np.uint8)
     for free, resident in ((320, True), (319, False)):
-        monkeypatch.setattr(module, "_free", lambda device, free=free: free)
+        monkeypatch.setattr(psutil, "virtual_memory", lambda free=free: SimpleNamespace(available=free))
         assert Batches(images, None, [0.0], [1.0], batch_size=2, seed=0, device="cpu").resident is resident
 
 

@@ -6,6 +6,7 @@ import math
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -89,6 +90,25 @@ def replace_compiler(monkeypatch: pytest.MonkeyPatch, make: Callable[[nn.Module]
     monkeypatch.setattr(Programs, "compiled", compiled)
 
 
+def time_forward_passes(monkeypatch: pytest.MonkeyPatch, compiled: float) -> None:
+    """By the trial's clock an eager forward pass takes a second, one of a compiled network `compiled` seconds."""
+    clock = SimpleNamespace(now=0.0)
+    clock.perf_counter = lambda: clock.now
+
+    def timed(network: type[nn.Module], seconds: float) -> None:
+        forward = network.forward
+
+        def run_clock(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+            clock.now += seconds
+            return forward(self, *args, **kwargs)
+
+        monkeypatch.setattr(network, "forward", run_clock)
+
+    monkeypatch.setattr(compilation, "time", clock)
+    timed(MaskedAutoencoder, 1.0)
+    timed(Wrapped, compiled - 1.0)  # it goes on to the eager one
+
+
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs g++ on a CPU")
 def test_the_compiled_network_draws_and_learns_as_the_eager_one_does() -> None:
     eager, fast = run("never"), run("always")
@@ -100,9 +120,7 @@ def test_the_compiled_network_draws_and_learns_as_the_eager_one_does() -> None:
 @pytest.mark.parametrize("wins", [True, False])
 def test_the_trial_leaves_no_trace_in_the_training(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, wins: bool) -> None:
     replace_compiler(monkeypatch, Wrapped)
-    seconds = iter([2.0, 1.0] if wins else [1.0, 2.0])
-    measure = compilation._seconds_a_step
-    monkeypatch.setattr(compilation, "_seconds_a_step", lambda *given: (measure(*given), next(seconds))[1])
+    time_forward_passes(monkeypatch, compiled=0.5 if wins else 2.0)
     log = Said()
     tried = run("auto", log, tmp_path)
     assert same_weights(tried, run("never"))
@@ -113,9 +131,7 @@ def test_the_trial_leaves_no_trace_in_the_training(monkeypatch: pytest.MonkeyPat
 def test_a_resumed_run_goes_on_with_what_was_chosen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     made: list[nn.Module] = []
     replace_compiler(monkeypatch, lambda network: made.append(network) or Wrapped(network))
-    monkeypatch.setattr(
-        compilation, "_seconds_a_step", lambda programs, *_: -float(isinstance(programs.network, Wrapped))
-    )
+    time_forward_passes(monkeypatch, compiled=0.5)
     with pytest.raises(Paused):
         run("auto", folder=tmp_path, pause=0.0)
     log = Said()

@@ -33,7 +33,7 @@ from pocketvit.training.checkpoint import BEFORE, NEWEST, REPLAY, capture, read,
 from pocketvit.training.device import make_accelerator
 from pocketvit.training.log import RunLog
 from pocketvit.training.loop import train
-from pocketvit.training.optimizer import Average, learning_rate, make_optimizer
+from pocketvit.training.optimizer import learning_rate, make_optimizer
 from pocketvit.training.pretrain import verdict
 from pocketvit.training.schedule import Deadlines
 from pocketvit.training.stage import TrainResult
@@ -276,22 +276,6 @@ def test_the_moving_average_is_what_a_stage_gives_back() -> None:
     assert not same_weights(averaged.model, plain.model)
     assert isinstance(averaged.model, ViT)
     assert not averaged.model.training
-
-
-def test_the_moving_average_follows_its_formula() -> None:
-    model = nn.Linear(1, 1, bias=False)
-    values = [1.0, 3.0, -2.0, 5.0]
-    with torch.no_grad():
-        model.weight.fill_(values[0])
-        average = Average(model, decay=0.15)
-        average.update(0)  # the first is a copy
-        expected = values[0]
-        for count, value in enumerate(values[1:], start=1):
-            model.weight.fill_(value)
-            average.update(count)
-            decay = min(0.15, (1 + count) / (10 + count))
-            expected = decay * expected + (1 - decay) * value
-    assert average.model.weight.item() == pytest.approx(expected, rel=1e-6)
 
 
 def test_schedule_free_is_read_and_given_back_with_averaged_weights(tmp_path: Path) -> None:

@@ -16,7 +16,15 @@ from pocketvit.config import ModelConfig, OptimConfig
 from pocketvit.errors import UserError
 from pocketvit.model.mae import MaskedAutoencoder
 from pocketvit.model.vit import ViT, ViTShape
-from pocketvit.training.optimizer import Joint, learning_rate, make_optimizer, optimizer_class, scaled, set_mode
+from pocketvit.training.optimizer import (
+    Average,
+    Joint,
+    learning_rate,
+    make_optimizer,
+    optimizer_class,
+    scaled,
+    set_mode,
+)
 
 OPTIMIZERS = get_args(get_type_hints(OptimConfig)["optimizer"])
 
@@ -184,6 +192,39 @@ def test_schedule_free_warms_up_and_then_keeps_its_rate() -> None:
     rates = [learning_rate(step, 100, config) for step in range(100)]
     assert rates[:10] == pytest.approx([(i + 1) / 11 for i in range(10)])
     assert rates[10:] == [1.0] * 90
+
+
+def test_the_moving_average_follows_its_formula() -> None:
+    model = nn.Linear(1, 1, bias=False)
+    values = [1.0, 3.0, -2.0, 5.0]
+    with torch.no_grad():
+        model.weight.fill_(values[0])
+        average = Average(model, decay=0.15)
+        average.update(0)  # the first is a copy
+        expected = values[0]
+        for count, value in enumerate(values[1:], start=1):
+            model.weight.fill_(value)
+            average.update(count)
+            decay = min(0.15, (1 + count) / (10 + count))
+            expected = decay * expected + (1 - decay) * value
+    assert average.model.weight.item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_statistics_of_a_norm_are_averaged_and_its_counter_is_copied() -> None:
+    torch.manual_seed(0)
+    norm = nn.BatchNorm1d(2)
+    average = Average(norm, decay=0.15)
+    average.update(0)
+    expected = {"running_mean": norm.running_mean.clone(), "running_var": norm.running_var.clone()}
+    for count in range(1, 4):
+        norm(torch.randn(8, 2) * count + count)
+        average.update(count)
+        decay = min(0.15, (1 + count) / (10 + count))
+        expected = {name: decay * value + (1 - decay) * norm.get_buffer(name) for name, value in expected.items()}
+    for name, value in expected.items():
+        torch.testing.assert_close(average.model.get_buffer(name), value)
+        assert not torch.allclose(value, norm.get_buffer(name))
+    assert average.model.num_batches_tracked == norm.num_batches_tracked == 3
 
 
 def test_rates_scale_with_the_batch() -> None:

@@ -1,0 +1,44 @@
+"""Raw-pixel baselines: strong on digits, left out where they would take too long."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from pocketvit.evaluation.pixels import pixel_baselines
+
+
+def test_pixel_baselines_on_digits_are_strong() -> None:
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    images = (digits.images * 255 / 16).astype(np.uint8)[..., None]
+    parts = [(images[i::3], digits.target[i::3]) for i in range(3)]
+    found = pixel_baselines(*parts[0], *parts[1], *parts[2])
+    assert set(found) == {"svm", "logistic regression", "knn"}
+    assert all(0.9 < result[split] <= 1 for result in found.values() for split in ("validation", "test"))
+    assert found["svm"]["test"] > 0.96
+
+
+def test_what_would_take_too_long_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pocketvit.evaluation.pixels.SVM_MOST_IMAGES", 5)
+    images = np.random.default_rng(6).integers(0, 256, (6, 8, 4, 2), dtype=np.uint8)
+    part = images, np.arange(6) % 2
+    assert set(pixel_baselines(*part, *part, *part)) == {"logistic regression", "knn", "ridge"}
+    monkeypatch.setattr("pocketvit.evaluation.pixels.LOGISTIC_MOST_IMAGES", 5)
+    found = pixel_baselines(*part, *part, *part)
+    assert set(found) == {"knn", "ridge"}
+    assert found["ridge"]["test"] == 1
+
+
+def test_no_baseline_is_chosen_on_more_labels_than_it_has() -> None:
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    images = (digits.images * 255 / 16).astype(np.uint8)[..., None]
+    few, many = (images[:60], digits.target[:60]), (images[60:], digits.target[60:])
+    wrong = images[60:], (digits.target[60:] + 1) % 10
+    # Labels beyond the budget, were they read, would leave nothing right.
+    found = pixel_baselines(*few, *wrong, *many)
+    assert all(result["validation"] > 0.5 for result in found.values())
+    assert pixel_baselines(*many, *wrong, *few)["svm"]["validation"] < 0.1
