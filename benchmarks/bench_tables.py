@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from writing import Json, between, device, markdown, minutes, plain, when
 
-from pocketvit.report import words
+from pocketvit.pages import words
 
 # Stages of the benchmarks in words, and their contestants with the columns they stand in.
 STAGES = {"pretrain": "pre-training", "finetune": "fine-tuning"}

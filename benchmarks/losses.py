@@ -38,6 +38,7 @@ RUNS: dict[str, tuple[str, dict[str, Any]]] = {
     "augmented": ("finetune", {"finetune.augment.policy": "randaugment", "finetune.augment.erase": 0.25}),
     "reconstruction": ("finetune", {"finetune.reconstruction": 0.5}),
     "muon": ("finetune", {"finetune.optimizer": "muon"}),
+    "patches": ("finetune", {"finetune.cutmix": 1.0, "finetune.patch_share": "0.5:0.5,0.5:1"}),
     "ema": ("finetune", {"finetune.ema": 0.9}),
 }
 PARALLEL = ("pretrain", "finetune", "ema")

@@ -22,7 +22,7 @@ from pathlib import Path
 from bench_tables import STAGES, scaling_table, throughput_table, trials_table
 from writing import Json, device, markdown, minutes, plain, when
 
-from pocketvit.report import words
+from pocketvit.pages import words
 from pocketvit.run.summary import updated
 
 REPO = Path(__file__).resolve().parents[1]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from pocketvit.report import words
+from pocketvit.pages import words
 
 Json = Mapping[str, Any]
 

@@ -33,6 +33,4 @@ __all__ = ["UserError", *_VERBS]
 def __getattr__(name: str) -> Any:
     if name not in _VERBS:
         raise AttributeError(f"module 'pocketvit' has no attribute '{name}'")
-    # Kept in the module: the verb `report` shall win over the sub-package of that name once both are loaded.
-    globals()[name] = function = getattr(import_module(f"pocketvit.verbs.{_VERBS[name]}"), name)
-    return function
+    return getattr(import_module(f"pocketvit.verbs.{_VERBS[name]}"), name)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pocketvit.errors import UserError
-from pocketvit.report import words
+from pocketvit.pages import words
 from pocketvit.run.summary import FORMAT, printable, read_summary, updated
 
 REPO = Path(__file__).resolve().parents[2]

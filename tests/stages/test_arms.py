@@ -10,7 +10,7 @@ import pytest
 
 import pocketvit
 from pocketvit.model import weights
-from pocketvit.report import words
+from pocketvit.pages import words
 from pocketvit.stages.arms import arms_named, known_arms
 from pocketvit.training.objectives import PRETRAINING
 from pocketvit.training.objectives.mae import MaskedAutoencoding

@@ -67,7 +67,7 @@ def initial(context: Context, arm: Arm) -> Path | None:
     return context.folder.pretrained(arm.objective) if arm.objective else None
 
 
-def spread(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def over_seeds(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Mean and standard deviation of the test accuracy over seeds, 0 where there is one."""
     values = [run["accuracy"] for run in runs]
     return {
@@ -85,7 +85,7 @@ def table(
     baselines: dict[str, dict[str, float]] | None = None,
 ) -> dict[str, Any]:
     """One label budget's results. The raw-pixel baseline is the best by what `pixel_baselines` lets choose."""
-    accuracy = {arm.name: spread(runs[arm.name]) for arm in arms}
+    accuracy = {arm.name: over_seeds(runs[arm.name]) for arm in arms}
     best = max(baselines, key=lambda name: baselines[name]["validation"]) if baselines else None
     return {
         "labels_per_class": per_class,

@@ -10,7 +10,7 @@ from typing import Any
 
 from pocketvit.config import Settings, default_recipe, model_path, resolve
 from pocketvit.model import weights
-from pocketvit.report import write_report
+from pocketvit.pages import write_report
 from pocketvit.run.summary import printable
 from pocketvit.stages.arms import RANDOM, Arm, arms_named, known_arms
 from pocketvit.stages.baselines import pixels_stage, probe_stage

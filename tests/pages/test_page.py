@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from pocketvit.errors import UserError
-from pocketvit.report import words, write_report
+from pocketvit.pages import words, write_report
 from pocketvit.run.summary import updated
 
-SECTIONS = ["results", "probe", "data", "pretraining", "gallery", "finetuning", "evaluation", "mistakes", "budget"]
+SECTIONS = ["results", "probe", "data", "pretraining", "gallery", "finetuning", "evaluation", "mistakes", "costs"]
 SECTIONS += ["settings", "environment"]
 
 
@@ -160,7 +160,7 @@ def test_user_text_is_escaped(full_run: Path) -> None:
     [
         (("finetune", "probe", "details"), {"results", "probe", "evaluation", "environment"}),
         (("pretrain", "probe"), {"probe"}),
-        (("model",), {"budget"}),
+        (("model",), {"costs"}),
     ],
 )
 def test_absent_data_leave_no_section(tmp_path: Path, missing: tuple[str, ...], gone: set[str]) -> None:
@@ -183,7 +183,7 @@ def test_unlabelled_pretraining(tmp_path: Path) -> None:
     np.savez(tmp_path / "figures.npz", **kept)
     (tmp_path / "metrics.jsonl").write_text("\n".join(json.dumps(line) for line in metrics_of()[:100]))
     page = write_report(tmp_path).read_text(encoding="utf-8")
-    assert sections(page) == ["data", "pretraining", "gallery", "budget", "settings"]
+    assert sections(page) == ["data", "pretraining", "gallery", "costs", "settings"]
     assert "Pre-trained for 100 epochs: held-out loss 0.21, still falling" in page
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketvit.report import figures, words
+from pocketvit.pages import figures, words
 
 Arrays = Mapping[str, NDArray[Any]]
 Context = dict[str, Any]

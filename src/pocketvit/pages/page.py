@@ -10,8 +10,8 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from pocketvit.errors import UserError
-from pocketvit.report import words
-from pocketvit.report.sections import Arrays, Context, page_context
+from pocketvit.pages import words
+from pocketvit.pages.sections import Arrays, Context, page_context
 from pocketvit.run.summary import updated
 
 MOST_IMAGES = 60  # of a kind: a page that a phone opens at once
