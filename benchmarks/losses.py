@@ -27,6 +27,8 @@ COMMON: dict[str, Any] = {
     "compile": "never", "precision": "float32", "device": "cpu", "data.images": 128, "data.val_fraction": 0.02,
     "data.split_seed": 0, "epochs": STEPS, "batch_size": 128, "seeds": 1, "labels_per_class": "all",
     "pretrain.knn_every": 0, "finetune.min_steps": 0,
+    # Whatever the recipe is tuned to since.
+    "pretrain.lr": 2e-3, "finetune.lr": 1.5e-3, "finetune.scratch_rate": 2.0,
 }  # fmt: skip
 RUNS: dict[str, tuple[str, dict[str, Any]]] = {
     "pretrain": ("pretrain", {}),
