@@ -64,8 +64,8 @@ def main(argv: list[str] | None = None) -> int:
     if not options.against:
         return 0
     before = json.loads(options.against.read_text())
-    changed = [name for name, run in losses.items() if run != before[name]]
-    print(f"{len(losses)} runs, changed: {', '.join(changed) or 'none'}")
+    changed = [name for name, run in before.items() if losses.get(name) != run]
+    print(f"{len(before)} runs, changed: {', '.join(changed) or 'none'}")
     return 1 if changed else 0
 
 
