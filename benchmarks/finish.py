@@ -38,7 +38,8 @@ from pocketvit.verbs.train import complete  # noqa: E402
 
 JOB, PLAN, CALLS, EVIDENCE = "job.json", "plan.json", "calls.jsonl", "reproduction.json"
 # What another arm needs to join the run later, beside the weights, which are published as models.
-KEPT = (CONFIG, JOB, PLAN, CALLS, "metrics.jsonl", "stages/pretrain.json", "stages/finetune-*.json")
+KEPT = (CONFIG, JOB, PLAN, CALLS, "metrics.jsonl", "stages/pretrain-*.json", "stages/finetune-*.json",
+        "stages/finetune-*.npy")  # fmt: skip
 MAE_SUFFIX = "-mae"  # of the published name of the pre-trained weights
 SOURCES = {
     "cifar10": "CIFAR-10 (Krizhevsky 2009). Its authors state no licence; the images come from the web, by way of "

@@ -3,7 +3,8 @@
 #
 #   quarter.sh first RECIPE               takes a part of what was carried in; measures both stages and the device
 #   quarter.sh more                       takes another part
-#   quarter.sh last RECIPE ARMS SECONDS   takes the rest; trains and tests in that time; packs what goes home into $OUT
+#   quarter.sh last RECIPE ARMS SECONDS [--NAME VALUE ...]
+#                                         takes the rest; trains and tests in that time; packs what goes home into $OUT
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 place=${QUARTER_PLACE:-/tmp/quarter} # outlives the calls, and holds all that they share
@@ -40,7 +41,7 @@ last)
     wait_for_paces 15
     pkill -KILL -f code/benchmarks/pace.py && sleep 1 # a training stops gently, in its own time
     timeout -k 15 $(($4 - SECONDS + grace)) python3 code/benchmarks/reproduce.py "$2" --arms "$3" --pace pace \
-        --time-limit "$(($4 - SECONDS))s" 2>&1 | tee -a run.log
+        --time-limit "$(($4 - SECONDS))s" "${@:5}" 2>&1 | tee -a run.log
     # One archive, in parts that each come home; the checkpoint before the newest does not.
     tar -cf - --exclude='*-before.safetensors' runs pace ./*.log | split -b 15M -d - "$OUT/run.tar."
     ls -l "$OUT"

@@ -132,18 +132,19 @@ def rehearse(form: str, given: argparse.Namespace, data: Path, place: Path) -> J
     assert sum(files.values()) <= ALL_MIB * MIB, files
     stopped = come_home(out, home, tree, place / "quarter" / "data", environment, given)
     evidence = json.loads((home / "published" / "results" / "lite-cifar10-cpu-0.json").read_text())
-    arm, details = evidence["finetune"][ARMS], evidence["details"]
+    arm, details = evidence["finetune"][-1]["arms"][ARMS], evidence["details"]
+    pretrained = evidence["pretrain"][ARMS]
     assert details["commit"] == commit
     assert stopped == (form == "stopped"), "no tested model came home"
     runs = details["runs"][0]
     assert runs["steps"] > 0
     assert 0 <= arm["accuracy"] <= 1
-    assert form != "slow clock" or evidence["pretrain"]["steps"] < evidence["pretrain"]["planned_steps"], "no landing"
+    assert form != "slow clock" or pretrained["steps"] < pretrained["planned_steps"], "no landing"
     assert form != "slow clock" or runs["steps"] < runs["planned_steps"], "no landing"
     return {
         "home_mib": {name: round(size / MIB, 1) for name, size in files.items()}, "stopped_before_its_end": stopped,
         "promised_seconds": given.seconds, "took_seconds": details["seconds"], "accuracy": arm["accuracy"],
-        "pretrain_steps": [evidence["pretrain"][name] for name in ("steps", "planned_steps")],
+        "pretrain_steps": [pretrained[name] for name in ("steps", "planned_steps")],
         "finetune_steps": [runs["steps"], runs["planned_steps"]], "compiled": runs["compiled"],
         "torch": details["versions"]["torch"],
     }  # fmt: skip
