@@ -50,6 +50,15 @@ def test_the_runs_own_data_are_tested_by_what_it_held_out(trained: tuple[Path, P
     assert found["notes"] == ["the images that the run held out"]
 
 
+@pytest.mark.parametrize(
+    "other", [{"split_seed": 1}, {"test_fraction": 0.5}, {"val_fraction": 0.3}, {"group_by": "^(.)"}]
+)
+def test_no_other_split_is_drawn_of_the_runs_own_data(trained: tuple[Path, Path], other: dict[str, object]) -> None:
+    data, run = trained
+    with pytest.raises(UserError, match=f"--data.{next(iter(other))}: the run held out"):
+        pocketvit.evaluate(str(data), model=run, **{f"data.{name}": value for name, value in other.items()})
+
+
 def test_a_set_that_the_run_has_not_seen_is_tested_whole(trained: tuple[Path, Path], tmp_path: Path) -> None:
     new = pictures(tmp_path / "new", {"1": 5, "2": 3, "10": 1}, first=9)
     found = pocketvit.evaluate(str(new), model=trained[1])

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pocketvit.config import Settings, resolve, run_config
+from pocketvit.config import DataConfig, Settings, resolve, run_config
 from pocketvit.data import (
     image_digests,
     load,
@@ -90,7 +90,10 @@ def evaluate(
     elif kept is None:
         notes = ["it is not known which images these weights learnt from: those tested may be among them"]
     elif found.fingerprint == kept[0]:
-        # A run without a test split of its own held one out.
+        # A run without a test split of its own held one out, as its own settings say: by others, it may have learnt
+        # from the images that would be tested.
+        own = resolve(config=run_config(path_of(model))).data
+        _check_splits(config, own)
         images, labels = load(data, config, rendering=rendering_of(meta), need_labels=True).labelled("test")
         notes = ["the images that the run held out"]
     elif not (new := ~np.isin(image_digests(images), kept[1])).all():
@@ -107,6 +110,16 @@ def evaluate(
     missing = [name for name, value in metrics.per_class.items() if value is None]
     notes += [f"no images of {len(missing)} classes: {few(missing)}"] if missing else []
     return {"dataset": Path(data).name or data, "test": len(labels), "notes": notes, **metrics.to_json()}
+
+
+def _check_splits(asked: DataConfig, own: DataConfig) -> None:
+    """UserError where settings that decide what is held out are not those of the run."""
+    for name in ("val_fraction", "test_fraction", "split_seed", "group_by"):
+        if getattr(asked, name) != getattr(own, name):
+            raise UserError(
+                f"--data.{name}: the run held out its test images with {getattr(own, name)}, and learnt from others: "
+                "leave it out"
+            )
 
 
 def _as_known(data: str, labels: NDArray[np.int64], classes: Sequence[str], known: Sequence[str]) -> NDArray[np.int64]:
