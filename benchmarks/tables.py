@@ -169,10 +169,11 @@ def budget_table() -> str:
 NOT_MEASURED = "not measured"
 CIFAR = ("cifar10", "cifar100")
 Z95 = 1.959964  # of a normal distribution, two-sided
+UNTRAINED = "random init, equal steps"
 # What is read from a run, by the words of the row; several in a row stand side by side. None: not one of its arms.
 READINGS: dict[str, tuple[Callable[[Json], float | None], ...]] = {
     "MAE, then fine-tuned": (lambda run: _last(run)["arms"].get("mae", {}).get("accuracy"),),
-    "random init, equal steps": (lambda run: _last(run)["arms"].get("random", {}).get("accuracy"),),
+    UNTRAINED: (lambda run: _last(run)["arms"].get("random", {}).get("accuracy"),),
     "frozen after pre-training: kNN; linear probe": (
         lambda run: run["probe"].get("mae", {}).get("knn"),
         lambda run: run["probe"].get("mae", {}).get("linear"),
@@ -200,7 +201,7 @@ def cifar_table(results: Path) -> str:
                 words.amount(cost["params"]) if first else "",
                 macs if first else "",
                 _both(found, _epochs) if first else "",
-                *(_over_seeds(found[data], readings) for data in CIFAR),
+                *(_over_seeds(found[data], readings) + _shortfall(found[data], row) for data in CIFAR),
                 _both(found, _time) if first else "",
                 "ours" if first else "",
             ]
@@ -249,6 +250,15 @@ def _over_seeds(runs: list[Json], readings: tuple[Callable[[Json], float | None]
     return "; ".join(cells) or NOT_MEASURED
 
 
+def _shortfall(runs: list[Json], row: str) -> str:
+    """Said of random init where it had fewer steps than the arm from MAE, as a quarter of an hour may leave it."""
+    steps = [{run["init"]: run["steps"] for run in one["details"]["runs"]} for one in runs]
+    shares = [of["random"] / of["mae"] for of in steps if {"random", "mae"} <= of.keys()]
+    if row != UNTRAINED or not shares or min(shares) >= 1:
+        return ""
+    return f"; after {100 * min(shares):.0f} % of the steps"
+
+
 def _interval(share: float, images: int) -> tuple[float, float]:
     """95 % interval of a share of `images` that were drawn at random (Wilson 1927)."""
     middle = (share + Z95**2 / (2 * images)) / (1 + Z95**2 / images)
@@ -274,13 +284,14 @@ def _time(runs: list[Json]) -> str:
 
 def _origin_of_seeds(runs: list[Json]) -> str:
     """What produced a recipe's figures."""
-    first = runs[0]["details"]
-    commits = ", ".join(dict.fromkeys((run["details"]["commit"] or "unknown")[:7] for run in runs))
+    first, calls = runs[0]["details"], [call for run in runs for call in run["reproduction"]["calls"]]
+    commits = ", ".join(dict.fromkeys((call["commit"] or "unknown")[:7] for call in calls))
+    commands = ", ".join(dict.fromkeys(f"`{call['command']}`" for call in runs[0]["reproduction"]["calls"]))
     seeds = ", ".join(str(run["reproduction"]["seed"]) for run in runs)
     data = runs[0]["dataset"]
     mirrored = statistics.fmean(100 * run["reproduction"]["mirrored_accuracy"] for run in runs)
     return (
-        f"`{first['command']}`: {data['train']:,} train and {data['test']:,} test images; {first['device']}, "
+        f"{commands}: {data['train']:,} train and {data['test']:,} test images; {first['device']}, "
         f"{first['precision']}; {'seeds' if len(runs) > 1 else 'seed'} {seeds}; commit {commits}; "
         f"{first['date'][:10]}. Images averaged with their mirror images at test: {mirrored:.2f} %."
     )

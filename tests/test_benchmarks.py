@@ -168,7 +168,8 @@ def test_evidence_of_steps_epochs_and_parts(tmp_path: Path) -> None:
             row["seconds"]["step"]["all"], rel=0.01
         )
         assert 0 < row["input_share"]["median"] < 1
-        assert 0 < row["share_of_product"]["median"] < 1
+        # Two measured times: on a machine that does other work the quotient may be anything above nought.
+        assert row["share_of_product"]["median"] > 0
         step = row["seconds"]["step"]["all"]
         assert row["flop_per_second"]["all"] == pytest.approx([6 * 8 * row["macs"] / s for s in step], rel=0.01)
 

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from pocketvit.training.checkpoint import REPLAY, Snapshot
@@ -137,7 +138,7 @@ class Stage:
     def result(self, done: int) -> TrainResult:
         """What became of the stage; raises NonFiniteLoss for weights that are not finite."""
         step, model = self.step, self.step.finished()
-        if not all(bool(tensor.isfinite().all()) for tensor in model.parameters()):
+        if not torch.stack([tensor.isfinite().all() for tensor in model.parameters()]).all():
             raise NonFiniteLoss(
                 f"{self.title}: the last steps left weights that are not finite: lower --lr, or clip the gradient"
             )
