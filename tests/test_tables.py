@@ -175,7 +175,10 @@ def reproduced(seed: int, mae: float, recipe: str = "lite-cifar10", **about: obj
         "finetune": {"epochs": 100},
     }
     found["mirrored_accuracy"] = mae
-    details = {"command": f"python benchmarks/reproduce.py {recipe} --seed {seed}", "seconds": 600.0, "device": "Chip"}
+    command = f"python benchmarks/reproduce.py {recipe} --seed {seed}"
+    found["calls"] = [{"command": command, "commit": SUMMARY["details"]["commit"]}]
+    runs = [{"init": init, "steps": 1000} for init in ("mae", "random")]
+    details = {"command": command, "seconds": 600.0, "device": "Chip", "runs": runs}
     return SUMMARY | {
         "finetune": entry(None, mae, 0.91),
         "details": SUMMARY["details"] | details,
@@ -237,6 +240,20 @@ def test_an_arm_that_was_not_trained_is_not_measured(tables: ModuleType, root: P
     rows = {row[0]: row for row in cifar_rows(tables, root / "results")}
     assert rows["**`lite`**, MAE, then fine-tuned"][4].startswith("95.00 (one run; ")
     assert rows["**`lite`**, random init, equal steps"][4] == "not measured"
+
+
+def test_an_arm_of_fewer_steps_says_so(tables: ModuleType, root: Path) -> None:
+    """Its second call, which joined the arm, is named beside the first."""
+    run = reproduced(0, 0.95)
+    run["details"]["runs"][1]["steps"] = 749
+    run["reproduction"]["calls"].append({"command": "joined", "commit": "abcdef0123"})
+    (root / "results" / "lite-cifar10-chip-0.json").write_text(json.dumps(run))
+    rows = {row[0]: row for row in cifar_rows(tables, root / "results")}
+    assert "after" not in rows["**`lite`**, MAE, then fine-tuned"][4]
+    assert rows["**`lite`**, random init, equal steps"][4].endswith("; after 75 % of the steps")
+    text = tables.table("cifar", root / "results")
+    assert "--seed 0`, `joined`: " in text
+    assert "commit 6ce6312, abcdef0;" in text
 
 
 def test_the_interval_of_one_run_is_that_of_its_test_images(tables: ModuleType) -> None:
