@@ -14,14 +14,11 @@ import argparse
 import dataclasses
 import hashlib
 import json
-import math
 import shlex
 import sys
 import time
-from collections.abc import Iterator
 from datetime import datetime, timezone
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +40,10 @@ from pocketvit.run.evidence import evidence  # noqa: E402
 from pocketvit.run.folder import CONFIG, open_run  # noqa: E402
 from pocketvit.stages import planner  # noqa: E402
 from pocketvit.stages.arms import Arm, arms_named, known_arms  # noqa: E402
-from pocketvit.stages.comparison import train_arms  # noqa: E402
+from pocketvit.stages.comparison import finetune_arms  # noqa: E402
 from pocketvit.stages.context import Context, patching_of  # noqa: E402
+from pocketvit.stages.finetuning import finetune_key  # noqa: E402
+from pocketvit.stages.plan import Plan  # noqa: E402
 from pocketvit.stages.pretraining import pretrain_stage  # noqa: E402
 from pocketvit.training.device import describe, make_accelerator  # noqa: E402
 from pocketvit.training.stops import Interrupted, NonFiniteLoss, Paused  # noqa: E402
@@ -190,22 +189,16 @@ def reproduce(job: Job, began: float) -> None:
         identity = {"recipe": job.recipe, "seed": job.seed, "changes": job.changes, "device": job.device}
         write_whole(folder / finish.JOB, json.dumps(identity, indent=1) + "\n")
     plan = finish.read(folder / finish.PLAN)
-    # Earlier calls for the same arms have spent some of the time; an arm that joins has its own, and the others' steps.
-    before = [call["seconds"] for call in finish.calls_of(folder) if call["arms"] == job.names]
-    spent, moments = sum(before), plan.get("lands", ())
-    if job.time_limit and plan.get("arms") != job.names:
-        moments = planner.lands(seconds_of(job.time_limit), time.monotonic() - began, job.arms)
-    lands = (began - spent + seconds for seconds in moments)
-    pause = None
-    if job.pause_after:
-        pause = max(0.01, seconds_of(job.pause_after) - (time.monotonic() - began))
     context = Context.open(
-        "fit", job.data, job.settings(plan), out=folder, overwrite=False, resume=True, pause_after=pause,
-        need_labels=True,
+        "fit", job.data, job.settings(plan), out=folder, overwrite=False, resume=True,
+        pause_after=job.pause_after,
+        need_labels=True, began=began,
     )  # fmt: skip
+    if job.time_limit:
+        context = dataclasses.replace(context, plan=timetable(job, context))
     finished = False
     try:
-        train(context, job.arms, lands)
+        train(context, job.arms)
         finished = True
     finally:
         note_call(job, context, began, finished)
@@ -224,15 +217,27 @@ def make_plan(job: Job, dataset: Dataset, began: float) -> Json:
     return plan
 
 
-def train(context: Context, arms: tuple[Arm, ...], lands: Iterator[float]) -> None:
+def timetable(job: Job, context: Context) -> Plan:
+    """When the stages have to be over.
+
+    Earlier calls for the same arms have spent some of the time; an arm that joins has its own, and the others' steps.
+    """
+    assert job.time_limit is not None
+    same = [call["seconds"] for call in finish.calls_of(job.folder) if call["arms"] == job.names]
+    begin = sum(context.clock.stages.values()) - sum(same)
+    keys = [f"pretrain-{arm.objective}" for arm in job.arms if arm.objective]
+    keys += [finetune_key(arm.name, context.settings.data.largest_budget, job.seed) for arm in job.arms]
+    return planner.timetable(job.arms, keys, begin + seconds_of(job.time_limit))
+
+
+def train(context: Context, arms: tuple[Arm, ...]) -> None:
     """Pre-train where an arm needs it, fine-tune the arms and test them; the stages of the run keep the results."""
     for objective in (arm.objective for arm in arms if arm.objective):
         file = context.folder.pretrained(objective)
-        pretrain_stage(context, objective, file, next(lands, math.inf))
+        pretrain_stage(context, objective, file)
         # Halved, as they are shipped, before anything starts from them: who has the file can repeat the rest.
         context.on_main(partial(weights.save, file, *weights.load(file), torch.float16))
-        lands = chain([math.inf], lands)  # pre-training once more, which is only read
-    train_arms(context, arms, lands)
+    finetune_arms(context, arms)
 
 
 def note_call(job: Job, context: Context, began: float, finished: bool) -> None:

@@ -161,7 +161,7 @@ MISTAKES: dict[str, tuple[Make, tuple[str, ...]]] = {
         lambda t: ["fit", "digits", "--model.heads=5"],
         ("--model.heads 5 does not divide",),
     ),
-    "an unknown verb": (lambda t: ["fitt", "digits"], ("no verb 'fitt'", "fit, pretrain")),
+    "an unknown verb": (lambda t: ["fitt", "digits"], ("no verb 'fitt'", "did you mean fit?")),
     "counts and a fraction of labels": (
         lambda t: ["fit", "digits", "--labels-per-class=5", "--label-fraction=0.1"],
         ("--labels-per-class and --label-fraction exclude each other",),

@@ -6,6 +6,7 @@ import contextlib
 import csv
 import io
 import json
+import os
 import subprocess
 import sys
 import time
@@ -20,7 +21,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 import pocketvit
-from pocketvit.cli import VERBS, main
+from pocketvit.cli import ARGUMENTS, VERBS, main
 from pocketvit.config import shipped
 from pocketvit.model import weights
 from pocketvit.stages import baselines, finetuning, pretraining
@@ -88,7 +89,7 @@ def printed(args: list[str], capsys: pytest.CaptureFixture[str]) -> Any:
     return json.loads(capsys.readouterr().out)
 
 
-def test_help_starts_in_under_a_second_and_without_torch() -> None:
+def test_help_starts_at_once_and_without_torch() -> None:
     code = (
         "import sys; from pocketvit.cli import main; status = main(['--help'])\n"
         "print(sorted(sys.modules.keys() & {'torch', 'numpy', 'sklearn', 'matplotlib', 'accelerate'}))\n"
@@ -101,7 +102,8 @@ def test_help_starts_in_under_a_second_and_without_torch() -> None:
         took.append(time.perf_counter() - start)
     assert done.stdout.splitlines()[-1] == "[]"
     assert min(took) < 1
-    assert all(f"\n  {verb} " in done.stdout for verb in VERBS)
+    assert all(f" {verb} " in done.stdout for verb in VERBS)
+    assert len(done.stdout.splitlines()) <= 21
 
 
 @pytest.mark.parametrize("verb", list(VERBS))
@@ -114,13 +116,70 @@ def test_every_verb_has_help(verb: str, capsys: pytest.CaptureFixture[str]) -> N
     assert str(VERBS[verb].__doc__) in out
 
 
-def test_no_verb_at_all_shows_the_usage(capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_verb_at_all_shows_the_front_page(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 0
-    assert capsys.readouterr().out.startswith("usage: pocketvit VERB")
+    assert capsys.readouterr().out.startswith("PocketViT: from a folder of small images")
+
+
+@pytest.mark.parametrize("verb", list(VERBS))
+def test_help_is_of_a_screen_and_without_pythons_words(
+    verb: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    helped = {}
+    for flag in ("--help", "--help-all"):
+        with pytest.raises(SystemExit):
+            main([verb, flag])
+        helped[flag] = capsys.readouterr().out
+    lines = helped["--help"].splitlines()
+    assert len(lines) <= 45
+    assert max(map(len, lines)) <= 80
+    for word in ("None", "null", "Union", "type:", "<class", "required, type"):
+        assert word not in helped["--help"]
+    settings = "--help-all lists every setting" in helped["--help"]
+    assert settings == (verb in ARGUMENTS)
+    assert ("--finetune.augment.crop_scale" in helped["--help-all"]) == settings
+
+
+def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"pocketvit {pocketvit.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("pocketvit pre", {"pretrain", "predict"}),
+        ("pocketvit fit digits --recipe lite-", {"lite-cifar10", "lite-cifar100"}),
+        ("pocketvit fit digits --time-", {"--time-limit"}),
+        ("pocketvit fit my", {"my_images/"}),
+        ("pocketvit predict a.png --model runs/", {"runs/first"}),
+        ("pocketvit finetune digits --finetune.augment.f", {"--finetune.augment.flip"}),
+    ],
+)
+def test_the_shell_is_told_what_may_follow(line: str, expected: set[str], tmp_path: Path) -> None:
+    (tmp_path / "my_images").mkdir()
+    (tmp_path / "runs" / "first").mkdir(parents=True)
+    (tmp_path / "runs" / "first" / "config.yaml").write_text("seed: 1\n")
+    asked = {
+        "_ARGCOMPLETE": "1", "COMP_LINE": line, "COMP_POINT": str(len(line)), "COMP_TYPE": "9",
+        "_ARGCOMPLETE_IFS": "\n",        "_ARGCOMPLETE_STDOUT_FILENAME": str(tmp_path / "answer"),
+    }  # fmt: skip
+    program = Path(sys.executable).with_name("pocketvit")
+    subprocess.run([program], cwd=tmp_path, env=os.environ | asked, check=True, capture_output=True)
+    assert {word.strip() for word in (tmp_path / "answer").read_text().split("\n")} >= expected
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_each_shell_gets_its_script(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["completion", shell]) == 0
+    assert "pocketvit" in capsys.readouterr().out
+    assert main(["completion", "tcsh"]) == 2
+    assert "expected bash, zsh or fish" in capsys.readouterr().err
 
 
 def test_every_verb_is_a_function_of_the_package_whatever_was_loaded(single: Fitted) -> None:
-    assert {name for name in VERBS if not callable(getattr(pocketvit, name))} == set()
+    assert {name for name in VERBS if not callable(getattr(pocketvit, name, None))} == {"completion"}
 
 
 def test_fit_prints_one_object_of_the_promised_keys(single: Fitted) -> None:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pocketvit.verbs.predict import predict as predict
     from pocketvit.verbs.train import finetune as finetune
     from pocketvit.verbs.train import fit as fit
+    from pocketvit.verbs.train import plan as plan
     from pocketvit.verbs.train import pretrain as pretrain
     from pocketvit.verbs.use import budget as budget
     from pocketvit.verbs.use import evaluate as evaluate
@@ -22,15 +23,23 @@ if TYPE_CHECKING:
     from pocketvit.verbs.use import report as report
 
 _VERBS = {
-    **dict.fromkeys(("fit", "pretrain", "finetune"), "train"),
+    **dict.fromkeys(("fit", "plan", "pretrain", "finetune"), "train"),
     "predict": "predict",
     **dict.fromkeys(("probe", "evaluate", "reconstruct", "report", "budget"), "use"),
 }
 
-__all__ = ["UserError", *_VERBS]
+__all__ = ["UserError", "__version__", *_VERBS]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("pocketvit")
     if name not in _VERBS:
         raise AttributeError(f"module 'pocketvit' has no attribute '{name}'")
     return getattr(import_module(f"pocketvit.verbs.{_VERBS[name]}"), name)

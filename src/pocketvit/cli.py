@@ -3,37 +3,50 @@
 from __future__ import annotations
 
 import csv
+import difflib
 import errno
 import io
 import json
+import os
 import sys
+import time
 import warnings
 from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
-from pocketvit.config import default_recipe, flat_names, model_path, recipe_path, run_config
-from pocketvit.config.parsing import boolean_settings, parse, settings_of, settings_parser
+from pocketvit.arguments import (
+    DATA,
+    FIT,
+    MODEL,
+    OUT,
+    WEIGHTS,
+    Arguments,
+    add_arguments,
+    complete,
+    completion_script,
+    front_page,
+    parsed,
+    plain_parser,
+    settings_given,
+)
 from pocketvit.errors import UnlikeTraining, UserError
 
-DATA_HELP = "digits, cifar10, cifar100; a folder of images or class folders, with train/ or without; Parquet"
 Verb = Callable[[list[str]], int]
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one verb; returns the exit status: 0, 2 after a user's mistake, 128 + signal after an interruption."""
     args = list(sys.argv[1:] if argv is None else argv)
+    if argv is None and "_ARGCOMPLETE" in os.environ:
+        complete({name: (str(verb.__doc__), ARGUMENTS.get(name)) for name, verb in VERBS.items()})
     for stream in (sys.stdout, sys.stderr):
         # Names that a console cannot show are no reason to lose what was to be said.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
-        if not args or args[0] in ("-h", "--help"):
-            print(_usage())
-            return 0
-        verb = VERBS.get(args[0])
-        if verb is None:
-            raise UserError(f"no verb '{args[0]}': use one of {', '.join(VERBS)}")
-        return verb(args[1:])
+        return _verb(args)(args[1:])
     except UserError as error:
         return _fail(error, 2)
     except KeyboardInterrupt:
@@ -47,24 +60,46 @@ def main(argv: list[str] | None = None) -> int:
         return _fail(UserError(f"{error.filename or 'output'}: cannot be written ({error.strerror}); then --resume"), 2)
 
 
+def _verb(args: list[str]) -> Verb:
+    """The first word's; of none, one that prints the front page."""
+    if not args or args[0] in ("-h", "--help"):
+        return lambda _: print(front_page(VERBS, PURPOSES)) or 0
+    if args[0] == "--version":
+        return lambda _: print(f"pocketvit {version('pocketvit')}") or 0
+    if args[0] in VERBS:
+        return VERBS[args[0]]
+    close = difflib.get_close_matches(args[0], VERBS, n=1)
+    hint = f"did you mean {close[0]}?" if close else f"use one of {', '.join(VERBS)}"
+    raise UserError(f"no verb '{args[0]}': {hint}")
+
+
 def fit(args: list[str]) -> int:
-    """images in; pre-train, probe, fine-tune from MAE and from random init, test, report"""
-    return _train("fit", args)
+    """images in; a tested classifier and a report out"""
+    began = _typed_at()
+    given, settings = settings_given("fit", str(fit.__doc__), args, ARGUMENTS["fit"])
+    limits = {"time_limit": given["time_limit"], "elastic": not given["lengths_given"], "began": began}
+    if not given["plan"]:
+        return _train("fit", given, settings, **limits)
+    from pocketvit.verbs.train import plan
+
+    made = plan(given["source"], settings=settings, **limits)
+    return _show(given, made.to_json(), "planned, and nothing trained: leave out --plan for that")
 
 
 def pretrain(args: list[str]) -> int:
     """masked-autoencoder pre-training alone; labels are not needed"""
-    return _train("pretrain", args)
+    return _train("pretrain", *settings_given("pretrain", str(pretrain.__doc__), args, ARGUMENTS["pretrain"]))
 
 
 def finetune(args: list[str]) -> int:
     """train a classifier from pre-trained weights (--init) or from random"""
-    return _train("finetune", args, init=(str, None, f"{MODEL[2]} to start from; default: random"))
+    given, settings = settings_given("finetune", str(finetune.__doc__), args, ARGUMENTS["finetune"])
+    return _train("finetune", given, settings, init=given["init"])
 
 
 def probe(args: list[str]) -> int:
     """kNN and linear probe of a model's frozen encoder, and of random init"""
-    given, settings = _settings("probe", args, source=DATA, weights=WEIGHTS)
+    given, settings = settings_given("probe", str(probe.__doc__), args, ARGUMENTS["probe"])
     from pocketvit.verbs.use import probe as verb
 
     result = verb(given["source"], model=given["weights"], settings=settings)
@@ -76,7 +111,7 @@ def probe(args: list[str]) -> int:
 
 def evaluate(args: list[str]) -> int:
     """accuracy, per-class accuracy, confusion matrix and calibration error on the test images"""
-    given, settings = _settings("evaluate", args, source=DATA, weights=WEIGHTS)
+    given, settings = settings_given("evaluate", str(evaluate.__doc__), args, ARGUMENTS["evaluate"])
     from pocketvit.verbs.use import evaluate as verb
 
     result = verb(given["source"], model=given["weights"], settings=settings)
@@ -90,14 +125,12 @@ def evaluate(args: list[str]) -> int:
 
 def predict(args: list[str]) -> int:
     """classes and probabilities of image files or of a folder, as CSV or JSON"""
-    from jsonargparse import ArgumentParser
-
-    parser = ArgumentParser(prog="pocketvit predict", description=predict.__doc__, exit_on_error=False)
+    parser = plain_parser("predict", str(predict.__doc__), "IMAGES")
     parser.add_argument("paths", nargs="+", help="image files and folders of images")
-    _add(parser, {"model": MODEL, "top": (int, 3, "classes to list for each image")})
+    add_arguments(parser, {"model": MODEL, "top": (int, 3, "classes to list for each image")})
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     parser.add_argument("--skip_bad", action="store_true", help="go on where a file cannot be decoded")
-    given = parse(parser, _underscored(args))
+    given = parsed(parser, args)
     from pocketvit.verbs.predict import predict as verb
 
     options = {name: given[name] for name in ("model", "top", "device", "skip_bad")}
@@ -121,8 +154,7 @@ def predict(args: list[str]) -> int:
 
 def reconstruct(args: list[str]) -> int:
     """PNG of held-out images: input, what the encoder sees, reconstruction"""
-    out, count = (str, None, "PNG file to write; default: reconstruction.png in the run"), (int, 8, "images")
-    given, settings = _settings("reconstruct", args, source=DATA, weights=WEIGHTS, out=out, count=count)
+    given, settings = settings_given("reconstruct", str(reconstruct.__doc__), args, ARGUMENTS["reconstruct"])
     from pocketvit.verbs.use import reconstruct as verb
 
     file = verb(given["source"], model=given["weights"], out=given["out"], count=given["count"], settings=settings)
@@ -131,12 +163,10 @@ def reconstruct(args: list[str]) -> int:
 
 def report(args: list[str]) -> int:
     """write report.html of a run again"""
-    from jsonargparse import ArgumentParser
-
-    parser = ArgumentParser(prog="pocketvit report", description=report.__doc__, exit_on_error=False)
+    parser = plain_parser("report", str(report.__doc__), "RUN")
     parser.add_argument("run", help="run directory")
-    _add(parser, {})
-    given = parse(parser, _underscored(args))
+    add_arguments(parser, {})
+    given = parsed(parser, args)
     from pocketvit.verbs.use import report as verb
 
     file = verb(given["run"])
@@ -145,8 +175,7 @@ def report(args: list[str]) -> int:
 
 def budget(args: list[str]) -> int:
     """parameters, multiply-accumulates and size of a network"""
-    channels, classes = (int, 3, "channels of an image"), (int, 10, "outputs of the head")
-    given, settings = _settings("budget", args, channels=channels, classes=classes)
+    given, settings = settings_given("budget", str(budget.__doc__), args, ARGUMENTS["budget"])
     from pocketvit.verbs.use import budget as verb
 
     result = verb(channels=given["channels"], classes=given["classes"], settings=settings)
@@ -157,106 +186,74 @@ def budget(args: list[str]) -> int:
     return _show(given, result, "\n".join(text))
 
 
+def completion(args: list[str]) -> int:
+    """print what bash, zsh or fish reads to complete: pocketvit completion bash"""
+    parser = plain_parser("completion", str(completion.__doc__), "SHELL")
+    parser.add_argument("shell", help="bash, zsh or fish")
+    print(completion_script(parsed(parser, args)["shell"]))
+    return 0
+
+
 VERBS: dict[str, Verb] = {
-    f.__name__: f for f in (fit, pretrain, finetune, probe, evaluate, predict, reconstruct, report, budget)
+    f.__name__: f for f in (fit, pretrain, finetune, probe, evaluate, predict, reconstruct, report, budget, completion)
 }
-DATA = (str, "digits", DATA_HELP)
-MODEL = (str, ..., "run directory, weights file or name of a shipped model")
-# Among settings, where "model" is the network's sizes, --model stands for this.
-WEIGHTS = (str, None, f"{MODEL[2]}; --model for short")
-OUT = {
-    "out": (str, None, "run directory; default: a new one in runs/"),
-    "overwrite": (bool, False, "replace the run that is in --out"),
-    "resume": (bool, False, "go on with the run that is in --out"),
-    "pause_after": (str, None, "save and stop after 90s, 50m or 1.5h; --resume goes on"),
+PURPOSES = {
+    "train": ("fit", "pretrain", "finetune"),
+    "judge": ("evaluate", "probe", "reconstruct", "report"),
+    "use": ("predict", "budget", "completion"),
 }
+# Of the verbs that take settings, what they take beside.
+ARGUMENTS: dict[str, Arguments] = {
+    "fit": {"source": DATA, **OUT, **FIT},
+    "pretrain": {"source": DATA, **OUT},
+    "finetune": {"source": DATA, "init": (str, None, f"{MODEL[2]} to start from; default: random"), **OUT},
+    "probe": {"source": DATA, "weights": WEIGHTS},
+    "evaluate": {"source": DATA, "weights": WEIGHTS},
+    "reconstruct": {
+        "source": DATA, "weights": WEIGHTS, "count": (int, 8, "images"),
+        "out": (str, None, "PNG file to write; default: reconstruction.png in the run"),
+    },
+    "budget": {"channels": (int, 3, "channels of an image"), "classes": (int, 10, "outputs of the head")},
+}  # fmt: skip
 
 
-def _train(verb: str, args: list[str], **more: Any) -> int:
-    given, settings = _settings(verb, args, source=DATA, **more, **OUT)
+def _train(verb: str, given: Any, settings: Any, **more: Any) -> int:
     from accelerate import PartialState
 
     import pocketvit
     from pocketvit.training.stops import Interrupted, NonFiniteLoss, Paused
 
-    options = {name: given[name] for name in (*more, *OUT)}
+    options = {name: given[name] for name in OUT} | more
     try:
         run = getattr(pocketvit, verb)(given["source"], settings=settings, **options)
-        result, text = run.summary, f"report: {run.summary['files']['report']}"
     except Interrupted as stop:
         return _fail(stop, 128 + stop.signum)
     except NonFiniteLoss as error:
         return _fail(error, 1)
     except Paused as stop:
-        result, text = {"unfinished": str(stop)}, str(stop)
+        return _show(given, {"unfinished": str(stop)}, str(stop)) if PartialState().is_main_process else 0
     # Of several processes one speaks.
-    return _show(given, result, text) if PartialState().is_main_process else 0
+    if not PartialState().is_main_process:
+        return 0
+    if given["json"]:
+        print(json.dumps(run.summary))
+        return 0
+    from rich.console import Console
+
+    from pocketvit.pages.terminal import ending
+    from pocketvit.run.summary import read_summary
+
+    Console(highlight=False).print(ending(read_summary(run.path), str(run.path)), soft_wrap=True)
+    return 0
 
 
-def _settings(verb: str, args: list[str], **arguments: Any) -> tuple[Any, Any]:
-    """Parsed arguments of a verb, and the `Settings` among them. A recipe is the first of the --config files."""
-    stage = "finetune" if verb == "finetune" else "pretrain"
-    flat = flat_names(stage) | ({"model": "weights"} if "weights" in arguments else {})
-    lines = [f"  --{name.replace('_', '-'):<18} is short for --{dotted}" for name, dotted in flat.items()]
-    parser = settings_parser(
-        prog=f"pocketvit {verb}",
-        description=VERBS[verb].__doc__,
-        epilog="What people change often has a flat name: " + "; ".join(" ".join(line.split()) for line in lines),
-    )
-    _add(parser, arguments)
-    words = _underscored(args, flat)
-    named = next((w.split("=", 1)[1] for w in reversed(words) if w.startswith("--recipe=")), None)
-    if named is None and "source" in arguments and verb in ("fit", "pretrain", "finetune"):
-        from_data = [w for w in words if not w.startswith("-")]
-        named = default_recipe(*from_data[:1] or ["digits"])
-        words.append(f"--recipe={named}")
-    used = next((w.split("=", 1)[1] for w in reversed(words) if w.startswith("--weights=")), None)
-    base = recipe_path(named) if named else run_config(model_path(used)) if used else None
-    given = parse(parser, [f"--config={base}", *words] if base else words)
-    if "weights" in arguments and not given["weights"]:
-        raise UserError(f"--model: {verb} needs a {MODEL[2]}")
-    return given, settings_of(parser, given)
+def _typed_at() -> float:
+    """When the command was typed, on time.monotonic's clock: a promise of time counts from then."""
+    if Path(sys.argv[0]).stem != "pocketvit":
+        return time.monotonic()
+    import psutil
 
-
-def _add(parser: Any, arguments: dict[str, Any]) -> None:
-    """Arguments as name: (type, default, help); `source` is positional, ... is required."""
-    for name, (kind, default, text) in arguments.items():
-        if name == "source":
-            parser.add_argument("source", metavar="DATA", nargs="?", default=default, help=text)
-        elif kind is bool:
-            parser.add_argument(f"--{name}", action="store_true", help=text)
-        elif default is ...:
-            parser.add_argument(f"--{name}", type=kind, required=True, help=text)
-        else:
-            parser.add_argument(
-                f"--{name}", type=kind if default is not None else kind | None, default=default, help=text
-            )
-    parser.add_argument("--json", action="store_true", help="print one JSON object, and nothing else, on stdout")
-
-
-def _underscored(args: list[str], flat: dict[str, str] | None = None) -> list[str]:
-    """Flags with underscores and dotted names, each joined to its value: `--mask-ratio 0.5` and the like."""
-    words: list[str] = []
-    for arg in args:
-        if arg.startswith("--") and len(arg) > 2:
-            name, equals, value = arg[2:].partition("=")
-            name = name.replace("-", "_")
-            name = (flat or {}).get(name, name)
-            words.append(f"--{name}{equals}{value}")
-        elif (
-            words and flat is not None and words[-1].startswith("--") and "=" not in words[-1] and words[-1] not in BARE
-        ):
-            words[-1] += f"={arg}"
-        else:
-            words.append(arg)
-    return [word + "=true" if flat is not None and word in boolean_settings() else word for word in words]
-
-
-BARE = (
-    *("--json", "--help", "--print_config"),
-    *(f"--{name}" for name, (kind, *_) in OUT.items() if kind is bool),
-    *boolean_settings(),
-)
+    return time.monotonic() - (time.time() - psutil.Process().create_time())
 
 
 def _show(given: Any, result: Any, text: str) -> int:
@@ -271,14 +268,6 @@ def _percent(value: float) -> str:
 def _fail(error: Exception, status: int) -> int:
     print(f"pocketvit: {' '.join(str(error).split())}", file=sys.stderr)
     return status
-
-
-def _usage() -> str:
-    verbs = "\n".join(f"  {name:<12} {verb.__doc__}" for name, verb in VERBS.items())
-    return (
-        "usage: pocketvit VERB ...\n\nFrom a folder of small images to a small, fast image classifier.\n\n"
-        f"{verbs}\n\npocketvit VERB --help lists a verb's arguments; try: pocketvit fit digits"
-    )
 
 
 if __name__ == "__main__":

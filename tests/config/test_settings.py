@@ -20,6 +20,7 @@ from pocketvit.config import (
     PretrainConfig,
     Settings,
     as_yaml,
+    default_recipe,
     recipe_path,
     resolve,
 )
@@ -323,10 +324,13 @@ def test_each_stage_has_its_optimizer(stage: str, capsys: pytest.CaptureFixture[
     assert found == {"pretrain": "adamw", "finetune": "adamw", stage: "schedule-free"}
 
 
-@pytest.mark.parametrize(("data", "recipe"), [([], "digits"), (["digits"], "digits"), (["photos"], "lite")])
+@pytest.mark.parametrize(("data", "recipe"), [([], "digits"), (["digits"], "digits"), (["photos"], "tiny")])
 def test_the_data_choose_the_recipe_that_is_not_named(
     data: list[str], recipe: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """On a CPU; lite, which takes it hours, is for a GPU."""
+    assert default_recipe("photos", "cuda") == "lite"
+    data = [*data, "--device=cpu"]
     assert printed(["fit", *data, "--epochs", "3"], capsys)["recipe"] == recipe
 
 

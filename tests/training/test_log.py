@@ -7,7 +7,7 @@ import re
 import pytest
 
 from pocketvit.training import log
-from pocketvit.training.log import RunLog, StageProgress
+from pocketvit.training.log import Place, RunLog, StageProgress
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def said(steps: int, done: int, per_epoch: int, seconds: float, clock: list[floa
 def test_a_line_after_two_epochs_and_then_one_a_minute(clock: list[float]) -> None:
     lines = said(steps=100, done=0, per_epoch=5, seconds=2.0, clock=clock)
     assert [int(re.findall(r"step (\d+)/100", line)[0]) for line in lines] == [10, 40, 70, 100]
-    assert lines[0] == "pretrain  step 10/100  loss 0.5  10 s/epoch  180 s left"
+    assert lines[0] == "pretrain  step 10/100  loss 0.5  10 s/epoch  3 min left"
 
 
 def test_a_resumed_stage_counts_from_where_it_goes_on(clock: list[float]) -> None:
@@ -43,6 +43,17 @@ def test_a_resumed_stage_counts_from_where_it_goes_on(clock: list[float]) -> Non
 
 def test_a_brief_stage_says_nothing(clock: list[float]) -> None:
     assert said(steps=100, done=0, per_epoch=5, seconds=0.1, clock=clock) == []
+
+
+def test_a_place_in_a_plan_is_said_with_the_time_for_all(clock: list[float]) -> None:
+    run_log = RunLog()
+    lines: list[str] = []
+    run_log.stage = Place(2, 9, "fine-tuning from MAE", later=7200.0)
+    run_log.say = lines.append  # type: ignore[method-assign, assignment]
+    with StageProgress(run_log, "not this", 100, 0, 10) as progress:
+        clock[0] += 40
+        progress.update(20, "loss 0.5")
+    assert lines == ["2/9  fine-tuning from MAE  step 20/100  loss 0.5  20 s/epoch  3 min left, 2.0 h for all"]
 
 
 def test_slow_epochs_do_not_keep_it_silent(clock: list[float]) -> None:

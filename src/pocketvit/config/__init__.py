@@ -11,7 +11,7 @@ from pocketvit.config.settings import (
     PretrainConfig,
     Settings,
 )
-from pocketvit.config.shipped import model_path, recipe_path, run_config
+from pocketvit.config.shipped import model_path, recipe_path, run_config, shipped_names
 
 __all__ = [
     "PRESETS",
@@ -32,4 +32,5 @@ __all__ = [
     "resolve",
     "run_config",
     "seconds_of",
+    "shipped_names",
 ]

@@ -46,9 +46,9 @@ class DataConfig(Checked):
     split_seed: int = setting(0, "seed of these two splits", SEED)
     group_by: str | None = setting(
         None,
-        "column of a Parquet set, or pattern in file names, that tells what belongs together, as one patient's or one "
-        "track's images: by the column's values, or by the text that the pattern matches (its first group, where it "
-        "has one); each stays on one side of these two splits",
+        "column of a Parquet set, or pattern in file names, that tells what belongs together; as one patient's or one "
+        "track's images, by the column's values or by the text that the pattern matches (its first group, where it "
+        "has one), each of which stays on one side of these two splits",
     )
     labels_per_class: int | str = setting(
         "all", 'labels to keep for fine-tuning: a count, "all", or several separated by commas ("5,all")'
@@ -61,7 +61,9 @@ class DataConfig(Checked):
         "learn from about this many of the train images, the same share of every class; null takes them all",
         AT_LEAST_1,
     )
-    skip_bad: bool = setting(False, "leave out images that cannot be decoded, and list them, instead of stopping")
+    skip_bad: bool = setting(
+        False, "leave out images that cannot be decoded; they are listed, where training would stop otherwise"
+    )
     label_column: str | None = setting(
         None, "of Parquet files; null takes the first that is called label, labels, target, class or the like"
     )
@@ -243,10 +245,10 @@ class Settings(Checked):
     """Everything a run depends on."""
 
     recipe: str | None = setting(
-        None, "name of a shipped recipe or a YAML file, read before --config and flags; null picks one for the data"
+        None, "name of a shipped recipe or a YAML file; read before --config and flags; null picks one for the data"
     )
     seed: int = setting(0, "seed of every random choice but the data splits", SEED)
-    seeds: int = setting(1, "how many times to fine-tune, with seeds seed, seed + 1, ...", AT_LEAST_1)
+    seeds: int = setting(1, "how many times to fine-tune; with seeds seed, seed + 1, ...", AT_LEAST_1)
     device: Literal["auto", "cpu", "cuda", "mps"] = setting("auto", "auto, cpu, cuda or mps")
     precision: Literal["auto", "float32", "bf16"] = setting(
         "auto", "float32, bf16, or auto: bf16 where the device has it in hardware"

@@ -31,6 +31,11 @@ def model_path(name: str | Path) -> Path:
     raise UserError(f"--model or --init '{name}': no run directory, no weights file and no shipped model ({names})")
 
 
+def shipped_names(folder: str) -> list[str]:
+    """Names of the files that ship in "recipes" or "models"."""
+    return sorted(shipped(folder, {"recipes": ".yaml", "models": ".safetensors"}[folder]))
+
+
 def shipped(folder: str, suffix: str) -> dict[str, Path]:
     """Files by their names without `suffix`. They travel inside the wheel; in a checkout they lie beside src/."""
     package = Path(__file__).parents[1]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import time
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,6 +16,10 @@ LOGISTIC_MOST_IMAGES = 20_000  # it goes over all their pixels up to 1,000 times
 KNN_NEIGHBOURS = 5
 RIDGE_PENALTY = 1e-3
 FOLDS = 5
+LOGISTIC_STEPS = 1000
+TRIED_STEPS, TRIED_IMAGES = 10, 500  # on which the time that a classifier takes is measured
+AGAIN = 1.0  # seconds of a trial, after which it is not repeated
+KNN_SECONDS = 5e-11  # for a pixel of a pair of images
 
 
 def pixel_baselines(
@@ -22,11 +29,12 @@ def pixel_baselines(
     val_y: NDArray[np.integer],
     test_images: NDArray[np.uint8],
     test_y: NDArray[np.integer],
+    most_seconds: float = math.inf,
 ) -> dict[str, dict[str, float]]:
     """Accuracies on validation and test of classifiers fitted to the train images' pixels in [0, 1].
 
     "svm" has a radial kernel. With more than 5,000 train images it would take too long, and is left out; with more than
-    20,000 so is "logistic regression". With more than 5,000, "ridge", least squares with a penalty, joins.
+    20,000 so is "logistic regression". In place of either "ridge", least squares with a penalty, joins.
 
     Args:
         train_images: (N, H, W, C)
@@ -35,6 +43,7 @@ def pixel_baselines(
         val_y: (V,)
         test_images: (M, H, W, C), at least one
         test_y: (M,)
+        most_seconds: that fitting and testing a classifier may take; one that is expected to take more is left out
 
     Returns:
         "svm", "logistic regression", "knn" and "ridge", as said above, each with "test" and "validation". The latter is
@@ -44,32 +53,76 @@ def pixel_baselines(
     Raises:
         ValueError: `train_y` has a single class, or no images.
     """
-    from sklearn.linear_model import LogisticRegression, RidgeClassifier
-    from sklearn.neighbors import KNeighborsClassifier
-    from sklearn.svm import SVC
-
-    models: dict[str, Any] = {
-        "svm": SVC(C=10, gamma="scale"),
-        "logistic regression": LogisticRegression(max_iter=1000),
-        "knn": KNeighborsClassifier(min(KNN_NEIGHBOURS, len(train_images))),
-    }
-    if len(train_images) > SVM_MOST_IMAGES:
-        del models["svm"]
-        # The penalty is in units of its inputs' squares, summed over images.
-        models["ridge"] = RidgeClassifier(RIDGE_PENALTY * len(train_images))
-    if len(train_images) > LOGISTIC_MOST_IMAGES:
-        del models["logistic regression"]
     train_x, val_x, test_x = (_pixels(images) for images in (train_images, val_images, test_images))
+    models = _affordable(train_x, train_y, len(val_y), len(test_y), most_seconds)
     results = {}
-    for name, model in models.items():
+    for name, (model, _) in models.items():
         model.fit(train_x, train_y)
         results[name] = {
-            "validation": _within(models[name], train_x, train_y)
+            "validation": _within(model, train_x, train_y)
             if len(val_y) > len(train_y)
             else float(model.score(val_x, val_y)),
             "test": float(model.score(test_x, test_y)),
         }
     return results
+
+
+def expected_seconds(
+    images: NDArray[np.uint8], labels: NDArray[np.integer], val: int, test: int, most_seconds: float = math.inf
+) -> float:
+    """That `pixel_baselines` will take with these train images, and `val` and `test` others, by brief trials."""
+    models = _affordable(_pixels(images), labels, val, test, most_seconds)
+    return sum(seconds for _, seconds in models.values())
+
+
+def _affordable(
+    x: NDArray[np.float32], y: NDArray[np.integer], val: int, test: int, most_seconds: float
+) -> dict[str, tuple[Any, float]]:
+    """The classifiers to fit to pixels (N, D), each with the seconds that it is expected to take."""
+    from sklearn.linear_model import LogisticRegression, RidgeClassifier
+    from sklearn.neighbors import KNeighborsClassifier
+    from sklearn.svm import SVC
+
+    # Cross-validation fits nearly as many images as often as there are folds.
+    times, heldout = (FOLDS if val > len(y) else 1), (test if val > len(y) else val + test)
+    found: dict[str, tuple[Any, float]] = {}
+    if len(y) <= SVM_MOST_IMAGES:
+        svm, part = SVC(C=10, gamma="scale"), _part(y)
+        seconds = seconds_of_fit(lambda: svm.fit(x[part], y[part]).predict(x[part]))
+        # Fitting and predicting take time with the square of the images, here in about equal parts.
+        found["svm"] = svm, seconds / len(part) ** 2 * len(y) * (times * len(y) + heldout) / 2
+    if len(y) <= LOGISTIC_MOST_IMAGES:
+        brief = LogisticRegression(max_iter=TRIED_STEPS)
+        seconds = times * seconds_of_fit(lambda: brief.fit(x, y)) * LOGISTIC_STEPS / TRIED_STEPS
+        found["logistic regression"] = LogisticRegression(max_iter=LOGISTIC_STEPS), seconds
+    knn = KNeighborsClassifier(min(KNN_NEIGHBOURS, len(y)))
+    kept = {name: fitted for name, fitted in found.items() if fitted[1] <= most_seconds}
+    kept["knn"] = knn, KNN_SECONDS * x.shape[1] * len(y) * ((times > 1) * len(y) + heldout)
+    if len(kept) < 3:
+        # The penalty is in units of its inputs' squares, summed over images.
+        ridge = RidgeClassifier(RIDGE_PENALTY * len(y))
+        part = _part(y)
+        kept["ridge"] = ridge, times * seconds_of_fit(lambda: ridge.fit(x[part], y[part])) * len(y) / len(part)
+    return kept
+
+
+def _part(y: NDArray[np.integer]) -> NDArray[np.intp]:
+    """Indices of some images, drawn by chance, of two classes or more."""
+    drawn = np.random.default_rng(0).permutation(len(y))[:TRIED_IMAGES]
+    others = np.flatnonzero(y != y[drawn[0]])[:1]
+    return np.unique(np.concatenate([drawn, others]))
+
+
+def seconds_of_fit(work: Callable[[], object]) -> float:
+    """Seconds that fitting a classifier takes, what the first time loads left out; warnings of it are not shown."""
+    took: list[float] = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a fit that has not converged
+        while len(took) < 2 and sum(took) < AGAIN:
+            began = time.perf_counter()
+            work()
+            took.append(time.perf_counter() - began)
+    return min(took)
 
 
 def _within(model: Any, x: NDArray[np.float32], y: NDArray[np.integer]) -> float:

@@ -5,7 +5,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from pocketvit.evaluation.pixels import seconds_of_fit
 from pocketvit.evaluation.predictor import Predictor
+
+LINEAR_STEPS = 2000  # at the most
+USUAL_STEPS, TRIED_STEPS = 200, 10  # that it takes on standardised features, and on which its time is measured
 
 Features = NDArray[np.float32]
 Labels = NDArray[np.integer]
@@ -37,8 +41,17 @@ def linear_accuracy(train_x: Features, train_y: Labels, test_x: Features, test_y
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    linear = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
+    linear = make_pipeline(StandardScaler(), LogisticRegression(max_iter=LINEAR_STEPS))
     return float(linear.fit(train_x, train_y).score(test_x, test_y))
+
+
+def expected_fit(labels: Labels, width: int) -> float:
+    """Seconds that `linear_accuracy` usually takes on features (N, width) with labels (N,), by a brief trial."""
+    from sklearn.linear_model import LogisticRegression
+
+    x = np.random.default_rng(0).standard_normal((len(labels), width), dtype=np.float32)
+    brief = LogisticRegression(max_iter=TRIED_STEPS)
+    return seconds_of_fit(lambda: brief.fit(x, labels)) * USUAL_STEPS / TRIED_STEPS
 
 
 def probe(

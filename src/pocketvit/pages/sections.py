@@ -18,13 +18,13 @@ def page_context(summary: Context, metrics: Sequence[Context], arrays: Arrays, s
     dataset = summary.get("dataset") or {}
     classes = [str(name) for name in dataset.get("classes") or []]
     fraction = details.get("label_fraction")
-    entries, arms = _entries(summary.get("finetune")), list(words.arms(summary).values())
+    entries, arms = arranged(summary.get("finetune")), list(words.arms(summary).values())
     return {
         "arms": arms,
         "dataset": dataset,
         "class_count": len(classes),
         "headline": words.headline(summary, entries, fraction),
-        "standfirst": words.standfirst(summary, entries),
+        "standfirst": [*filter(None, [words.outdone(summary, entries, fraction)]), *words.standfirst(summary, entries)],
         "model": summary.get("model") or {},
         "results": [_result(entry, arms, details.get("pixels"), fraction) for entry in entries],
         "probe": _probe(summary.get("probe"), arms),
@@ -40,7 +40,43 @@ def page_context(summary: Context, metrics: Sequence[Context], arrays: Arrays, s
     }
 
 
-def _entries(finetune: Any) -> list[Context]:
+def leaderboard(summary: Context, entries: Sequence[Context]) -> list[Context]:
+    """Every method, the best at the largest label budget first: its accuracy and spread at each, or None.
+
+    Rows have "name", "kind" (an arm's name, "probe", "pixels" or "chance"), "accuracies", "spreads" and "saved".
+    """
+    details, arms = summary.get("details") or {}, list(words.arms(summary).values())
+    fraction = details.get("label_fraction")
+    results = [_result(entry, arms, details.get("pixels"), fraction) for entry in entries]
+    rows: dict[str, Context] = {}
+    for place, result in enumerate(results):
+        for row in result["rows"]:
+            saved = row["kind"] == details.get("shipped")
+            empty = {"name": row["name"], "kind": row["kind"], "saved": saved}
+            known = rows.setdefault(row["name"], {**empty, **_blank(len(results))})
+            known["accuracies"][place], known["spreads"][place] = row["accuracy"], row["spread"]
+    for probe in _probe(summary.get("probe"), arms):
+        for reading, title in (("linear", "linear probe"), ("knn", "kNN")):
+            name = f"{probe['name']}, frozen: {title}"
+            rows[name] = {"name": name, "kind": "probe", "saved": False, **_blank(max(1, len(results)))}
+            rows[name]["accuracies"][-1] = words.number(probe[reading])
+    if rows and (chance := _chance(details.get("evaluation"))) is not None:
+        blank = _blank(len(results)) | {"accuracies": [chance] * len(results)}
+        rows["chance"] = {"name": "the most frequent class, always", "kind": "chance", "saved": False, **blank}
+    return sorted(rows.values(), key=lambda row: -(row["accuracies"][-1] or 0.0))
+
+
+def _blank(results: int) -> Context:
+    return {"accuracies": [None] * results, "spreads": [None] * results}
+
+
+def _chance(evaluation: Any) -> float | None:
+    """Share of the most frequent class among the test images."""
+    rows = [sum(row) for row in (evaluation or {}).get("confusion") or []]
+    return max(rows) / sum(rows) if rows and sum(rows) else None
+
+
+def arranged(finetune: Any) -> list[Context]:
     """Fine-tune results, fewest labels first."""
     return sorted(finetune or [], key=lambda entry: words.number(entry.get("labels_per_class")) or float("inf"))
 
@@ -59,7 +95,9 @@ def _result(entry: Context, arms: Sequence[words.Json], pixels: Any, fraction: A
     if words.accuracy(strongest) is not None:
         baselines.setdefault(str(strongest.get("name", "classifier")), strongest)
     for name, result in sorted(baselines.items(), key=lambda item: -(words.accuracy(item[1]) or 0.0)):
-        rows.append(_row(f"{words.method(name)} on raw pixels", "pixels", result))
+        # With all labels every seed fits the same: no spread is known.
+        known = result if words.number(result.get("std")) else {**result, "std": None}
+        rows.append(_row(f"{words.method(name)} on raw pixels", "pixels", known))
     return {
         "budget": words.budget(entry, fraction),
         "rows": rows,

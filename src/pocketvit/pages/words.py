@@ -174,6 +174,43 @@ def undertrained(summary: Json, entries: Sequence[Json]) -> str | None:
     return None
 
 
+def outdone(summary: Json, entries: Sequence[Json], fraction: object = None) -> str | None:
+    """A sentence where something simpler did better than the network that was saved, at the largest label budget."""
+    details = summary.get("details") or {}
+    shipped = str(details.get("shipped"))
+    own = accuracy((entries[-1]["arms"] if entries else {}).get(shipped))
+    if own is None:
+        return None
+    pixels, probe = entries[-1].get("pixels") or {}, (summary.get("probe") or {}).get(shipped) or {}
+    simpler = {
+        f"{method(str(pixels.get('name', 'a classifier')))} on raw pixels": accuracy(pixels),
+        "a linear classifier on the frozen encoder": number(probe.get("linear")),
+    }
+    better = {name: value for name, value in simpler.items() if value is not None and value > own}
+    if not better:
+        return None
+    best = max(better, key=lambda name: better[name])
+    return (
+        f"Something simpler does better {at_budget(entries[-1], fraction)}: {best} has {percent(better[best])}, the "
+        f"network that was saved {percent(own)}."
+    )
+
+
+def weakest(evaluation: Json) -> str | None:
+    """The class that the saved classifier knows least, what it takes it for, and of how many images; None of none."""
+    shares = {name: share for name, value in (evaluation.get("per_class") or {}).items()
+              if (share := number(value)) is not None}  # fmt: skip
+    if len(shares) < 2:
+        return None
+    name, names = min(shares, key=lambda name: shares[name]), list(evaluation["per_class"])
+    row = list((evaluation.get("confusion") or {})[names.index(name)]) if evaluation.get("confusion") else []
+    own = names.index(name)
+    wrong = {names[other]: count for other, count in enumerate(row) if other != own and count}
+    taken = f", most taken for {max(wrong, key=lambda other: wrong[other])}" if wrong else ""
+    of = f" of {sum(row)} test images" if row else ""
+    return f"{name}: {percent(shares[name])}{of}{taken}"
+
+
 def standfirst(summary: Json, entries: Sequence[Json]) -> list[str]:
     """What the headline owes its reader: how sure it is, what plain pixels reach, what pre-training cost."""
     said = []

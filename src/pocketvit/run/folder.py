@@ -82,6 +82,16 @@ class RunFolder:
         """Digests of the images that it learnt from."""
         return self.root / STAGES / "learnt.npy"
 
+    @property
+    def clock(self) -> Path:
+        """Seconds by stage."""
+        return self.root / STAGES / "clock.json"
+
+    @property
+    def plan(self) -> Path:
+        """What was planned."""
+        return self.root / STAGES / "plan.json"
+
     def pretrained(self, objective: str) -> Path:
         """The network that an objective of pre-training made, whole."""
         return self.root / f"{objective}.safetensors"
@@ -151,6 +161,13 @@ def open_run(
     except OSError as error:
         raise UserError(f"--out {folder}: cannot be written ({error.strerror})") from None
     return folder
+
+
+def discard(folder: Path) -> None:
+    """Take back a run that came to nothing: what it wrote, and its directory where nothing else is there."""
+    _clear(folder, {}, OWN | {LOCK, OWNER})
+    if not any(folder.iterdir()):
+        folder.rmdir()
 
 
 def hold(folder: Path) -> FileLock | None:

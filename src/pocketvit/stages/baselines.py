@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from pocketvit.model import weights
 from pocketvit.model.vit import ViT, ViTShape
 from pocketvit.stages.arms import RANDOM
 from pocketvit.stages.context import Context
+
+PIXELS_SHARE = 0.1  # of a time limit that a classifier on raw pixels may take, over all its seeds and label budgets
 
 
 def probe_stage(context: Context, pretrained: Mapping[str, Path]) -> dict[str, dict[str, float]]:
@@ -45,7 +48,15 @@ def pixels_stage(context: Context, per_class: int | None) -> dict[str, dict[str,
     found: dict[str, dict[str, float]] = context.once(
         f"pixels-{per_class or 'all'}", lambda: _pixels(context, per_class)
     )
+    told = ", ".join(f"{name} {100 * value['accuracy']:.2f} %" for name, value in found.items())
+    context.log.say(f"raw pixels with {per_class or 'all the'} labels{' per class' if per_class else ''}: {told}")
     return found
+
+
+def pixels_time(context: Context, limit: float | None) -> float:
+    """Seconds that a classifier on raw pixels may take in a run of `limit` seconds."""
+    settings = context.settings
+    return math.inf if limit is None else PIXELS_SHARE * limit / len(settings.data.label_budgets) / settings.seeds
 
 
 def _pixels(context: Context, per_class: int | None) -> dict[str, Any]:
@@ -57,7 +68,8 @@ def _pixels(context: Context, per_class: int | None) -> dict[str, Any]:
     # With all the labels every seed would fit the same model.
     for seed in [context.settings.seed] if everything else context.seeds():
         labelled = context.labelled(per_class, seed)
-        runs.append(pixel_baselines(images[labelled], labels[labelled], *heldout))
+        most = pixels_time(context, context.plan.limit)
+        runs.append(pixel_baselines(images[labelled], labels[labelled], *heldout, most))
     return {
         name: {
             "accuracy": float(np.mean([run[name]["test"] for run in runs])),
@@ -65,4 +77,5 @@ def _pixels(context: Context, per_class: int | None) -> dict[str, Any]:
             "validation": float(np.mean([run[name]["validation"] for run in runs])),
         }
         for name in runs[0]
+        if all(name in run for run in runs)
     }

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
-from itertools import repeat
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -19,41 +17,27 @@ from pocketvit.stages.pretraining import pretrain_stage
 Runs = dict[str, list[dict[str, Any]]]
 
 
-class Trained(NamedTuple):
-    """What became of the arms: pre-training by objective, and the fine-tunings by label budget and arm."""
+def pretrain_arms(context: Context, arms: Sequence[Arm]) -> dict[str, dict[str, Any]]:
+    """Pre-train where an arm needs it; results by objective. What is done is only read."""
+    objectives = [arm.objective for arm in arms if arm.objective]
+    return {name: pretrain_stage(context, name, context.folder.pretrained(name)) for name in objectives}
 
-    pretrain: dict[str, dict[str, Any]]
-    finetune: dict[int | None, Runs]
 
+def finetune_arms(context: Context, arms: Sequence[Arm]) -> dict[int | None, Runs]:
+    """Fine-tune each arm at each label budget and seed; results by budget and arm. What is done is only read.
 
-def train_arms(
-    context: Context,
-    arms: Sequence[Arm],
-    lands: Iterator[float] = repeat(math.inf),  # noqa: B008  # has no state
-) -> Trained:
-    """Pre-train where an arm needs it, and fine-tune each arm at each label budget and seed; what is done is only read.
-
-    Args:
-        context: of the run.
-        arms: those without an objective take as many steps as one with an objective has taken, where there is one.
-        lands: when each pre-training, and then each fine-tuning, has to be over, in order, on time.monotonic's clock;
-            those after the last, never.
+    Arms without an objective take as many steps as one with an objective has taken, where there is one.
     """
-    pretrain = {
-        name: pretrain_stage(context, name, context.folder.pretrained(name), next(lands, math.inf))
-        for name in (arm.objective for arm in arms)
-        if name
-    }
     finetune = {}
     for per_class in context.settings.data.label_budgets:
         runs: Runs = {arm.name: [] for arm in arms}
         for seed in context.seeds():
             for arm in arms:
                 steps = None if arm.objective else _steps_of_pretrained(context, per_class, seed)
-                run = finetune_stage(context, arm, initial(context, arm), per_class, seed, steps, next(lands, math.inf))
+                run = finetune_stage(context, arm, initial(context, arm), per_class, seed, steps)
                 runs[arm.name].append(run)
         finetune[per_class] = runs
-    return Trained(pretrain, finetune)
+    return finetune
 
 
 def _steps_of_pretrained(context: Context, per_class: int | None, seed: int) -> int | None:
@@ -104,11 +88,11 @@ def choice(context: Context, arms: Sequence[Arm], runs: Runs) -> tuple[Arm, str]
     """The arm whose classifier is saved, and what chose it, on no more labels than its training had."""
     labels, validated = runs[arms[0].name][0]["labels"], len(context.dataset.labelled("val")[1])
     if len(arms) == 1:
-        return arms[0], "there being no other"
+        return arms[0], "no other network was trained"
     if validated > labels:
-        return arms[0], f"default: {validated} validation labels are more than the {labels} that it was trained with"
+        return arms[0], f"by default, for {validated} validation labels are more than the {labels} of the training"
     best = max(arms, key=lambda arm: float(np.mean([run["val_accuracy"] for run in runs[arm.name]])))
-    return best, f"accuracy on {validated} validation labels"
+    return best, f"by accuracy on {validated} validation labels"
 
 
 def _gain(

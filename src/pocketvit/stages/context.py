@@ -26,7 +26,6 @@ from pocketvit.data import (
     image_digests,
     label_subset,
     load,
-    mirrored_classes,
 )
 from pocketvit.data.sizes import MOST_PATCHES
 from pocketvit.data.sources import find
@@ -36,14 +35,17 @@ from pocketvit.model import weights
 from pocketvit.model.patches import check_patch
 from pocketvit.model.vit import ViT
 from pocketvit.model.weights import WeightsMeta, weights_file
+from pocketvit.run.clock import Clock
 from pocketvit.run.evidence import evidence
 from pocketvit.run.folder import RunFolder, check_origin, hold, open_run
-from pocketvit.training.device import describe, from_main, make_accelerator
+from pocketvit.stages.plan import Plan
+from pocketvit.training.device import from_main, make_accelerator
 from pocketvit.training.finetune import make_classifier
 from pocketvit.training.log import RunLog
 from pocketvit.training.memory import check_memory
 from pocketvit.training.objectives import PRETRAINING
 from pocketvit.training.optimizer import optimizer_class
+from pocketvit.training.schedule import Deadlines
 from pocketvit.training.stops import Paused
 
 T = TypeVar("T")
@@ -60,9 +62,10 @@ class Context:
     log: RunLog
     folder: RunFolder
     evidence: dict[str, Any]
-    started: float
+    clock: Clock
     pause: float  # when to save and stop, on time.monotonic's clock
     lock: Any = None  # on the folder, in the main process
+    plan: Plan = Plan()  # noqa: RUF009  # frozen
 
     @classmethod
     def open(
@@ -78,6 +81,7 @@ class Context:
         need_labels: bool,
         init: Path | None = None,
         own: Collection[str] = (),
+        began: float | None = None,
     ) -> Context:
         """Load the data and check everything that can be wrong before the first file of the run is written.
 
@@ -88,16 +92,17 @@ class Context:
             out: its folder; None makes a new one in runs/.
             overwrite: replace the run that is there.
             resume: go on with it.
-            pause_after: when to save and stop, in seconds or as "50m"; counted from now.
+            pause_after: when to save and stop, in seconds or as "50m"; counted from `began`.
             need_labels: refuse a set without labels.
             init: weights that the run starts from.
             own: names of files that the caller writes into the folder.
+            began: when its time began, on time.monotonic's clock; None for now.
 
         Raises:
             UserError: bad data, settings, weights or folder.
         """
-        started = time.perf_counter()
-        pause = math.inf if pause_after is None else time.monotonic() + seconds_of(pause_after)
+        began = time.monotonic() if began is None else began
+        pause = math.inf if pause_after is None else began + seconds_of(pause_after)
         stages: list[StageName] = [stage for stage in ("pretrain", "finetune") if verb in (stage, "fit")]
         for stage in stages:
             optimizer_class(getattr(settings, stage).optimizer, f"--{stage}.optimizer")
@@ -120,24 +125,19 @@ class Context:
             origin = {"DATA": dataset.fingerprint, "--init": init and digest(weights_file(init).read_bytes())}
             parts = (dataset.train.images, dataset.val.images)
             check_origin(folder, origin, lambda: np.concatenate([image_digests(images) for images in parts]))
-        log = RunLog(folder.root, settings.tensorboard) if main else RunLog(quiet=True)
+        clock = Clock(folder.clock if main else None, began)
+        log = RunLog(folder.root, settings.tensorboard, tick=clock.tick) if main else RunLog(quiet=True)
         lock = hold(folder.root) if main else None
-        context = cls(settings, dataset, accelerator, log, folder, evidence(verb, resume), started, pause, lock)
-        context._introduce(stages, doubts=need_labels and not resume)
-        return context
+        return cls(settings, dataset, accelerator, log, folder, evidence(verb, resume), clock, pause, lock)
 
-    def _introduce(self, stages: list[StageName], doubts: bool) -> None:
-        """Say what is trained on, and what a person should know of it."""
-        dataset, say = self.dataset, self.log.say
-        splits = {name: getattr(dataset, name) for name in ("train", "val", "test")}
-        counts = {name: len(split) for name, split in splits.items() if split is not None}
-        say(f"{dataset.name}: {counts}, {len(dataset.classes)} classes, shape {dataset.shape}")
-        mirrored = [stage for stage in stages if getattr(self.settings, stage).augment.flip]
-        lines = [] if not mirrored else [f"training mirrors images ({' and '.join(mirrored)}: augment.flip)"]
-        if mirrored and doubts:
-            lines += [finding.text for finding in mirrored_classes(*dataset.labelled("train"), dataset.classes)]
-        for line in (*dataset.notes, *lines, f"{describe(self.accelerator)}, writing to {self.folder.root}"):
-            say(f"  {line}")
+    def planned(self, plan: Plan) -> Context:
+        """The same by a plan, with its seeds, arms and lengths."""
+        return replace(self, plan=plan, settings=replace(self.settings, seeds=plan.seeds))
+
+    def deadlines(self, stage: str, patience: float = 1.0) -> Deadlines:
+        """Of a stage that begins now; with `patience`, it lands when it takes so many times what it should."""
+        seconds = self.plan.seconds_for(stage, self.clock.seconds, lambda key: self.folder.result(key).exists())
+        return Deadlines(time.monotonic() + patience * seconds, self.pause)
 
     def meta(self, kind: Any) -> WeightsMeta:
         """How weights of this run describe themselves."""
@@ -176,9 +176,13 @@ class Context:
             Paused: as `once`.
         """
         kept, late = self.on_main(lambda: (self.kept(stage), time.monotonic() > self.pause))
-        if kept is None and late:
+        if kept is not None:
+            return kept
+        if late:
             raise Paused
-        return kept
+        self.clock.enter(stage)
+        self.log.stage = self.plan.place(stage, lambda key: self.folder.result(key).exists())
+        return None
 
     def keep(self, stage: str, value: T) -> T:
         """Keep what a stage found, as JSON; returns it."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketvit.config import Settings
 from pocketvit.evaluation.calibration import calibration_error, fitted_temperature
 from pocketvit.evaluation.metrics import Metrics
 from pocketvit.model import weights
@@ -20,8 +18,10 @@ from pocketvit.stages.context import Context
 from pocketvit.training.finetune import finetuning
 from pocketvit.training.loop import train
 from pocketvit.training.objectives.supervised import Classification
-from pocketvit.training.schedule import Deadlines
 from pocketvit.training.stage import TrainResult
+
+# An arm that is to have as many steps as another has had lands only where it takes so many times its share of the time.
+PATIENCE = 1.3
 
 
 def finetune_stage(
@@ -31,7 +31,6 @@ def finetune_stage(
     per_class: int | None,
     seed: int,
     steps: int | None = None,
-    land: float = math.inf,
 ) -> dict[str, Any]:
     """Fine-tune once and test; which labels are read depends on the seed.
 
@@ -44,28 +43,27 @@ def finetune_stage(
         init: weights or run directory whose encoder to start from; None starts from random.
         per_class: labels of each class; None reads all, or the settings' share.
         seed: of everything random.
-        steps: how many there are to be, in place of the settings' epochs.
-        land: when it has to be over, on time.monotonic's clock.
+        steps: how many there are to be, in place of the plan's or the settings'.
     """
-    settings = context.settings
-    if steps is not None:
+    key = finetune_key(arm.name, per_class, seed)
+    settings, own = context.settings, steps is None
+    if (steps := steps or context.plan.steps(key)) is not None:
         settings = replace(settings, finetune=replace(settings.finetune, epochs=1, min_steps=steps))
     tags = {"stage": "finetune", "init": arm.name, "labels_per_class": per_class, "seed": seed}
-    key = finetune_key(arm.name, per_class, seed)
     found: dict[str, Any] | None = context.begin(key)
     if found is None:
         labelled = context.labelled(per_class, seed)
         step = finetuning(context.dataset, labelled, settings, context.accelerator, seed=seed, init=init)
         result = train(
             step, context.log, tags, folder=context.folder.checkpoints(key),
-            deadlines=Deadlines(land, context.pause), compilation=settings.compile,
+            deadlines=context.deadlines(key, 1.0 if own else PATIENCE), compilation=settings.compile,
         )  # fmt: skip
         kept = arm.name if _is_kept(context, per_class, seed) else None
         tested = _tested(context, result, key, len(labelled), kept)
         found = context.keep(key, {**tags, "labels": len(labelled), **result.to_json(), **tested})
     context.forget(key)
-    if steps is None and seed == context.settings.seed:
-        _say_overruled(context, settings, found)
+    if own and seed == context.settings.seed:
+        _say_overruled(context, found)
     seconds = f"{found['labels']} labels, {found['steps']} steps in {found['seconds']} s"
     context.log.say(f"finetune from {arm.title}, seed {seed}: test {100 * found['accuracy']:.2f} %  ({seconds})")
     return found
@@ -128,9 +126,10 @@ def _temperature(context: Context, vit: ViT, budget: int) -> float:
     return fitted_temperature(context.predictor(vit).logits(images[chosen]), labels[chosen])
 
 
-def _say_overruled(context: Context, settings: Settings, found: dict[str, Any]) -> None:
+def _say_overruled(context: Context, found: dict[str, Any]) -> None:
     """Where min_steps is more than the epochs that were asked for."""
-    asked = settings.finetune.epochs * -(-found["labels"] // settings.finetune.batch_size)
-    if found["planned_steps"] > asked:
-        least = f"--finetune.min_steps asks for {found['planned_steps']} steps"
-        context.log.say(f"  {least}, where {settings.finetune.epochs} epochs would be {asked}")
+    config = context.settings.finetune
+    asked = config.epochs * -(-found["labels"] // config.batch_size)
+    if found["planned_steps"] == config.min_steps > asked:
+        least = f"--finetune.min_steps asks for {config.min_steps} steps"
+        context.log.say(f"  {least}, where {config.epochs} epochs would be {asked}")

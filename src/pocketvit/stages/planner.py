@@ -16,6 +16,7 @@ from pocketvit.data import Dataset, Split
 from pocketvit.errors import UserError
 from pocketvit.stages.arms import Arm
 from pocketvit.stages.context import labelled_indices
+from pocketvit.stages.plan import Part, Plan
 from pocketvit.training.finetune import finetuning
 from pocketvit.training.log import RunLog
 from pocketvit.training.loop import train
@@ -93,7 +94,7 @@ def pays(pace: Json) -> bool:
 
 
 def make_plan(total: float, spent: float, paces: Json, steps_per_epoch: Mapping[str, int], arms: Sequence[Arm]) -> Json:
-    """The epochs of both stages, and when each has to be over, for a run of `total` seconds.
+    """The epochs of both stages for a run of `total` seconds.
 
     Args:
         total: seconds, from the run's begin on.
@@ -103,7 +104,7 @@ def make_plan(total: float, spent: float, paces: Json, steps_per_epoch: Mapping[
         arms: what is fine-tuned, one after the other; some of them after a pre-training.
 
     Returns:
-        "epochs", "compile", and "lands", seconds from the begin: of pre-training, then of each arm.
+        "arms", "epochs", "compile" and "paces".
 
     Raises:
         UserError: not even one epoch of each fits.
@@ -125,7 +126,6 @@ def make_plan(total: float, spent: float, paces: Json, steps_per_epoch: Mapping[
         "arms": [arm.name for arm in arms],
         "epochs": {stage: int(count) for stage, count in fit.items()},
         "compile": modes.pop() if len(modes) == 1 else "always",
-        "lands": lands(total, spent, arms),
         "paces": paces,
     }
 
@@ -136,10 +136,11 @@ def stage_times(total: float, spent: float, arms: Sequence[Arm]) -> dict[str, fl
     return {"pretrain": share * left, "finetune": (1 - share) * left / len(arms)}
 
 
-def lands(total: float, spent: float, arms: Sequence[Arm]) -> list[float]:
-    """Seconds from a run's begin by which pre-training, if there is one, and each arm's fine-tuning have to be over."""
-    times, first = stage_times(total, spent, arms), 0 if _pretrained(arms) else 1
-    return [round(spent + times["pretrain"] + number * times["finetune"], 1) for number in range(first, len(arms) + 1)]
+def timetable(arms: Sequence[Arm], keys: Sequence[str], limit: float) -> Plan:
+    """When each stage has to be over for a run to be over `limit` seconds after its begin; `keys` are of its stages."""
+    times = stage_times(1.0 + AROUND, 0.0, arms)
+    parts = (Part(key, key, times[key.split("-")[0]], trains=True) for key in keys)
+    return Plan(tuple(parts), limit=limit, reserve=AROUND)
 
 
 def _pretrained(arms: Sequence[Arm]) -> bool:

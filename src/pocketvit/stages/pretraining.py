@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,29 +16,30 @@ from pocketvit.stages.context import Context
 from pocketvit.training.loop import train
 from pocketvit.training.objectives import PRETRAINING
 from pocketvit.training.pretrain import pretraining, verdict
-from pocketvit.training.schedule import Deadlines
 
 # The kNN reading during pre-training is a sign of progress: this many neighbours' candidates are enough for it.
 KNN_IMAGES = 5000
 
 
-def pretrain_stage(context: Context, objective: str, file: Path, land: float = math.inf) -> dict[str, Any]:
+def pretrain_stage(context: Context, objective: str, file: Path) -> dict[str, Any]:
     """Pre-train by an objective, save the network, decoder included, and return what the summary says of it.
 
     Args:
         context: of the run.
         objective: one of PRETRAINING.
         file: where the network is saved.
-        land: when it has to be over, on time.monotonic's clock.
     """
     key = f"pretrain-{objective}"
     found: dict[str, Any] | None = context.begin(key)
     if found is None:
-        step = pretraining(context.dataset, context.settings, context.accelerator, objective, _knn_reading(context))
+        settings, steps = context.settings, context.plan.steps(key)
+        if steps is not None:
+            settings = replace(settings, pretrain=replace(settings.pretrain, epochs=1, min_steps=steps))
+        step = pretraining(context.dataset, settings, context.accelerator, objective, _knn_reading(context))
         tags = {"stage": "pretrain", "objective": objective}
         result = train(
             step, context.log, tags, folder=context.folder.checkpoints(key),
-            deadlines=Deadlines(land, context.pause), compilation=context.settings.compile,
+            deadlines=context.deadlines(key), compilation=settings.compile,
         )  # fmt: skip
         meta = context.meta(PRETRAINING[objective].weights_kind)
         context.on_main(lambda: weights.save(file, result.model.cpu(), meta))  # type: ignore[arg-type]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -71,7 +70,7 @@ def _write(
         **results,
         "files": {"weights": str(folder.weights), "report": str(folder.report), "config": str(folder.config)},
         "details": {
-            **context.evidence, "recipe": s.recipe, "seconds": round(time.perf_counter() - context.started, 1),
+            **context.evidence, "recipe": s.recipe, "seconds": round(context.clock.seconds, 1),
             **describe(context.accelerator), "notes": list(d.notes), "label_fraction": s.data.label_fraction,
             **details, "evaluation": evaluation,
         },

@@ -5,15 +5,25 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn
 
 from pocketvit.files import write_whole
 
 BETWEEN_LINES, BRIEF = 60.0, 10.0  # seconds
+
+
+class Place(NamedTuple):
+    """Where a stage stands in a run: its number among so many, its title, and the seconds of what comes after it."""
+
+    number: int
+    of: int
+    title: str
+    later: float
 
 
 class RunLog:
@@ -23,10 +33,18 @@ class RunLog:
         folder: the run directory.
         tensorboard: also write TensorBoard events there; needs the extra `track`.
         quiet: say nothing on stderr.
+        tick: called with every record.
     """
 
-    def __init__(self, folder: Path | None = None, tensorboard: bool = False, quiet: bool = False) -> None:
-        self.folder, self.quiet = folder, quiet
+    def __init__(
+        self,
+        folder: Path | None = None,
+        tensorboard: bool = False,
+        quiet: bool = False,
+        tick: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.folder, self.quiet, self._tick = folder, quiet, tick
+        self.stage: Place | None = None
         self.console = Console(stderr=True, highlight=False, soft_wrap=True, quiet=quiet)
         self._writer: Any = None
         if tensorboard and folder is not None:
@@ -53,6 +71,7 @@ class RunLog:
         if self.folder is not None:
             with open(self.folder / "metrics.jsonl", "a") as file:
                 file.write(json.dumps(record) + "\n")
+        self._tick()
         if self._writer is not None:
             stage = "/".join(str(record[k]) for k in ("stage", "init", "labels_per_class", "seed") if k in record)
             for name, value in record.items():
@@ -69,19 +88,29 @@ def _is_after(line: str, tags: dict[str, Any], step: int) -> bool:
     return record["step"] > step and all(record.get(name) == value for name, value in tags.items())
 
 
+def seconds_left(seconds: float) -> str:
+    """Seconds as a person says them: 42 s, 12 min, 3.5 h."""
+    if seconds < 99.5:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5970 else f"{seconds / 3600:.1f} h"
+
+
 class StageProgress:
     """Progress of one stage: a bar on a terminal; elsewhere a plain line after two epochs, and then one a minute."""
 
     def __init__(self, log: RunLog, title: str, steps: int, done: int, per_epoch: int = 1) -> None:
+        if log.stage is not None:
+            title = f"{log.stage.number}/{log.stage.of}  {log.stage.title}"
         self._log, self._title, self._steps, self._first, self._per_epoch = log, title, steps, done, per_epoch
         self._silent = True
         self._started = self._said = time.monotonic()
         self._bar: Progress | None = None
         if sys.stderr.isatty() and not log.quiet:
-            columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[note]}"))
-            self._bar = Progress(*columns, TimeRemainingColumn(), console=log.console, transient=True)
+            note, left = (TextColumn(f"{{task.fields[{name}]}}") for name in ("note", "left"))
+            columns = (TextColumn("{task.description}"), BarColumn(bar_width=None), left, note)
+            self._bar = Progress(*columns, console=log.console, transient=True, expand=True)
             self._bar.start()
-            self._task = self._bar.add_task(title, total=steps, completed=done, note="")
+            self._task = self._bar.add_task(title, total=steps, completed=done, note="", left="")
 
     def __enter__(self) -> StageProgress:
         return self
@@ -98,10 +127,15 @@ class StageProgress:
         # The pace of two epochs is worth a line of its own, unless the stage is nearly over.
         known = self._silent and step - self._first >= 2 * self._per_epoch and left >= BRIEF
         if self._bar is not None:
-            self._bar.update(self._task, completed=step, note=note)
+            self._bar.update(self._task, completed=step, note=note, left=self._words(left))
         elif known or now - self._said >= BETWEEN_LINES:
             self._said, self._silent = now, False
-            self._log.say(f"{self._title}  step {step}/{self._steps}  {note}  {left:.0f} s left")
+            self._log.say(f"{self._title}  step {step}/{self._steps}  {note}  {self._words(left)}")
+
+    def _words(self, left: float) -> str:
+        """Time left, for the stage and for all."""
+        later = self._log.stage.later if self._log.stage else 0.0
+        return f"{seconds_left(left)} left" + (f", {seconds_left(left + later)} for all" if later else "")
 
     def shorten(self, steps: int) -> None:
         """Take in that the stage has fewer steps than it had."""

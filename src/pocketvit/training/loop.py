@@ -73,7 +73,7 @@ def train(
             if reading:
                 stage.read(done)
             now, elapsed = time.monotonic(), stage.elapsed()
-            progress.update(done, f"loss {loss:.4f}  {done * size / elapsed:,.0f} img/s")
+            progress.update(done, f"loss {loss:.4f}{stage.reading()}  {done * size / elapsed:,.0f} img/s")
             # The main process decides for all of them, or they would stop at different steps.
             turn = from_main(
                 step.accelerator,

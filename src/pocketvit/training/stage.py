@@ -17,8 +17,11 @@ from pocketvit.training.schedule import Schedule
 from pocketvit.training.step import GradientStep
 from pocketvit.training.stops import NonFiniteLoss
 
+WORTH_SAYING = 0.25  # of the planned steps, by which a landing differs from what was said of it before
 CHECKPOINT_SECONDS = 60.0
 CHECKPOINT_COST = 0.1  # seconds that writing one may take; where it takes longer, they come less often in proportion
+# Readings that are shown while a stage trains, the most telling first.
+SAID = {"val_accuracy": "validation {:.1%}", "heldout_loss": "held out {:.4f}"}
 READINGS = 20  # how often a stage is evaluated, at the most
 
 Tags = dict[str, Any]
@@ -56,13 +59,13 @@ class Stage:
     """A stage under way: its readings, the losses since the last one, and the seconds it has trained."""
 
     def __init__(self, step: GradientStep, log: RunLog, tags: Tags, folder: Path | None) -> None:
-        self.title = " ".join(str(value) for value in tags.values())
+        self.title = log.stage.title if log.stage else " ".join(str(value) for value in tags.values())
         self.step = step
         self.losses: list[float] = []  # since the last reading
         self.compiled: bool | None = None  # None until it is known whether that pays
         self._log, self._tags, self._folder = log, tags, folder
         self._history: list[dict[str, Any]] = []
-        self._seconds, self._began = 0.0, time.perf_counter()
+        self._seconds, self._began, self._said = 0.0, time.perf_counter(), step.schedule.steps
 
     def resume(self, compilation: str) -> int:
         """Take up what is in the folder, or begin; returns the steps that are done."""
@@ -84,6 +87,7 @@ class Stage:
         self._history, self.losses = notes.get("history", []), notes.get("losses", [])
         self._seconds, self._began = notes.get("seconds", 0.0), time.perf_counter()
         self._log.rewind(self._tags, done)
+        self._said = step.schedule.steps
         return done
 
     def reading_steps(self) -> int:
@@ -116,11 +120,22 @@ class Stage:
         self.losses.clear()
         self._began = time.perf_counter()
 
+    def reading(self) -> str:
+        """The last reading on held-out images, and the way it went, in words; empty before the first."""
+        for name, words in SAID.items():
+            values = [reading[name] for reading in self._history if name in reading]
+            if values:
+                change = values[-1] - values[-2] if len(values) > 1 else 0.0
+                return f"  {words.format(values[-1])}{' up' if change > 0 else ' down' if change < 0 else ''}"
+        return ""
+
     def land(self, schedule: Schedule, progress: StageProgress) -> None:
         """Go on with another number of steps."""
         before = self.step.schedule
-        why = "short of time" if schedule.steps < before.steps else "time for more"
-        self._log.say(f"{self.title}: {why}: {schedule.steps} steps in place of {before.steps}")
+        if abs(schedule.steps - self._said) > WORTH_SAYING * before.planned:
+            why = "short of time" if schedule.steps < self._said else "time for more"
+            self._log.say(f"{self.title}: {why}: {schedule.steps} steps in place of {self._said}")
+            self._said = schedule.steps
         self.step.schedule = schedule
         progress.shorten(schedule.steps)
 

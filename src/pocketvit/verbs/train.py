@@ -2,23 +2,39 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-from pocketvit.config import Settings, default_recipe, model_path, resolve
+from pocketvit.config import Settings, default_recipe, model_path, resolve, seconds_of
+from pocketvit.errors import UserError
+from pocketvit.files import write_whole
 from pocketvit.model import weights
 from pocketvit.pages import write_report
+from pocketvit.pages.terminal import introduce, place_line, plan_lines
+from pocketvit.run.clock import OPENING
+from pocketvit.run.folder import discard
 from pocketvit.run.summary import printable
 from pocketvit.stages.arms import RANDOM, Arm, arms_named, known_arms
 from pocketvit.stages.baselines import pixels_stage, probe_stage
-from pocketvit.stages.comparison import choice, initial, table, train_arms
+from pocketvit.stages.comparison import choice, finetune_arms, initial, pretrain_arms, table
 from pocketvit.stages.context import Context
-from pocketvit.stages.finetuning import finetune_stage
+from pocketvit.stages.finetuning import finetune_key, finetune_stage
+from pocketvit.stages.plan import Part, Plan, make_plan, plan_arms
 from pocketvit.stages.pretraining import pretrain_stage
 from pocketvit.stages.results import write_results
+from pocketvit.stages.speeds import outlay
+from pocketvit.training.device import from_main
+
+HALF_AN_HOUR = 1800.0
+# Settings and their flat names that say how long a run is.
+LENGTHS = frozenset(
+    ("epochs", "pretrain.epochs", "pretrain.min_steps", "finetune.epochs", "finetune.min_steps", "seeds")
+)
 
 
 @dataclass(frozen=True)
@@ -44,7 +60,10 @@ def fit(
     overwrite: bool = False,
     resume: bool = False,
     pause_after: str | float | None = None,
+    time_limit: str | float | None = None,
     settings: Settings | None = None,
+    elastic: bool | None = None,
+    began: float | None = None,
     **overrides: Any,
 ) -> Run:
     """Images in; a tested classifier and a report out.
@@ -53,33 +72,123 @@ def fit(
     each label budget and seed, beside baselines on raw pixels. What is saved as the classifier is the arm that did
     better on the validation images at the largest budget; or, where these have more labels than that, the one from
     MAE. Arguments and errors as for `pretrain`; `epochs`, `batch_size` and `lr` mean pre-training here.
+
+    Args:
+        time_limit: seconds, or as "10m", by which all is over, counted from `began`: lengths are chosen to fill it, and
+            a stage that runs late lands. Where it is short, seeds give way first, then random init, then lengths. A
+            run that is resumed keeps its own.
+        elastic: whether on a CPU the recipe's lengths give way where they would take more than half an hour; None
+            asks for that where neither a recipe nor settings are given.
+        began: on time.monotonic's clock; None for now.
+
+    Raises:
+        UserError: also, a time limit that cannot be kept; the message says what could.
     """
-    settings = settings or resolve(recipe or default_recipe(data), config, **overrides)
+    if elastic is None:
+        elastic = not (settings or recipe or config or LENGTHS.intersection(overrides))
+    settings = settings or _settings(data, recipe, config, overrides)
+    limit = None if time_limit is None else seconds_of(time_limit)
     context = Context.open(
-        "fit", data, settings, out=out, overwrite=overwrite, resume=resume, pause_after=pause_after, need_labels=True
-    )
-    return complete(context, known_arms())
+        "fit", data, settings, out=out, overwrite=overwrite, resume=resume, pause_after=pause_after, need_labels=True,
+        began=began,
+    )  # fmt: skip
+    introduce(context, ["pretrain", "finetune"], doubts=not resume)
+    context = _planned(context, limit, HALF_AN_HOUR if elastic and context.accelerator.device.type == "cpu" else None)
+    context.log.say(place_line(context))
+    return complete(context, plan_arms(context.plan))
+
+
+def plan(
+    data: str = "digits",
+    *,
+    recipe: str | None = None,
+    config: str | Path | None = None,
+    time_limit: str | float | None = None,
+    settings: Settings | None = None,
+    elastic: bool | None = None,
+    began: float | None = None,
+    **overrides: Any,
+) -> Plan:
+    """What `fit` would do with the same arguments, and how long that would take here; it writes no run.
+
+    Raises:
+        UserError: as `fit`.
+    """
+    if elastic is None:
+        elastic = not (settings or recipe or config or LENGTHS.intersection(overrides))
+    settings = settings or _settings(data, recipe, config, overrides)
+    limit = None if time_limit is None else seconds_of(time_limit)
+    with TemporaryDirectory() as folder:
+        context = Context.open(
+            "fit", data, settings, out=Path(folder) / "run", overwrite=False, resume=False, pause_after=None,
+            need_labels=True, began=began,
+        )  # fmt: skip
+        introduce(context, ["pretrain", "finetune"], doubts=True)
+        within = HALF_AN_HOUR if elastic and context.accelerator.device.type == "cpu" else None
+        return _planned(context, limit, within).plan
+
+
+def _planned(context: Context, limit: float | None, within: float | None) -> Context:
+    """By the plan that the run has or, before its first stage, by one that is made now, and said."""
+    file = context.folder.plan
+    kept = context.on_main(lambda: json.loads(file.read_text()) if file.exists() else None)
+    if kept is not None:
+        made = Plan.of(kept)
+        if limit not in (None, made.limit):
+            before = f"with {made.limit:.0f}s" if made.limit else "without one"
+            raise UserError(f"--time-limit: {context.folder.root} was begun {before}: repeat that, or leave it out")
+        return context.planned(made)
+    try:
+        costs, spent = outlay(context, limit), from_main(context.accelerator, context.clock.seconds)
+        made = make_plan(costs, known_arms(), context.seeds(), spent, finetune_key, limit=limit, within=within)
+    except UserError:
+        context.on_main(lambda: discard(context.folder.root))
+        raise
+    context.on_main(lambda: write_whole(file, json.dumps(made.to_json(), indent=1) + "\n"))
+    for line in plan_lines(context, made):
+        context.log.say(line)
+    return context.planned(made)
+
+
+def _settings(
+    data: str, recipe: str | None, config: str | Path | None, overrides: dict[str, Any], stage: str = "pretrain"
+) -> Settings:
+    chosen = recipe or default_recipe(data, overrides.get("device"))
+    return resolve(chosen, config, stage=stage, **overrides)
 
 
 def complete(context: Context, arms: Sequence[Arm]) -> Run:
-    """Train the arms, but for what is trained already; then probes, baselines on raw pixels, summary and report."""
-    trained = train_arms(context, arms)
-    folder, largest = context.folder, context.settings.data.largest_budget
-    pretrained = {arm.name: folder.pretrained(arm.objective) for arm in arms if arm.objective}
-    probed = probe_stage(context, pretrained)
+    """Baselines on raw pixels, pre-training, probes, fine-tunings, summary and report; what is done is only read."""
+    folder, data = context.folder, context.settings.data
+    baselines = {per_class: pixels_stage(context, per_class) for per_class in data.label_budgets}
+    found = pretrain_arms(context, arms)
+    probed = probe_stage(context, {arm.name: folder.pretrained(arm.objective) for arm in arms if arm.objective})
+    finetuned = finetune_arms(context, arms)
+    context.clock.enter("report")
     tables, pixels = [], []
-    for per_class, runs in trained.finetune.items():
-        baselines = pixels_stage(context, per_class)
-        tables.append(table(context, arms, per_class, runs, baselines))
-        test = {name: {"accuracy": v["accuracy"], "std": v["std"]} for name, v in baselines.items()}
+    for per_class, runs in finetuned.items():
+        tables.append(table(context, arms, per_class, runs, baselines[per_class]))
+        test = {name: {"accuracy": v["accuracy"], "std": v["std"]} for name, v in baselines[per_class].items()}
         pixels.append({"labels_per_class": per_class, **test})
-    best, chosen_by = choice(context, arms, trained.finetune[largest])
-    context.log.say(f"saved: the classifier from {best.title}, chosen by {chosen_by}")
+    best, chosen_by = choice(context, arms, finetuned[data.largest_budget])
+    context.log.say(f"saved: the classifier from {best.title}, {chosen_by}")
     context.on_main(lambda: shutil.copyfile(folder.classifier(best.name), folder.weights))
-    every = [run for runs in trained.finetune.values() for arm in arms for run in runs[arm.name]]
-    results = {"pretrain": trained.pretrain, "probe": probed, "finetune": tables}
+    every = [run for runs in finetuned.values() for arm in arms for run in runs[arm.name]]
+    results = {"pretrain": found, "probe": probed, "finetune": tables}
     details = {"shipped": best.name, "chosen_by": chosen_by, "runs": every, "pixels": pixels}
     return _finished(context, arms, results, details, next((initial(context, arm) for arm in arms), None))
+
+
+def _taken(context: Context) -> dict[str, Any]:
+    """The plan beside what it took, in seconds."""
+    plan, took = context.plan, context.clock.stages
+
+    def seconds(part: Part) -> dict[str, float]:
+        return {"planned": round(part.seconds, 1), "took": round(took.get(part.key, 0.0), 1)}
+
+    stages = [{"stage": part.key, "title": part.title, **seconds(part)} for part in plan.parts]
+    planned = {"limit": plan.limit, "seconds": round(plan.seconds, 1), "notes": list(plan.notes)}
+    return planned | {"opening": round(took.get(OPENING, 0), 1), "stages": stages}
 
 
 def pretrain(
@@ -108,11 +217,13 @@ def pretrain(
         UserError: bad data, settings or directory.
         Paused: `pause_after` is over; what was done is saved, and `resume` goes on with it.
     """
-    settings = settings or resolve(recipe or default_recipe(data), config, **overrides)
+    settings = settings or _settings(data, recipe, config, overrides)
     context = Context.open(
         "pretrain", data, settings,
         out=out, overwrite=overwrite, resume=resume, pause_after=pause_after, need_labels=False,
     )  # fmt: skip
+    introduce(context, ["pretrain"], doubts=False)
+    context.log.say(place_line(context))
     arms, folder = arms_named(["mae"]), context.folder
     found = pretrain_stage(context, "mae", folder.weights)
     return _finished(context, arms, {"pretrain": {"mae": found}, "probe": {}, "finetune": []}, {}, folder.weights)
@@ -137,7 +248,7 @@ def finetune(
     With several seeds the test accuracy is their mean. The weights that are saved are the first seed's at the largest
     label budget. Arguments and errors as for `pretrain`; `epochs`, `batch_size` and `lr` mean fine-tuning here.
     """
-    settings = settings or resolve(recipe or default_recipe(data), config, stage="finetune", **overrides)
+    settings = settings or _settings(data, recipe, config, overrides, "finetune")
     source = init.path if isinstance(init, Run) else model_path(init) if init else None
     if source is not None:
         weights.encoder_state(source)  # before the data are decoded
@@ -145,6 +256,8 @@ def finetune(
         "finetune", data, settings, out=out, overwrite=overwrite, resume=resume, pause_after=pause_after,
         need_labels=True, init=source,
     )  # fmt: skip
+    introduce(context, ["finetune"], doubts=not resume)
+    context.log.say(place_line(context))
     (arm,), tables, every = arms_named(["mae"]) if source else (RANDOM,), [], []
     for per_class in settings.data.label_budgets:
         runs = [finetune_stage(context, arm, source, per_class, seed) for seed in context.seeds()]
@@ -158,7 +271,11 @@ def finetune(
 def _finished(
     context: Context, arms: Sequence[Arm], results: dict[str, Any], details: dict[str, Any], mae: Path | None
 ) -> Run:
-    """Summary, figures' data and report of a run that is over."""
+    """Summary, figures' data and report of a run that is over, and what it took."""
+    folder = context.folder
     summary = write_results(context, arms, results, details, mae)
-    context.on_main(lambda: write_report(context.folder.root))
-    return Run(context.folder.root, printable(summary))
+    context.on_main(lambda: write_report(folder.root))
+    context.clock.tick()
+    summary["details"] |= {"seconds": round(context.clock.seconds, 1), "plan": _taken(context)}
+    context.on_main(lambda: write_whole(folder.summary, json.dumps(summary, indent=1) + "\n"))
+    return Run(folder.root, printable(summary))

@@ -1,0 +1,257 @@
+"""The command line's arguments: settings and a verb's own, parsed, helped with and completed."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from collections.abc import Callable
+from typing import Any
+
+from pocketvit.config import Settings, default_recipe, flat_names, model_path, recipe_path, run_config, shipped_names
+from pocketvit.config.fields import described
+from pocketvit.config.parsing import RENAMED, boolean_settings, parse, setting_texts, settings_of, settings_parser
+from pocketvit.errors import UserError
+
+Arguments = dict[str, tuple[Any, Any, str]]
+DATA_HELP = "digits, cifar10, cifar100; a folder of images or class folders, with train/ or without; Parquet"
+DATA = (str, "digits", DATA_HELP)
+MODEL = (str, ..., "run directory, weights file or name of a shipped model")
+# Among settings, where "model" is the network's sizes, --model stands for this.
+WEIGHTS = (str, None, f"{MODEL[2]}")
+OUT: Arguments = {
+    "out": (str, None, "run directory; default: a new one in runs/"),
+    "overwrite": (bool, False, "replace the run that is in --out"),
+    "resume": (bool, False, "go on with the run that is in --out"),
+    "pause_after": (str, None, "save and stop after 90s, 50m or 1.5h; --resume goes on"),
+}
+FIT: Arguments = {
+    "time_limit": (str, None, "have all done by then, as 10m; lengths are chosen to fit"),
+    "plan": (bool, False, "say what would be done and how long it takes, and stop"),
+}
+# Settings that `--help` shows, beside those with flat names; --help-all shows them all.
+SHOWN = ("recipe", "config", "seed", "seeds", "device")
+RARELY = ("decode_share", "label_column", "mask_ratio")  # flat names that only --help-all shows
+TRAINING = ("fit", "pretrain", "finetune")
+TIMES = ("time_limit", "pause_after")
+# Of these verbs only what says which images are which matters.
+NETWORK = ("config", "recipe", "preset", "size", "patch")
+JUDGING = ("config", "device", "size", "labels_per_class", "label_fraction", "skip_bad", "group_by")
+
+
+def settings_given(verb: str, about: str, args: list[str], arguments: Arguments) -> tuple[Any, Any]:
+    """Parsed arguments of a verb, and the `Settings` among them. A recipe is the first of the --config files.
+
+    `given["lengths_given"]` says whether a recipe, a file or a flag says how long training is to be.
+    """
+    stage = "finetune" if verb == "finetune" else "pretrain"
+    flat = flat_names(stage) | ({"model": "weights"} if "weights" in arguments else {})
+    parser = settings_parser(prog=f"pocketvit {verb}", description=about, formatter_class=Formatter)
+    add_arguments(parser, arguments)
+    _help_asked(args, lambda everything: _help(parser, verb, arguments, flat, everything=everything))
+    words = underscored(args, flat)
+    named = _value(words, "recipe")
+    chosen = named is not None or any(word.startswith("--config=") for word in words)
+    if named is None and "source" in arguments and verb in TRAINING:
+        from_data = [w for w in words if not w.startswith("-")]
+        named = default_recipe((from_data[:1] or ["digits"])[0], _value(words, "device"))
+        words.append(f"--recipe={named}")
+    used = _value(words, "weights")
+    base = recipe_path(named) if named else run_config(model_path(used)) if used else None
+    given = parse(parser, [f"--config={base}", *words] if base else words)
+    if "weights" in arguments and not given["weights"]:
+        raise UserError(f"--model: {verb} needs a {MODEL[2]}")
+    lengths = ("pretrain.epochs", "pretrain.min_steps", "finetune.epochs", "finetune.min_steps", "seeds")
+    given["lengths_given"] = chosen or any(_value(words, name) is not None for name in lengths)
+    return given, settings_of(parser, given)
+
+
+def _help_asked(args: list[str], text: Callable[[bool], str]) -> None:
+    """Print it, of everything or not, and leave, where a word of `args` asks for it."""
+    asked = next((word for word in args if word in ("-h", "--help", "--help-all")), None)
+    if asked is not None:
+        print(text(asked == "--help-all"))
+        raise SystemExit(0)
+
+
+def parsed(parser: Any, args: list[str]) -> Any:
+    """Of a verb that takes no settings."""
+    _help_asked(args, lambda _: parser.format_help().rstrip())
+    return parse(parser, underscored(args))
+
+
+def plain_parser(verb: str, about: str, of: str) -> Any:
+    """For a verb that takes no settings."""
+    from jsonargparse import ArgumentParser
+
+    usage = f"pocketvit {verb} {of} [--FLAG VALUE ...]"
+    return ArgumentParser(
+        prog=f"pocketvit {verb}", usage=usage, description=about, exit_on_error=False, formatter_class=Formatter
+    )
+
+
+def add_arguments(parser: Any, arguments: Arguments) -> None:
+    """Arguments as name: (type, default, help); `source` is positional, ... is required."""
+    for name, (kind, default, text) in arguments.items():
+        if name == "source":
+            parser.add_argument("source", metavar="DATA", nargs="?", default=default, help=text)
+        elif kind is bool:
+            parser.add_argument(f"--{name}", action="store_true", help=text)
+        elif default is ...:
+            parser.add_argument(f"--{name}", type=kind, required=True, help=text)
+        else:
+            parser.add_argument(
+                f"--{name}", type=kind if default is not None else kind | None, default=default, help=text
+            )
+    parser.add_argument("--json", action="store_true", help="print one JSON object, and nothing else, on stdout")
+
+
+def underscored(args: list[str], flat: dict[str, str] | None = None) -> list[str]:
+    """Flags with underscores and dotted names, each joined to its value: `--mask-ratio 0.5` and the like."""
+    words: list[str] = []
+    for arg in args:
+        if arg.startswith("--") and len(arg) > 2:
+            name, equals, value = arg[2:].partition("=")
+            name = name.replace("-", "_")
+            name = (flat or {}).get(name, name)
+            words.append(f"--{name}{equals}{value}")
+        elif (
+            words and flat is not None and words[-1].startswith("--") and "=" not in words[-1] and words[-1] not in BARE
+        ):
+            words[-1] += f"={arg}"
+        else:
+            words.append(arg)
+    return [word + "=true" if flat is not None and word in boolean_settings() else word for word in words]
+
+
+BARE = (
+    *("--json", "--help", "--print_config"),
+    *(f"--{name}" for name, (kind, *_) in (OUT | FIT).items() if kind is bool),
+    *boolean_settings(),
+)
+
+
+class Formatter(argparse.HelpFormatter):
+    """Flags as people type them, and what they are for; no types and no defaults in Python's words."""
+
+    def __init__(self, prog: str, *_: Any, **__: Any) -> None:
+        super().__init__(prog, max_help_position=27, width=min(100, shutil.get_terminal_size().columns))
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        if not action.option_strings:
+            return super()._format_action_invocation(action)
+        name = action.option_strings[-1]
+        name = name if "." in name else name.replace("_", "-")
+        bare = action.nargs == 0 or f"--{action.dest}" in BARE
+        return name if bare else f"{name} {'TIME' if action.dest in TIMES else 'N' if _counts(action) else 'X'}"
+
+    def _format_usage(self, usage: str | None, *_: Any) -> str:
+        return f"usage: {usage or self._prog}\n\n"
+
+
+def _counts(action: argparse.Action) -> bool:
+    """Whether its value is a whole number."""
+    kinds = {setting.flag: setting.kind for setting in described(Settings)}
+    return kinds.get(action.dest, action.type) is int
+
+
+def _help(parser: Any, verb: str, arguments: Arguments, flat: dict[str, str], *, everything: bool) -> str:
+    """What --help prints: the verb's own flags, and the settings that people change often or all of them."""
+    parser.usage = f"pocketvit {verb} {'DATA ' if 'source' in arguments else ''}[--FLAG VALUE ...]"
+    texts, short = setting_texts(), {dotted: name for name, dotted in flat.items() if name not in RENAMED}
+    shown = JUDGING if "weights" in arguments else NETWORK if verb == "budget" else (*SHOWN, *(set(flat) - set(RARELY)))
+    for action in parser._actions:
+        name = short.get(action.dest, action.dest)
+        action.option_strings = [f"--{name}"] if action.option_strings else []
+        if action.dest == "help":
+            action.help = "this"
+        elif not everything and action.dest in texts:
+            action.help = texts[action.dest].split(";")[0] if name in shown else argparse.SUPPRESS
+        elif not everything and action.dest not in (*arguments, "json", "config"):
+            action.help = argparse.SUPPRESS
+    if not everything:
+        _merge_groups(parser)
+    more = "" if everything else f"\npocketvit {verb} --help-all lists every setting\n"
+    text: str = parser.format_help()
+    return text.rstrip() + "\n" + more
+
+
+def _merge_groups(parser: Any) -> None:
+    """One list of flags, and one of settings."""
+    titles = {"options": "flags", "positional arguments": "images", "Everything a run depends on": "settings"}
+    for group in parser._action_groups:
+        group.title, group.description = titles.get(group.title), None
+    first = next((group for group in parser._action_groups if group.title == "settings"), None)
+    for group in parser._action_groups:
+        if group.title is None and first is not None:
+            first._group_actions += group._group_actions
+            group._group_actions = []
+
+
+def _value(words: list[str], name: str) -> str | None:
+    """The last value that is given for a flag."""
+    return next((word.split("=", 1)[1] for word in reversed(words) if word.startswith(f"--{name}=")), None)
+
+
+def complete(verbs: dict[str, tuple[str, Arguments | None]]) -> None:
+    """Answer the shell's question for what may follow, and leave; argcomplete asks it with variables of its own."""
+    import argcomplete
+    from argcomplete.completers import DirectoriesCompleter, FilesCompleter
+
+    parser = argparse.ArgumentParser(prog="pocketvit")
+    parser.add_argument("--version", action="store_true")
+    sub = parser.add_subparsers()
+    places: dict[str, Callable[..., Any]] = {
+        "out": DirectoriesCompleter(), "init": FilesCompleter(), "model": _models, "run": _models,
+        "recipe": lambda **_: shipped_names("recipes"),
+    }  # fmt: skip
+    for verb, (about, arguments) in verbs.items():
+        one = sub.add_parser(verb, help=about)
+        flags = [name for name in arguments or {} if name not in ("source", "weights")] + ["json"]
+        if arguments is not None:
+            one.add_argument("source", nargs="?").completer = _sources  # type: ignore[attr-defined]
+            flags += [*SHOWN, *flat_names("pretrain"), *setting_texts()]
+        for flag in dict.fromkeys([*flags, *(["model"] if arguments is None or "weights" in arguments else [])]):
+            made = one.add_argument(f"--{flag.replace('_', '-') if '.' not in flag else flag}", nargs="?")
+            if flag in places:
+                made.completer = places[flag]  # type: ignore[attr-defined]
+        if arguments is None:
+            one.add_argument("paths", nargs="*").completer = FilesCompleter()  # type: ignore[attr-defined]
+    argcomplete.autocomplete(parser)
+
+
+def completion_script(shell: str) -> str:
+    """What a shell reads to complete: bash, zsh or fish. Raises UserError for another."""
+    import argcomplete
+
+    if shell not in ("bash", "zsh", "fish"):
+        raise UserError(f"completion: no shell '{shell}': expected bash, zsh or fish")
+    script: str = argcomplete.shellcode(["pocketvit"], shell=shell)
+    return script
+
+
+def _models(prefix: str = "", **_: Any) -> list[str]:
+    from pathlib import Path
+
+    runs = [str(path.parent) for path in Path("runs").glob("*/config.yaml")]
+    return [name for name in [*runs, *shipped_names("models")] if name.startswith(prefix)]
+
+
+def _sources(prefix: str = "", **_: Any) -> list[str]:
+    from pathlib import Path
+
+    folders = [f"{path}/" for path in Path().glob(f"{prefix}*") if path.is_dir()]
+    return [name for name in ("digits", "cifar10", "cifar100", *folders) if name.startswith(prefix)]
+
+
+def front_page(verbs: dict[str, Callable[..., int]], groups: dict[str, tuple[str, ...]]) -> str:
+    """What `pocketvit` alone prints."""
+    lines = ["PocketViT: from a folder of small images to a small, fast image classifier.", ""]
+    for purpose, names in groups.items():
+        for number, name in enumerate(names):
+            text = str(verbs[name].__doc__)
+            lines.append(f"  {purpose if not number else '':<7}{name:<12} {text}")
+    examples = (
+        "pocketvit fit digits", "pocketvit fit my_images/ --time-limit 10m", "pocketvit fit my_images/ --plan",
+        "pocketvit predict new_images/ --model runs/my_images-tiny",
+    )  # fmt: skip
+    return "\n".join([*lines, "", *(f"  {line}" for line in examples), "", "pocketvit VERB --help says more"])

@@ -1,0 +1,171 @@
+"""What a person reads in the terminal: what a run has before it, its plan, and its end."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import textwrap
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import psutil
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from pocketvit.data import mirrored_classes
+from pocketvit.model.costs import costs
+from pocketvit.pages import words
+from pocketvit.pages.sections import arranged, leaderboard
+from pocketvit.stages.context import Context, StageName
+from pocketvit.stages.plan import Part, Plan
+from pocketvit.training.device import describe
+from pocketvit.training.memory import step_bytes
+
+INDENT = 8  # of what follows a line's first word
+WIDTH = 100
+
+Json = dict[str, Any]
+
+
+def introduce(context: Context, stages: Sequence[StageName], doubts: bool) -> None:
+    """Say what is trained on, with what, and what a person should know of it; with `doubts`, also of the labels."""
+    dataset, settings, say = context.dataset, context.settings, context.log.say
+    splits = {"train": dataset.train, "val": dataset.val, "test": dataset.test}
+    counts = " · ".join(f"{name} {len(split):,}" for name, split in splits.items() if split is not None)
+    height, width, channels = dataset.shape
+    native = dataset.native and tuple(dataset.native)
+    size = f"{native[1]}x{native[0]} -> " if native and native != (height, width) else ""
+    kind = {1: "grey", 3: "RGB"}.get(channels, f"{channels} channels")
+    classes = f"{len(dataset.classes)} classes   " if dataset.classes else ""
+    say(_line("Data", f"{dataset.name}   {size}{width}x{height} {kind}   {classes}{counts}"))
+    mirrored = [stage for stage in stages if getattr(settings, stage).augment.flip]
+    lines = [] if not mirrored else [f"training mirrors images ({' and '.join(mirrored)}: augment.flip)"]
+    if mirrored and doubts:
+        lines += [finding.text for finding in mirrored_classes(*dataset.labelled("train"), dataset.classes)]
+    for line in (*dataset.notes, *lines):
+        say(_line("", line))
+    cost = costs(settings.model, dataset.shape, len(dataset.classes), settings.mae.mask_ratio)
+    patch = settings.model.sizes().patch
+    on = describe(context.accelerator)
+    cores = f", {os.cpu_count()} cores" if on["device"] == "cpu" else ""
+    facts = [
+        settings.model.preset, f"patch {patch}", f"{height // patch * (width // patch)} patches",
+        f"{words.amount(cost.params)} parameters", f"{words.amount(cost.macs)} MACs",
+        f"{on['device']}{cores}, {on['precision']}",
+    ]  # fmt: skip
+    say(_line("Model", " · ".join(facts)))
+
+
+def plan_lines(context: Context, plan: Plan) -> list[str]:
+    """A plan as the person who waits reads it."""
+    lines = _line("Plan", " · ".join(_in_short(plan))).splitlines()
+    ends = time.strftime("%H:%M", time.localtime(time.time() + plan.seconds - context.clock.seconds))
+    total = [f"about {words.duration(plan.seconds)}, ends near {ends}", f"{_memory(context) / 1e9:.1f} GB"]
+    lines.append(_line("", ", ".join(total)))
+    return [*lines, *(_line("", note) for note in plan.notes)]
+
+
+def place_line(context: Context) -> str:
+    """Where a run is written."""
+    return _line("Run", str(context.folder.root))
+
+
+def _in_short(plan: Plan) -> Iterator[str]:
+    """Its stages, the fine-tunings together."""
+    groups: dict[str, list[Part]] = {}
+    for part in plan.parts:
+        groups.setdefault(part.key.split("-")[0], []).append(part)
+    for name, parts in groups.items():
+        seconds = words.duration(sum(part.seconds for part in parts))
+        if name == "finetune":
+            seeds = f" x {plan.seeds} seeds" if plan.seeds > 1 else ""
+            budgets = len(parts) // (plan.seeds * len(plan.arms))
+            sizes = f" x {budgets} label counts" if budgets > 1 else ""
+            yield f"fine-tuning {len(plan.arms)} arm{'s' if len(plan.arms) > 1 else ''}{seeds}{sizes} {seconds}"
+        elif name == "pixels":
+            yield f"raw pixels {seconds}"
+        else:
+            yield from (f"{part.title} {words.duration(part.seconds)}" for part in parts)
+
+
+def _memory(context: Context) -> float:
+    """Bytes that the process will take at its peak, about."""
+    bf16 = context.accelerator.mixed_precision != "no"
+    of_steps = (
+        sum(step_bytes(stage, context.dataset, context.settings, context.accelerator.device, bf16))
+        for stage in ("pretrain", "finetune")
+    )
+    return float(psutil.Process().memory_info().rss + max(of_steps))
+
+
+def ending(summary: Json, run: str) -> RenderableType:
+    """The end of a run: what was found, what was saved, and what people want next; to be printed without wrapping."""
+    details, entries = summary.get("details") or {}, arranged(summary.get("finetune"))
+    fraction = details.get("label_fraction")
+    said = [words.outdone(summary, entries, fraction), words.headline(summary, entries, fraction)]
+    first, *rest = [line if line.endswith(".") else f"{line}." for line in said if line]
+    rest += words.standfirst(summary, entries)
+    parts: list[RenderableType] = ["", Text(_filled(first), style="bold"), Text(_filled(" ".join(rest)))]
+    rows = leaderboard(summary, entries)
+    if rows:
+        parts += ["", _board(rows, [words.budget(entry, fraction) for entry in entries])]
+    parts.append("")
+    parts += [Text(_plain(line)) for line in _facts(summary)]
+    follow = [f"pocketvit predict IMAGES --model {run}", f"pocketvit evaluate OTHER_DATA --model {run}"]
+    follow = follow if entries else [f"pocketvit finetune DATA --init {run}", f"pocketvit probe DATA --model {run}"]
+    follow.append(f"open {summary['files']['report']}")
+    parts += ["", *(Text(f"{'' if number else 'Next':<{INDENT}}{line}") for number, line in enumerate(follow))]
+    return Group(*parts)
+
+
+def _board(rows: Sequence[Json], budgets: Sequence[str]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("test accuracy", overflow="fold")
+    for budget in budgets:
+        table.add_column(_plain(budget), justify="right")
+    table.add_column("")
+    for row in rows:
+        cells = ["" if value is None else f"{100 * value:.1f} %" for value in row["accuracies"]]
+        spreads = ["" if value is None else f" ± {100 * value:.1f}" for value in row["spreads"]]
+        style = "bold" if row["saved"] else "dim" if row["kind"] == "chance" else ""
+        both = (cell + spread for cell, spread in zip(cells, spreads, strict=True))
+        table.add_row(row["name"], *both, "saved" if row["saved"] else "", style=style)
+    return table
+
+
+def _facts(summary: Json) -> Iterator[str]:
+    """What was saved and why, the weakest class, and the time."""
+    details = summary.get("details") or {}
+    shipped = words.arms(summary).get(details.get("shipped", ""))
+    weights = summary["files"]["weights"]
+    if shipped:
+        yield _line("Saved", f"the network from {shipped['title']}, {details['chosen_by']}")
+    yield f"{'' if shipped else 'Saved':<{INDENT}}{weights}"
+    if (weakest := words.weakest(details.get("evaluation") or {})) is not None:
+        yield _line("Weakest", weakest)
+    plan = details.get("plan") or {}
+    planned = f", planned {words.duration(plan['seconds'])}" if plan.get("seconds") else ""
+    yield _line("Time", f"{words.duration(details.get('seconds'))}{planned}")
+    yield from (_line("", note) for note in plan.get("notes") or [])
+
+
+def _line(head: str, text: str) -> str:
+    """A line with its first word in a column of its own, wrapped beside it."""
+    return textwrap.fill(
+        text, _width(), initial_indent=f"{head:<{INDENT}}", subsequent_indent=" " * INDENT,
+        break_long_words=False, break_on_hyphens=False,
+    )  # fmt: skip
+
+
+def _filled(text: str) -> str:
+    return textwrap.fill(_plain(text), _width(), break_long_words=False, break_on_hyphens=False)
+
+
+def _width() -> int:
+    return min(WIDTH, shutil.get_terminal_size().columns)
+
+
+def _plain(text: str) -> str:
+    return text.replace(words.NBSP, " ")

@@ -1,0 +1,115 @@
+"""What the stages of a comparison cost on this machine, from some seconds of doing them."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from pocketvit.evaluation.pixels import expected_seconds
+from pocketvit.evaluation.probe import expected_fit
+from pocketvit.stages.baselines import pixels_time
+from pocketvit.stages.context import Context
+from pocketvit.stages.plan import Length, Outlay
+from pocketvit.stages.pretraining import KNN_IMAGES
+from pocketvit.training.device import from_main
+from pocketvit.training.finetune import finetuning, make_classifier
+from pocketvit.training.pretrain import pretraining
+from pocketvit.training.stage import READINGS
+from pocketvit.training.step import GradientStep, total_steps
+
+MEASURED = 1.0  # seconds of steps that a pace is taken from, after the first, which warms up
+MOST_STEPS = 8
+FORWARD_IMAGES = 256
+REPORT_SECONDS, LOADING_SECONDS = 3.0, 0.3  # figures and page; weights that are written and read
+
+
+def outlay(context: Context, limit: float | None) -> Outlay:
+    """What pre-training, fine-tuning and all around it take here; the lengths are the recipe's.
+
+    All processes have to call this: they take the steps together.
+
+    Args:
+        context: of the run.
+        limit: seconds that it may take, of which baselines on raw pixels have a part.
+    """
+    settings, dataset, accelerator = context.settings, context.dataset, context.accelerator
+    budgets = settings.data.label_budgets
+    labelled = {budget: context.labelled(budget, settings.seed) for budget in budgets}
+    largest = labelled[settings.data.largest_budget]
+    pretrain = pretraining(dataset, settings, accelerator)
+    finetune = finetuning(dataset, largest, settings, accelerator, seed=settings.seed, init=None)
+    paces = {step: _seconds_a_step(step) for step in (pretrain, finetune)}
+    forward = _seconds_an_image(context)
+
+    def length(step: GradientStep, count: int, tail: float, extra: float = 0.0) -> Length:
+        # As Stage.reading_steps spaces them.
+        images = step.objective.reading_images
+        readings = forward * min(READINGS * images, count * step.batches.batch_size / 2)
+        return Length(count, paces[step] + (readings + extra) / count, tail + forward * images + LOADING_SECONDS)
+
+    train, val, test = (len(dataset.labelled(name)[1]) for name in ("train", "val", "test"))
+    neighbours = forward * (min(train, KNN_IMAGES) + val)
+    every = settings.pretrain.knn_every * pretrain.batches.steps_per_epoch
+    count = pretrain.schedule.planned
+    tests = forward * (test + min(val, len(largest)))
+    found = Outlay(
+        pretrain=length(pretrain, count, neighbours, neighbours * (count // every) if every else 0.0),
+        finetune={budget: length(finetune, _steps(context, len(some)), tests) for budget, some in labelled.items()},
+        probe=forward * (len(largest) + test) + _probe_fit(context, largest),
+        pixels={budget: _pixels(context, some, pixels_time(context, limit)) for budget, some in labelled.items()},
+        pixel_seeds=settings.data.label_budgets != (None,) or settings.data.label_fraction is not None,
+        report=REPORT_SECONDS + 2 * tests,
+    )
+    return from_main(accelerator, found)
+
+
+def _steps(context: Context, labels: int) -> int:
+    """Of a fine-tuning on so many labels, by the recipe."""
+    config = context.settings.finetune
+    return total_steps(config, labels // min(config.batch_size, labels))
+
+
+def _seconds_a_step(step: GradientStep) -> float:
+    """Over the course, since steps on part of the patches are quicker; without the first, which warms up."""
+    first, second = (_seconds_of(step, [place]) for place in (0, 1))
+    pace = from_main(step.accelerator, min(first, second))
+    if pace > MEASURED:
+        return pace
+    planned, count = step.schedule.planned, max(2, min(MOST_STEPS, math.ceil(MEASURED / pace)))
+    return _seconds_of(step, [min(planned - 1, round(place * planned / count)) for place in range(count)]) / count
+
+
+def _seconds_of(step: GradientStep, places: Sequence[int]) -> float:
+    """Of the steps at these places of the course."""
+    began = time.perf_counter()
+    step.read_losses([step.run(place) for place in places])
+    return time.perf_counter() - began
+
+
+def _seconds_an_image(context: Context) -> float:
+    """Of a forward pass through the classifier, as tests take it."""
+    predictor = context.predictor(make_classifier(context.dataset, context.settings, 0, None))
+    images = context.dataset.train.images[:FORWARD_IMAGES]
+    return _seconds_again(lambda: predictor.logits(images)) / len(images)
+
+
+def _seconds_again(work: Callable[[], object]) -> float:
+    """Of the second time."""
+    work()
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def _probe_fit(context: Context, labelled: np.ndarray) -> float:
+    _, labels = context.dataset.labelled("train")
+    return expected_fit(labels[labelled], context.settings.model.sizes().width)
+
+
+def _pixels(context: Context, labelled: np.ndarray, most: float) -> float:
+    images, labels = context.dataset.labelled("train")
+    val, test = (len(context.dataset.labelled(name)[1]) for name in ("val", "test"))
+    return expected_seconds(images[labelled], labels[labelled], val, test, most)

@@ -1,0 +1,128 @@
+"""A time limit is a promise: everything is over by then, tested, and reported."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import pocketvit
+from pocketvit.cli import main
+from pocketvit.errors import UserError
+from pocketvit.pages import terminal
+from pocketvit.run.summary import read_summary
+from pocketvit.training import stage
+from pocketvit.verbs import train
+
+SIZES = {
+    "model.width": 16, "model.depth": 1, "model.heads": 2, "model.decoder_width": 16, "model.decoder_heads": 2,
+    "device": "cpu", "precision": "float32",
+}  # fmt: skip
+FLAGS = [f"--{name}={value}" for name, value in SIZES.items()]
+
+
+def details(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "summary.json").read_text())["details"]
+    return found
+
+
+def test_all_is_done_by_then_and_the_time_is_used(tmp_path: Path) -> None:
+    began = time.monotonic()
+    run = pocketvit.fit("digits", time_limit="24s", out=tmp_path / "run", device="cpu")
+    took = time.monotonic() - began
+    # The margin above is for a machine that does other work: the report at the end cannot be shortened.
+    assert 0.8 * 24 < took < 1.05 * 24 + 2
+    assert (run.path / "model.safetensors").is_file()
+    assert (run.path / "report.html").is_file()
+    plan = details(run.path)["plan"]
+    assert plan["limit"] == 24
+    assert plan["seconds"] == pytest.approx(24, rel=0.06)
+    assert sum(one["took"] for one in plan["stages"]) + plan["opening"] == pytest.approx(took, abs=1.5)
+
+
+def test_a_stage_that_runs_late_lands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps ten times as slow as they were when the plan was made."""
+    measure = train.outlay
+    slow = stage.GradientStep.run
+
+    def outlay(*args: Any) -> Any:
+        found = measure(*args)
+        monkeypatch.setattr(stage.GradientStep, "run", lambda self, step: (time.sleep(0.03), slow(self, step))[1])
+        return found
+
+    monkeypatch.setattr(train, "outlay", outlay)
+    began = time.monotonic()
+    run = pocketvit.fit("digits", time_limit="20s", out=tmp_path / "run", device="cpu")
+    assert time.monotonic() - began < 1.05 * 20 + 2
+    # Those from random init take as many steps as those from MAE have taken.
+    assert all(one["steps"] < one["planned_steps"] for one in details(run.path)["runs"] if one["init"] == "mae")
+
+
+def test_resuming_keeps_the_plan_and_counts_the_time_that_is_over(tmp_path: Path, capsys: Any) -> None:
+    args = ["fit", "digits", "--device=cpu", "--time-limit", "30s", "--out", str(tmp_path / "run")]
+    assert main([*args, "--pause-after", "8s"]) == 0
+    plan = json.loads((tmp_path / "run" / "stages" / "plan.json").read_text())
+    spent = sum(json.loads((tmp_path / "run" / "stages" / "clock.json").read_text()).values())
+    assert 7 < spent < 12
+    assert main([*args[:-4], "--out", str(tmp_path / "run"), "--resume", "--time-limit", "40s"]) == 2
+    assert "was begun with 30s" in capsys.readouterr().err
+    began = time.monotonic()
+    assert main([*args, "--resume"]) == 0
+    assert time.monotonic() - began < 30 - spent + 6
+    assert json.loads((tmp_path / "run" / "stages" / "plan.json").read_text()) == plan
+    assert details(tmp_path / "run")["seconds"] == pytest.approx(30, rel=0.2)
+
+
+def test_a_limit_too_short_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    with pytest.raises(UserError, match="too short here") as error:
+        pocketvit.fit("digits", time_limit=0.5, out=tmp_path / "run", **SIZES)
+    assert not (tmp_path / "run").exists()
+    enough = str(error.value).split("give ")[1]
+    assert pocketvit.plan("digits", time_limit=enough, **SIZES).limit == float(enough.removesuffix("s"))
+
+
+def test_a_plan_trains_nothing_and_writes_no_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["fit", "digits", *FLAGS, "--plan"]) == 0
+    assert list(tmp_path.iterdir()) == []
+    said = capsys.readouterr().err
+    heads = [line.split()[0] for line in said.splitlines() if not line.startswith(" ")]
+    assert heads == ["Data", "Model", "Plan"]
+    assert "8x8 grey" in said
+    assert "2 arms x 3 seeds x 2 label counts" in " ".join(said.split())
+    assert "ends near" in said
+
+
+def test_the_end_in_the_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    brief = ["--epochs=1", "--finetune.epochs=1", "--finetune.min_steps=5", "--labels-per-class=5,all", "--seeds=2"]
+    assert main(["fit", "digits", *FLAGS, *brief, "--out", str(tmp_path / "r")]) == 0
+    out = capsys.readouterr().out
+    assert max(len(line) for line in out.splitlines() if str(tmp_path) not in line) <= 80
+    assert out.lstrip().startswith("Something simpler does better with all labels: SVM on raw pixels has 9")
+    for words in (
+        "MAE, fine-tuned", "Random init, trained alike", "MAE, frozen: linear probe", "SVM on raw pixels",
+        "the most frequent class, always", "Saved   the network from", "labels", "Weakest", ", planned ",
+        f"pocketvit predict IMAGES --model {tmp_path / 'r'}", "report.html",
+    ):  # fmt: skip
+        assert words in out
+    (saved,) = [line for line in out.splitlines() if line.rstrip().endswith("saved")]
+    shipped = read_summary(tmp_path / "r")["details"]["shipped"]
+    assert saved.startswith({"mae": "MAE, fine-tuned", "random": "Random init"}[shipped])
+    for python in ("None", "{'", "nan"):
+        assert python not in out
+
+
+def test_the_end_of_pretraining_says_what_to_do_with_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["pretrain", "digits", *FLAGS, "--epochs=1", "--out", str(tmp_path / "r")]) == 0
+    out = capsys.readouterr().out
+    assert f"pocketvit finetune DATA --init {tmp_path / 'r'}" in out
+    assert "Pre-trained for 1 epochs" in out.replace(terminal.words.NBSP, " ")
