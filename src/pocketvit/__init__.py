@@ -11,24 +11,34 @@ from typing import TYPE_CHECKING, Any
 from pocketvit.errors import UserError
 
 if TYPE_CHECKING:
+    from pocketvit.data import Arrays as Arrays
+    from pocketvit.estimator import PocketViTClassifier as PocketViTClassifier
+    from pocketvit.verbs.model import TrainedModel as TrainedModel
+    from pocketvit.verbs.model import load as load
+    from pocketvit.verbs.predict import embed as embed
     from pocketvit.verbs.predict import predict as predict
+    from pocketvit.verbs.train import Run as Run
     from pocketvit.verbs.train import finetune as finetune
     from pocketvit.verbs.train import fit as fit
     from pocketvit.verbs.train import plan as plan
     from pocketvit.verbs.train import pretrain as pretrain
+    from pocketvit.verbs.train import resume as resume
     from pocketvit.verbs.use import budget as budget
     from pocketvit.verbs.use import evaluate as evaluate
     from pocketvit.verbs.use import probe as probe
     from pocketvit.verbs.use import reconstruct as reconstruct
     from pocketvit.verbs.use import report as report
 
-_VERBS = {
-    **dict.fromkeys(("fit", "plan", "pretrain", "finetune"), "train"),
-    "predict": "predict",
-    **dict.fromkeys(("probe", "evaluate", "reconstruct", "report", "budget"), "use"),
+_PLACES = {
+    **dict.fromkeys(("fit", "plan", "pretrain", "finetune", "resume", "Run"), "pocketvit.verbs.train"),
+    **dict.fromkeys(("load", "TrainedModel"), "pocketvit.verbs.model"),
+    **dict.fromkeys(("predict", "embed"), "pocketvit.verbs.predict"),
+    **dict.fromkeys(("probe", "evaluate", "reconstruct", "report", "budget"), "pocketvit.verbs.use"),
+    "Arrays": "pocketvit.data",
+    "PocketViTClassifier": "pocketvit.estimator",
 }
 
-__all__ = ["UserError", "__version__", *_VERBS]
+__all__ = ["UserError", "__version__", *_PLACES]
 
 
 def __dir__() -> list[str]:
@@ -40,6 +50,6 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version
 
         return version("pocketvit")
-    if name not in _VERBS:
+    if name not in _PLACES:
         raise AttributeError(f"module 'pocketvit' has no attribute '{name}'")
-    return getattr(import_module(f"pocketvit.verbs.{_VERBS[name]}"), name)
+    return getattr(import_module(_PLACES[name]), name)

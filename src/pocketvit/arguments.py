@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pocketvit.config import Settings, default_recipe, flat_names, model_path, recipe_path, run_config, shipped_names
@@ -21,8 +21,8 @@ WEIGHTS = (str, None, f"{MODEL[2]}")
 OUT: Arguments = {
     "out": (str, None, "run directory; default: a new one in runs/"),
     "overwrite": (bool, False, "replace the run that is in --out"),
-    "resume": (bool, False, "go on with the run that is in --out"),
-    "pause_after": (str, None, "save and stop after 90s, 50m or 1.5h; --resume goes on"),
+    "resume": (bool, False, "go on with the run that is in --out, if there is one"),
+    "pause_after": (str, None, "save and stop after 90s, 50m or 1.5h; resume goes on"),
 }
 FIT: Arguments = {
     "time_limit": (str, None, "have all done by then, as 10m; lengths are chosen to fit"),
@@ -243,7 +243,7 @@ def _sources(prefix: str = "", **_: Any) -> list[str]:
     return [name for name in ("digits", "cifar10", "cifar100", *folders) if name.startswith(prefix)]
 
 
-def front_page(verbs: dict[str, Callable[..., int]], groups: dict[str, tuple[str, ...]]) -> str:
+def front_page(verbs: Mapping[str, Callable[..., int]], groups: Mapping[str, Sequence[str]]) -> str:
     """What `pocketvit` alone prints."""
     lines = ["PocketViT: from a folder of small images to a small, fast image classifier.", ""]
     for purpose, names in groups.items():

@@ -11,7 +11,8 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,15 @@ def finetune(args: list[str]) -> int:
     return _train("finetune", given, settings, init=given["init"])
 
 
+def resume(args: list[str]) -> int:
+    """go on with a run that was stopped, by its plan"""
+    parser = plain_parser("resume", str(resume.__doc__), "RUN")
+    parser.add_argument("run", help="run directory")
+    add_arguments(parser, {"pause_after": OUT["pause_after"]})
+    given = parsed(parser, args)
+    return _trained(given, "resume", given["run"], pause_after=given["pause_after"])
+
+
 def probe(args: list[str]) -> int:
     """kNN and linear probe of a model's frozen encoder, and of random init"""
     given, settings = settings_given("probe", str(probe.__doc__), args, ARGUMENTS["probe"])
@@ -125,31 +135,60 @@ def evaluate(args: list[str]) -> int:
 
 def predict(args: list[str]) -> int:
     """classes and probabilities of image files or of a folder, as CSV or JSON"""
-    parser = plain_parser("predict", str(predict.__doc__), "IMAGES")
-    parser.add_argument("paths", nargs="+", help="image files and folders of images")
-    add_arguments(parser, {"model": MODEL, "top": (int, 3, "classes to list for each image")})
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
-    parser.add_argument("--skip_bad", action="store_true", help="go on where a file cannot be decoded")
+    parser = _parser_of_images("predict", {"top": (int, 3, "classes to list for each image")})
     given = parsed(parser, args)
-    from pocketvit.verbs.predict import predict as verb
+    from pocketvit.verbs.predict import predictions
 
     options = {name: given[name] for name in ("model", "top", "device", "skip_bad")}
+    rows: list[dict[str, Any]] = []
+    told = csv.writer(sys.stdout, lineterminator="\n")
+    with _said_warnings():
+        for row in predictions(given["paths"], **options, progress=True):
+            if not rows and not given["json"]:
+                told.writerow(["file", "rank", "class", "probability"])
+            rows.append(row)
+            if "error" in row:
+                print(f"pocketvit: {row['file']}: cannot be decoded ({row['error']})", file=sys.stderr)
+            if not given["json"]:
+                told.writerows(
+                    [row["file"], rank, guess["class"], guess["probability"]]
+                    for rank, guess in enumerate(row["top"], start=1)
+                )
+    if given["json"]:
+        print(json.dumps(rows))
+    return 0
+
+
+def embed(args: list[str]) -> int:
+    """features of image files or of a folder, with their names, as Parquet or CSV"""
+    out = (str, "-", "file that ends in .parquet or .csv; default: CSV on standard output")
+    given = parsed(_parser_of_images("embed", {"out": out}), args)
+    from pocketvit.verbs.predict import embed as verb
+
+    options = {name: given[name] for name in ("model", "out", "device", "skip_bad")}
+    with _said_warnings():
+        count = verb(given["paths"], **options, progress=True)
+    return 0 if given["out"] == "-" else _show(given, {"file": given["out"], "images": count}, f"wrote {given['out']}")
+
+
+def _parser_of_images(verb: str, arguments: Arguments) -> Any:
+    parser = plain_parser(verb, str(VERBS[verb].__doc__), "IMAGES")
+    parser.add_argument("paths", nargs="+", help="image files and folders of images")
+    add_arguments(parser, {"model": MODEL, **arguments})
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    parser.add_argument("--skip_bad", action="store_true", help="go on where a file cannot be decoded")
+    return parser
+
+
+@contextmanager
+def _said_warnings() -> Iterator[None]:
+    """Those of images that are unlike training's, a line each on stderr."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("ignore")
         warnings.simplefilter("always", UnlikeTraining)
-        result = verb(given["paths"], **options)
+        yield
     for warning in caught:
         print(f"pocketvit: {warning.message}", file=sys.stderr)
-    for row in result:
-        if "error" in row:
-            print(f"pocketvit: {row['file']}: cannot be decoded ({row['error']})", file=sys.stderr)
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(["file", "rank", "class", "probability"])
-    for row in result:
-        for rank, guess in enumerate(row["top"], start=1):
-            writer.writerow([row["file"], rank, guess["class"], guess["probability"]])
-    return _show(given, result, table.getvalue().rstrip("\n"))
 
 
 def reconstruct(args: list[str]) -> int:
@@ -194,13 +233,12 @@ def completion(args: list[str]) -> int:
     return 0
 
 
-VERBS: dict[str, Verb] = {
-    f.__name__: f for f in (fit, pretrain, finetune, probe, evaluate, predict, reconstruct, report, budget, completion)
-}
+EVERY = (fit, pretrain, finetune, resume, evaluate, probe, reconstruct, report, predict, embed, budget, completion)
+VERBS: dict[str, Verb] = {verb.__name__: verb for verb in EVERY}
 PURPOSES = {
-    "train": ("fit", "pretrain", "finetune"),
+    "train": ("fit", "pretrain", "finetune", "resume"),
     "judge": ("evaluate", "probe", "reconstruct", "report"),
-    "use": ("predict", "budget", "completion"),
+    "use": ("predict", "embed", "budget", "completion"),
 }
 # Of the verbs that take settings, what they take beside.
 ARGUMENTS: dict[str, Arguments] = {
@@ -218,14 +256,18 @@ ARGUMENTS: dict[str, Arguments] = {
 
 
 def _train(verb: str, given: Any, settings: Any, **more: Any) -> int:
+    options = {name: given[name] for name in OUT} | more
+    return _trained(given, verb, given["source"], settings=settings, **options)
+
+
+def _trained(given: Any, verb: str, *args: Any, **options: Any) -> int:
     from accelerate import PartialState
 
     import pocketvit
     from pocketvit.training.stops import Interrupted, NonFiniteLoss, Paused
 
-    options = {name: given[name] for name in OUT} | more
     try:
-        run = getattr(pocketvit, verb)(given["source"], settings=settings, **options)
+        run = getattr(pocketvit, verb)(*args, **options)
     except Interrupted as stop:
         return _fail(stop, 128 + stop.signum)
     except NonFiniteLoss as error:

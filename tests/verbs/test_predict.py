@@ -15,11 +15,12 @@ from PIL import Image
 import pocketvit
 from pocketvit.cli import main
 from pocketvit.config import ModelConfig
-from pocketvit.data import read_images
+from pocketvit.data import Header, read_images
 from pocketvit.errors import UnlikeTraining, UserError
 from pocketvit.model import weights
 from pocketvit.model.weights import WeightsMeta
-from pocketvit.verbs.predict import unlike
+from pocketvit.verbs.model import Batch
+from pocketvit.verbs.predict import Strange
 
 META = WeightsMeta(
     "classifier", ModelConfig("digits", patch=4), (16, 16, 3), (0.5, 0.4, 0.6), (0.2, 0.2, 0.2), ("cat", "dog")
@@ -39,6 +40,14 @@ def picture(path: Path, size: tuple[int, int] = (16, 16), mean: float = 0.5, mod
     pixels = np.clip(255 * mean + rng.normal(0, 40, (size[1], size[0], 3)), 0, 255).astype(np.uint8)
     Image.fromarray(pixels).convert(mode).save(path)
     return path
+
+
+def strange(images: np.ndarray, headers: list[Header], meta: WeightsMeta) -> list[str]:
+    """What is said of images that are unlike those of training, over two batches."""
+    counted = Strange()
+    for part in (slice(0, 1), slice(1, None)):
+        counted.add(Batch([], headers[part], images[part]), meta)
+    return counted.lines()
 
 
 def test_a_bad_file_costs_itself_alone(tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -76,7 +85,7 @@ def test_a_bad_file_costs_itself_alone(tmp_path: Path, model: Path, capsys: pyte
 def test_images_unlike_training_are_told_apart(tmp_path: Path, changes: dict[str, object], words: str | None) -> None:
     file = picture(tmp_path / "a.png", **changes)
     images, headers = read_images([file], (16, 16), 3)
-    lines = unlike(images, [header for header in headers if not isinstance(header, str)], META)
+    lines = strange(images, [header for header in headers if not isinstance(header, str)], META)
     assert len(lines) == bool(words)
     assert all(line.startswith(f"1 of 1 images {line and 'are'}") and words and words in line for line in lines)
 
@@ -84,19 +93,21 @@ def test_images_unlike_training_are_told_apart(tmp_path: Path, changes: dict[str
 def test_a_model_of_large_images_expects_large_ones(tmp_path: Path) -> None:
     scaled = dataclasses.replace(META, native=(224.0, 224.0))
     images, headers = read_images([picture(tmp_path / "a.png", size=(224, 224))], (16, 16), 3)
-    assert unlike(images, [header for header in headers if not isinstance(header, str)], scaled) == []
+    assert strange(images, [header for header in headers if not isinstance(header, str)], scaled) == []
 
 
 def test_colours_for_a_grey_model_are_said(tmp_path: Path) -> None:
     grey = dataclasses.replace(META, shape=(16, 16, 1), mean=(0.5,), std=(0.2,))
     images, headers = read_images([picture(tmp_path / "a.png")], (16, 16), 1)
-    (line,) = unlike(images, [header for header in headers if not isinstance(header, str)], grey)
+    (line,) = strange(images, [header for header in headers if not isinstance(header, str)], grey)
     assert "have colours, where the model learnt from grey ones" in line
 
 
-def test_pixels_are_no_paths(model: Path) -> None:
-    with pytest.raises(UserError, match="a ndarray is no image file"):
-        pocketvit.predict(np.zeros((2, 16, 16, 3), np.uint8), model=model)
+def test_pixels_are_predicted_as_files_are(model: Path) -> None:
+    rows = pocketvit.predict(np.zeros((2, 16, 16, 3), np.uint8), model=model)
+    assert [row["file"] for row in rows] == ["image 0", "image 1"]
+    with pytest.raises(UserError, match="a int is no image"):
+        pocketvit.predict(5, model=model)
 
 
 def test_the_warning_reaches_python_and_the_terminal(

@@ -8,9 +8,10 @@ from pocketvit.data.dataset import Dataset, Split, digest, load, load_whole
 from pocketvit.data.images import Header, Rendering, list_images, read_images
 from pocketvit.data.sizes import Patching, grown_patch, scaled_size
 from pocketvit.data.splits import label_subset
-from pocketvit.data.structures import Finding
+from pocketvit.data.structures import Arrays, Finding, Spec
 
 __all__ = [
-    "Dataset", "Finding", "Header", "Patching", "Rendering", "Split", "digest", "grown_patch", "image_digests",
-    "label_subset", "list_images", "load", "load_whole", "mirrored_classes", "read_images", "scaled_size",
+    "Arrays", "Dataset", "Finding", "Header", "Patching", "Rendering", "Spec", "Split", "digest", "grown_patch",
+    "image_digests", "label_subset", "list_images", "load", "load_whole", "mirrored_classes", "read_images",
+    "scaled_size",
 ]  # fmt: skip

@@ -22,7 +22,7 @@ from pocketvit.data.sizes import Patching
 from pocketvit.data.sources import open_source
 from pocketvit.data.sources.opener import Columns
 from pocketvit.data.splits import label_subset
-from pocketvit.data.structures import Finding, Source, Split
+from pocketvit.data.structures import Finding, Source, Spec, Split
 from pocketvit.errors import UserError
 
 __all__ = ["Dataset", "Split", "load"]
@@ -78,6 +78,15 @@ class Dataset:
         known = part.labels >= 0
         return (part.images, part.labels) if known.all() else (part.images[known], part.labels[known])
 
+    def test_names(self) -> NDArray[np.object_]:
+        """(N,) names of the test images that have labels: the items', or else counts."""
+        assert self.test is not None
+        assert self.test.labels is not None
+        names = self.test.names
+        if names is None:
+            names = np.array([f"image {number}" for number in range(len(self.test))], dtype=np.object_)
+        return names[self.test.labels >= 0]
+
     @property
     def shape(self) -> tuple[int, int, int]:
         """(height, width, channels) of every image."""
@@ -86,7 +95,7 @@ class Dataset:
 
 
 def load(
-    spec: str,
+    spec: Spec,
     config: DataConfig,
     *,
     patching: Patching | None = None,
@@ -169,7 +178,7 @@ class Whole(NamedTuple):
     own_test: bool
 
 
-def load_whole(spec: str, config: DataConfig, rendering: Rendering | None = None) -> Whole:
+def load_whole(spec: Spec, config: DataConfig, rendering: Rendering | None = None) -> Whole:
     """The labelled images of a set that nothing is learnt from: its test split, or else all of it.
 
     Args:
@@ -197,7 +206,7 @@ def digest(content: bytes) -> str:
     return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
-def _require_labels(spec: str, source: Source) -> None:
+def _require_labels(spec: Spec, source: Source) -> None:
     section = source.sections.get("train") or source.sections["all"]
     if section.labels is None:
         table = any(" .csv" in note for note in source.notes)

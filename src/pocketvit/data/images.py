@@ -145,36 +145,40 @@ def decode_image(
 
 
 def read_images(
-    paths: Sequence[str | Path], shape: tuple[int, int], channels: int, rendering: Rendering = NO_RENDERING
+    contents: Sequence[str | Path | bytes | NDArray[np.uint8]],
+    shape: tuple[int, int],
+    channels: int,
+    rendering: Rendering = NO_RENDERING,
 ) -> tuple[NDArray[np.uint8], list[Header | str]]:
-    """Decode image files for prediction.
+    """Decode images for prediction.
 
     Args:
-        paths: files
+        contents: files, their bytes, or pixels uint8 (H, W, C)
         shape: (height, width) to scale to
         channels: 1 for grey, 3 for RGB
         rendering: of the images that the model learnt from
 
     Returns:
-        uint8 (N, height, width, channels) of the N images that can be decoded, in order; and, for each path, what was
-        told of it, or else why it cannot be decoded.
+        uint8 (N, height, width, channels) of the N images that can be decoded, in order; and, for each content, what
+        was told of it, or else why it cannot be decoded.
 
     Raises:
         UserError: the channel count is neither 1 nor 3.
     """
     if channels not in (1, 3):
         raise UserError(f"image files give 1 channel or 3, and {channels} are expected here")
-    images, headers = np.empty((len(paths), *shape, channels), np.uint8), []
+    images, headers = np.empty((len(contents), *shape, channels), np.uint8), []
 
-    def decode(path: str | Path) -> tuple[NDArray[np.uint8], Header] | str:
+    def decode(content: str | Path | bytes | NDArray[np.uint8]) -> tuple[NDArray[np.uint8], Header] | str:
+        content = Path(content) if isinstance(content, str) else content
         try:
-            return decode_image(Path(path), shape, channels, rendering), read_header(Path(path))
+            return decode_image(content, shape, channels, rendering), read_header(content)
         except BadImage as error:
             return str(error)
 
     done = 0
     with strict_pillow():
-        for found in in_order(decode, paths):
+        for found in in_order(decode, contents):
             headers.append(found if isinstance(found, str) else found[1])
             if not isinstance(found, str):
                 images[done] = found[0]

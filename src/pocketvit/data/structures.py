@@ -13,7 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +39,30 @@ class Finding(NamedTuple):
 
     def __str__(self) -> str:
         return self.text
+
+
+@dataclass(frozen=True, eq=False)
+class Arrays:
+    """Images in memory, as a set.
+
+    Args:
+        images: uint8 (N, H, W) or (N, H, W, C), with 1 or 3 channels
+        labels: (N,) of names or numbers, or None
+        classes: K names, where labels are numbers from 0 to K - 1; empty takes those of the labels, sorted
+        name: for run folders and messages
+    """
+
+    images: NDArray[np.uint8]
+    labels: NDArray[Any] | None = None
+    classes: tuple[str, ...] = ()
+    name: str = "arrays"
+
+    def __str__(self) -> str:
+        return self.name
+
+
+Spec = str | Arrays
+"""What a set is given as: a name, a folder, a file; or what is in memory."""
 
 
 class Item(NamedTuple):

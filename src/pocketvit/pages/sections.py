@@ -217,15 +217,17 @@ def _mistakes(arrays: Arrays, classes: Sequence[str]) -> list[Context]:
     if not all(key in arrays for key in keys):
         return []
     images, *columns = (arrays[key] for key in keys)
-    rows = zip(figures.pictures(images, 72), *columns, strict=False)
+    names = arrays.get("mistakes_names", np.full(len(images), ""))
+    rows = zip(figures.pictures(images, 72), *columns, names, strict=False)
     shown = [
         {
             "picture": picture,
             "true": _name(classes, int(true)),
             "predicted": _name(classes, int(predicted)),
             "confidence": float(confidence),
+            "name": str(name),
         }
-        for picture, true, predicted, confidence in rows
+        for picture, true, predicted, confidence, name in rows
     ]
     return sorted(shown, key=lambda mistake: -mistake["confidence"])
 

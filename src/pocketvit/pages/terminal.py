@@ -112,7 +112,7 @@ def ending(summary: Json, run: str) -> RenderableType:
     if rows:
         parts += ["", _board(rows, [words.budget(entry, fraction) for entry in entries])]
     parts.append("")
-    parts += [Text(_plain(line)) for line in _facts(summary)]
+    parts += [Text(plain(line)) for line in _facts(summary)]
     follow = [f"pocketvit predict IMAGES --model {run}", f"pocketvit evaluate OTHER_DATA --model {run}"]
     follow = follow if entries else [f"pocketvit finetune DATA --init {run}", f"pocketvit probe DATA --model {run}"]
     follow.append(f"open {summary['files']['report']}")
@@ -124,7 +124,7 @@ def _board(rows: Sequence[Json], budgets: Sequence[str]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column("test accuracy", overflow="fold")
     for budget in budgets:
-        table.add_column(_plain(budget), justify="right")
+        table.add_column(plain(budget), justify="right")
     table.add_column("")
     for row in rows:
         cells = ["" if value is None else f"{100 * value:.1f} %" for value in row["accuracies"]]
@@ -160,12 +160,13 @@ def _line(head: str, text: str) -> str:
 
 
 def _filled(text: str) -> str:
-    return textwrap.fill(_plain(text), _width(), break_long_words=False, break_on_hyphens=False)
+    return textwrap.fill(plain(text), _width(), break_long_words=False, break_on_hyphens=False)
 
 
 def _width() -> int:
     return min(WIDTH, shutil.get_terminal_size().columns)
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
+    """With spaces that a terminal may break at."""
     return text.replace(words.NBSP, " ")

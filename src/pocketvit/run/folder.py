@@ -22,12 +22,15 @@ from pocketvit.files import write_whole
 FORMAT = 2  # of what lies in a run's folder; a run of another one is not gone on with
 CONFIG, SUMMARY, METRICS, FIGURES = "config.yaml", "summary.json", "metrics.jsonl", "figures.npz"
 WEIGHTS, MAE_WEIGHTS = "model.safetensors", "mae.safetensors"
-REPORT, RECONSTRUCTION = "report.html", "reconstruction.png"
+REPORT, RECONSTRUCTION, MISTAKES = "report.html", "reconstruction.png", "mistakes.csv"
 STAGES, CHECKPOINTS, TENSORBOARD = "stages", "checkpoints", "tensorboard"
 LOCK, OWNER = ".lock", ".owner"
 # All that a run writes into its folder, beside LOCK and OWNER; nothing else is ever deleted.
 OWN = frozenset(
-    (CONFIG, SUMMARY, METRICS, FIGURES, WEIGHTS, MAE_WEIGHTS, REPORT, RECONSTRUCTION, STAGES, CHECKPOINTS, TENSORBOARD)
+    (
+        *(CONFIG, SUMMARY, METRICS, FIGURES, WEIGHTS, MAE_WEIGHTS, REPORT, RECONSTRUCTION, MISTAKES),
+        *(STAGES, CHECKPOINTS, TENSORBOARD),
+    )
 )
 
 
@@ -68,6 +71,11 @@ class RunFolder:
         return self.root / REPORT
 
     @property
+    def mistakes(self) -> Path:
+        """Test images that the classifier gets wrong, as CSV."""
+        return self.root / MISTAKES
+
+    @property
     def reconstruction(self) -> Path:
         """The gallery that `reconstruct` writes."""
         return self.root / RECONSTRUCTION
@@ -81,6 +89,11 @@ class RunFolder:
     def learnt(self) -> Path:
         """Digests of the images that it learnt from."""
         return self.root / STAGES / "learnt.npy"
+
+    @property
+    def call(self) -> Path:
+        """What began the run, for whoever goes on with it, as JSON."""
+        return self.root / STAGES / "call.json"
 
     @property
     def clock(self) -> Path:

@@ -21,6 +21,7 @@ from pocketvit.data import (
     Finding,
     Patching,
     Rendering,
+    Spec,
     digest,
     grown_patch,
     image_digests,
@@ -71,7 +72,7 @@ class Context:
     def open(
         cls,
         verb: str,
-        data: str,
+        data: Spec,
         settings: Settings,
         *,
         out: str | Path | None,
@@ -82,6 +83,7 @@ class Context:
         init: Path | None = None,
         own: Collection[str] = (),
         began: float | None = None,
+        quiet: bool = False,
     ) -> Context:
         """Load the data and check everything that can be wrong before the first file of the run is written.
 
@@ -97,6 +99,7 @@ class Context:
             init: weights that the run starts from.
             own: names of files that the caller writes into the folder.
             began: when its time began, on time.monotonic's clock; None for now.
+            quiet: say nothing on stderr.
 
         Raises:
             UserError: bad data, settings, weights or folder.
@@ -126,7 +129,7 @@ class Context:
             parts = (dataset.train.images, dataset.val.images)
             check_origin(folder, origin, lambda: np.concatenate([image_digests(images) for images in parts]))
         clock = Clock(folder.clock if main else None, began)
-        log = RunLog(folder.root, settings.tensorboard, tick=clock.tick) if main else RunLog(quiet=True)
+        log = RunLog(folder.root, settings.tensorboard, quiet, clock.tick) if main else RunLog(quiet=True)
         lock = hold(folder.root) if main else None
         return cls(settings, dataset, accelerator, log, folder, evidence(verb, resume), clock, pause, lock)
 
@@ -220,7 +223,7 @@ def labelled_indices(dataset: Dataset, settings: Settings, per_class: int | None
     return label_subset(labels, per_class=per_class, fraction=fraction, seed=seed, classes=dataset.classes)
 
 
-def _load(data: str, settings: Settings, need_labels: bool, init: Path | None) -> Dataset:
+def _load(data: Spec, settings: Settings, need_labels: bool, init: Path | None) -> Dataset:
     """The images, as the weights of `init` are used to them, unless another size is asked for."""
     config, rendering, channels = settings.data, None, None
     if init is not None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pocketvit.evaluation.calibration import calibration_error, reliability
 from pocketvit.evaluation.metrics import Metrics, most_confident_mistakes
@@ -85,8 +88,11 @@ def _judgement(context: Context, vit: ViT, temperature: float) -> tuple[dict[str
     calibrated, plain = (context.predictor(vit, t) for t in (temperature, 1.0))
     logits = plain.logits(images)
     probabilities, uncalibrated = calibrated.calibrated(logits), plain.calibrated(logits)
-    wrong = most_confident_mistakes(probabilities, labels, MISTAKES)
+    names, every = context.dataset.test_names(), most_confident_mistakes(probabilities, labels, len(labels))
+    _write_mistakes(context, names, every, probabilities, labels)
+    wrong = every[:MISTAKES]
     arrays = {
+        "mistakes_names": names[wrong].astype(np.str_),
         "mistakes": images[wrong],
         "mistakes_true": labels[wrong],
         "mistakes_predicted": probabilities[wrong].argmax(axis=1),
@@ -98,6 +104,25 @@ def _judgement(context: Context, vit: ViT, temperature: float) -> tuple[dict[str
         "ece_uncalibrated": calibration_error(uncalibrated, labels),
         "reliability": {"calibrated": reliability(probabilities, labels), "plain": reliability(uncalibrated, labels)},
     }
+
+
+def _write_mistakes(
+    context: Context,
+    names: NDArray[np.object_],
+    wrong: NDArray[np.intp],
+    probabilities: NDArray[np.float32],
+    labels: NDArray[np.int64],
+) -> None:
+    """mistakes.csv, a row for each of the test images `wrong`."""
+    classes = context.dataset.classes
+    table = io.StringIO()
+    rows = csv.writer(table, lineterminator="\n")
+    rows.writerow(["file", "true", "predicted", "probability"])
+    for number in wrong:
+        predicted = int(probabilities[number].argmax())
+        probability = f"{probabilities[number, predicted]:.4f}"
+        rows.writerow([names[number], classes[labels[number]], classes[predicted], probability])
+    write_whole(context.folder.mistakes, table.getvalue())
 
 
 def _gallery(context: Context, mae: Path | None) -> dict[str, Any]:

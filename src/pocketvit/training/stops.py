@@ -6,6 +6,8 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+GO_ON = "continue with pocketvit resume RUN, or with the same command and --resume"
+
 
 class NonFiniteLoss(Exception):
     """The loss stopped being a number; the message names the step and the file to replay it from."""
@@ -15,7 +17,7 @@ class Interrupted(Exception):
     """SIGINT or SIGTERM came, and the state is saved; `signum` says which."""
 
     def __init__(self, signum: int) -> None:
-        super().__init__(f"stopped by {signal.Signals(signum).name}; continue with --resume")
+        super().__init__(f"stopped by {signal.Signals(signum).name}; {GO_ON}")
         self.signum = signum
 
 
@@ -23,7 +25,7 @@ class Paused(Exception):
     """The time after which to pause is over, and the state is saved."""
 
     def __init__(self) -> None:
-        super().__init__("paused; continue with --resume")
+        super().__init__(f"paused; {GO_ON}")
 
 
 @contextmanager

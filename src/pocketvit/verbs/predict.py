@@ -1,10 +1,12 @@
-"""The verb that classifies images from anywhere."""
+"""The verbs that use a model on images from anywhere: predict and embed."""
 
 from __future__ import annotations
 
+import csv
 import math
 import warnings
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +14,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pocketvit.data import Header, list_images, read_images
+from pocketvit.data import Header
 from pocketvit.errors import UnlikeTraining, UserError
-from pocketvit.evaluation.predictor import Predictor
 from pocketvit.model.weights import WeightsMeta
-from pocketvit.training.device import make_accelerator
-from pocketvit.verbs.models import Model, classifier_of, rendering_of
+from pocketvit.verbs.model import Batch, Images, load
+from pocketvit.verbs.models import Model
+
+Paths = Images  # files and folders mostly
 
 FAR = 2.0  # deviations of training's pixels that an image's mean may be from theirs
 
 
 def predict(
-    paths: str | Path | Sequence[str | Path],
+    paths: Paths,
     *,
     model: Model,
     top: int = 3,
@@ -48,36 +51,136 @@ def predict(
     Raises:
         UserError: no such file, not an image, or weights without a classifier.
     """
+    return list(predictions(paths, model=model, top=top, device=device, skip_bad=skip_bad))
+
+
+def predictions(
+    paths: Paths, *, model: Model, top: int = 3, device: str = "auto", skip_bad: bool = False, progress: bool = False
+) -> Iterator[dict[str, Any]]:
+    """The rows of `predict` as they come, its warnings last; with `progress`, a bar where there is a terminal."""
     if top < 1:
         raise UserError(f"--top {top}: expected at least 1")
-    network, meta = classifier_of(model)
-    given = [paths] if isinstance(paths, (str, Path)) else list(paths)
-    files = [file for path in given for file in list_images(path)]
-    height, width, channels = meta.shape
-    images, headers = read_images(files, (height, width), channels, rendering_of(meta))
-    bad = [(file, found) for file, found in zip(files, headers, strict=True) if isinstance(found, str)]
-    if bad and not skip_bad:
-        file, reason = bad[0]
-        raise UserError(f"{file}: cannot be decoded ({reason}): mend it, or give --skip-bad to go on without it")
-    for line in unlike(images, [found for found in headers if not isinstance(found, str)], meta):
-        warnings.warn(line, UnlikeTraining, stacklevel=2)
-    where = make_accelerator(device, "float32").device
-    probabilities = torch.from_numpy(Predictor.of(network, meta, where).probabilities(images))
-    values, indices = probabilities.topk(min(top, len(meta.classes)), dim=1)
-    guesses = (
-        [{"class": meta.classes[i], "probability": round(p, 6)} for p, i in zip(ps, ids, strict=True)]
-        for ps, ids in zip(values.tolist(), indices.tolist(), strict=True)
-    )
+    trained, strange = load(model, device), Strange()
+    trained.check_classifies()
+    predictor = trained.predictor()
+    for batch in trained.batches(paths, skip_bad, progress):
+        strange.add(batch, trained.meta)
+        likeliest = iter(
+            _likeliest(predictor.probabilities(batch.pixels), trained.meta.classes, top) if len(batch.pixels) else []
+        )
+        for name, found in zip(batch.names, batch.headers, strict=True):
+            if isinstance(found, str):
+                yield {"file": name, "top": [], "error": found}
+            else:
+                yield {"file": name, "top": next(likeliest)}
+    strange.warn()
+
+
+def embed(
+    paths: Paths,
+    *,
+    model: Model,
+    out: str | Path,
+    device: str = "auto",
+    skip_bad: bool = False,
+    progress: bool = False,
+) -> int:
+    """Write the features of each image file, or of each image in a folder, with its name; returns how many.
+
+    Args:
+        paths: files and folders.
+        model: a run, a weights file or a shipped model's name; of pre-trained weights, the encoder.
+        out: a file: with .parquet, columns "file" and "features" (a list of float32); with .csv, or "-" for standard
+            output, a column for each feature.
+        device: auto, cpu, cuda or mps.
+        skip_bad: go on where a file cannot be decoded.
+        progress: a bar on stderr, where that is a terminal.
+
+    Raises:
+        UserError: no such file, not an image, no such model, or a file of another kind to write.
+    """
+    kind = Path(out).suffix.lower() if str(out) != "-" else ".csv"
+    if kind not in (".parquet", ".csv"):
+        raise UserError(f"--out {out}: expected a name that ends in .parquet or .csv")
+    trained, strange, count = load(model, device), Strange(), 0
+    predictor = trained.predictor()
+    writer = (_parquet if kind == ".parquet" else _csv)(str(out), trained.meta.model.sizes().width)
+    next(writer)
+    for batch in trained.batches(paths, skip_bad, progress):
+        strange.add(batch, trained.meta)
+        names = [name for name, found in zip(batch.names, batch.headers, strict=True) if not isinstance(found, str)]
+        if names:
+            writer.send((names, predictor.features(batch.pixels)))
+        count += len(names)
+    writer.close()
+    strange.warn()
+    return count
+
+
+Rows = Generator[None, tuple[list[str], NDArray[np.float32]], None]
+
+
+def _parquet(out: str, width: int) -> Rows:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    kind = pa.list_(pa.float32(), width)
+    with pq.ParquetWriter(out, pa.schema([("file", pa.string()), ("features", kind)])) as file:
+        while True:
+            names, features = yield
+            column = pa.FixedSizeListArray.from_arrays(pa.array(features.ravel()), width)
+            file.write_table(pa.table({"file": names, "features": column}))
+
+
+def _csv(out: str, width: int) -> Rows:
+    with open(1 if out == "-" else out, "w", newline="", closefd=out != "-", encoding="utf-8") as stream:
+        rows = csv.writer(stream, lineterminator="\n")
+        rows.writerow(["file", *(f"f{number}" for number in range(width))])
+        while True:
+            names, features = yield
+            rows.writerows(
+                [name, *(f"{value:.6g}" for value in row)] for name, row in zip(names, features, strict=True)
+            )
+
+
+def _likeliest(probabilities: NDArray[np.float32], classes: Sequence[str], top: int) -> list[list[dict[str, Any]]]:
+    """The `top` likeliest classes of each row of probabilities (N, K)."""
+    values, indices = torch.from_numpy(probabilities).topk(min(top, len(classes)), dim=1)
+    rows = zip(values.tolist(), indices.tolist(), strict=True)
     return [
-        {"file": str(file), "top": [], "error": found}
-        if isinstance(found, str)
-        else {"file": str(file), "top": next(guesses)}
-        for file, found in zip(files, headers, strict=True)
+        [{"class": classes[i], "probability": round(p, 6)} for p, i in zip(ps, ids, strict=True)] for ps, ids in rows
     ]
 
 
-def unlike(images: NDArray[np.uint8], headers: Sequence[Header], meta: WeightsMeta) -> list[str]:
-    """What sets images apart from those that a model learnt from, so far that its answers mean little.
+class Strange:
+    """What sets images apart from those that a model learnt from, counted over batches."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+        self._images = 0
+
+    def add(self, batch: Batch, meta: WeightsMeta) -> None:
+        """Count those of a batch."""
+        headers = [found for found in batch.headers if not isinstance(found, str)]
+        self._images += len(headers)
+        self._counts.update(unlike(batch.pixels, headers, meta))
+
+    def lines(self) -> list[str]:
+        """In words, for people."""
+        return [
+            f"{count} of {self._images} images {words}: the model has seen none like them, and its answers may mean "
+            "nothing"
+            for words, count in self._counts.items()
+        ]
+
+    def warn(self) -> None:
+        """By Python's warnings."""
+        for line in self.lines():
+            warnings.warn(line, UnlikeTraining, stacklevel=3)
+
+
+def unlike(images: NDArray[np.uint8], headers: Sequence[Header], meta: WeightsMeta) -> dict[str, int]:
+    """What sets images apart from those that a model learnt from, so far that its answers mean little: how many.
 
     Args:
         images: (N, H, W, C), as the model takes them.
@@ -101,9 +204,4 @@ def unlike(images: NDArray[np.uint8], headers: Sequence[Header], meta: WeightsMe
         means = images.reshape(len(images), -1, channels).mean(axis=1) / 255
         far = np.abs(means - np.array(meta.mean)) > FAR * np.array(meta.std)
         wrong["are far darker or brighter"] = far.any(axis=1).tolist()
-    return [
-        f"{sum(found)} of {len(headers)} images {words}: the model has seen none like them, and its answers may mean "
-        "nothing"
-        for words, found in wrong.items()
-        if any(found)
-    ]
+    return {words: sum(found) for words, found in wrong.items() if any(found)}

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from pocketvit.config import Settings, default_recipe, model_path, resolve, seconds_of
+from pocketvit.data import Arrays, Spec
+from pocketvit.data.sources import find
 from pocketvit.errors import UserError
 from pocketvit.files import write_whole
 from pocketvit.model import weights
-from pocketvit.pages import write_report
-from pocketvit.pages.terminal import introduce, place_line, plan_lines
+from pocketvit.pages import words, write_report
+from pocketvit.pages.notebook import notebook
+from pocketvit.pages.sections import arranged, leaderboard
+from pocketvit.pages.terminal import introduce, place_line, plain, plan_lines
 from pocketvit.run.clock import OPENING
-from pocketvit.run.folder import discard
-from pocketvit.run.summary import printable
+from pocketvit.run.folder import RunFolder, discard
+from pocketvit.run.summary import printable, read_summary
 from pocketvit.stages.arms import RANDOM, Arm, arms_named, known_arms
 from pocketvit.stages.baselines import pixels_stage, probe_stage
 from pocketvit.stages.comparison import choice, finetune_arms, initial, pretrain_arms, table
@@ -30,6 +38,9 @@ from pocketvit.stages.results import write_results
 from pocketvit.stages.speeds import outlay
 from pocketvit.training.device import from_main
 
+Data = str | Path | Arrays | tuple[NDArray[np.uint8], Any]
+"""A set: a name, a folder, a file; or images (N, H, W) or (N, H, W, C) with labels (N,), in memory."""
+
 HALF_AN_HOUR = 1800.0
 # Settings and their flat names that say how long a run is.
 LENGTHS = frozenset(
@@ -39,7 +50,7 @@ LENGTHS = frozenset(
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run: its directory and what `--json` prints of it."""
+    """A finished run: its directory and what `--json` prints of it. In a notebook it shows what it came to."""
 
     path: Path
     summary: dict[str, Any]
@@ -50,9 +61,48 @@ class Run:
 
         return predict(paths, model=self.path, top=top)
 
+    def leaderboard(self) -> Any:
+        """Every method that was tested, the best first: a pandas data frame, or a list of dicts without pandas.
+
+        Columns: "method", "kind" (an arm, "probe", "pixels" or "chance"), "saved", and an accuracy for each label
+        budget, under its words.
+        """
+        summary = read_summary(self.path)
+        entries, fraction = arranged(summary.get("finetune")), summary["details"].get("label_fraction")
+        budgets = [plain(words.budget(entry, fraction)) for entry in entries] or ["all labels"]
+        return _frame(
+            {"method": row["name"], "kind": row["kind"], "saved": row["saved"]}
+            | dict(zip(budgets, row["accuracies"], strict=True))
+            for row in leaderboard(summary, entries)
+        )
+
+    def mistakes(self) -> Any:
+        """Test images that the saved classifier gets wrong, the surest first: a data frame, or a list of dicts.
+
+        Columns: "file" (its name in the set), "true", "predicted", "probability".
+        """
+        file = RunFolder(self.path).mistakes
+        if not file.is_file():
+            return _frame([])
+        with file.open(newline="", encoding="utf-8") as stream:
+            rows = list(csv.DictReader(stream))
+        return _frame({**row, "probability": float(row["probability"])} for row in rows)
+
+    def _repr_html_(self) -> str:
+        return notebook(read_summary(self.path), self.path)
+
+
+def _frame(rows: Iterable[dict[str, Any]]) -> Any:
+    found = list(rows)
+    try:
+        import pandas
+    except ImportError:
+        return found
+    return pandas.DataFrame(found)
+
 
 def fit(
-    data: str = "digits",
+    data: Data = "digits",
     *,
     recipe: str | None = None,
     config: str | Path | None = None,
@@ -64,6 +114,7 @@ def fit(
     settings: Settings | None = None,
     elastic: bool | None = None,
     began: float | None = None,
+    quiet: bool = False,
     **overrides: Any,
 ) -> Run:
     """Images in; a tested classifier and a report out.
@@ -80,26 +131,29 @@ def fit(
         elastic: whether on a CPU the recipe's lengths give way where they would take more than half an hour; None
             asks for that where neither a recipe nor settings are given.
         began: on time.monotonic's clock; None for now.
+        quiet: say nothing on stderr.
 
     Raises:
         UserError: also, a time limit that cannot be kept; the message says what could.
     """
+    data = _spec(data)
     if elastic is None:
         elastic = not (settings or recipe or config or LENGTHS.intersection(overrides))
     settings = settings or _settings(data, recipe, config, overrides)
     limit = None if time_limit is None else seconds_of(time_limit)
     context = Context.open(
         "fit", data, settings, out=out, overwrite=overwrite, resume=resume, pause_after=pause_after, need_labels=True,
-        began=began,
+        began=began, quiet=quiet,
     )  # fmt: skip
     introduce(context, ["pretrain", "finetune"], doubts=not resume)
+    _note_call(context, "fit", data, time_limit=time_limit, elastic=elastic)
     context = _planned(context, limit, HALF_AN_HOUR if elastic and context.accelerator.device.type == "cpu" else None)
     context.log.say(place_line(context))
     return complete(context, plan_arms(context.plan))
 
 
 def plan(
-    data: str = "digits",
+    data: Data = "digits",
     *,
     recipe: str | None = None,
     config: str | Path | None = None,
@@ -114,6 +168,7 @@ def plan(
     Raises:
         UserError: as `fit`.
     """
+    data = _spec(data)
     if elastic is None:
         elastic = not (settings or recipe or config or LENGTHS.intersection(overrides))
     settings = settings or _settings(data, recipe, config, overrides)
@@ -150,10 +205,16 @@ def _planned(context: Context, limit: float | None, within: float | None) -> Con
     return context.planned(made)
 
 
+def _spec(data: Data) -> Spec:
+    if isinstance(data, tuple):
+        return Arrays(*data)
+    return data if isinstance(data, Arrays) else str(data)
+
+
 def _settings(
-    data: str, recipe: str | None, config: str | Path | None, overrides: dict[str, Any], stage: str = "pretrain"
+    data: Spec, recipe: str | None, config: str | Path | None, overrides: dict[str, Any], stage: str = "pretrain"
 ) -> Settings:
-    chosen = recipe or default_recipe(data, overrides.get("device"))
+    chosen = recipe or default_recipe(str(data), overrides.get("device"))
     return resolve(chosen, config, stage=stage, **overrides)
 
 
@@ -192,7 +253,7 @@ def _taken(context: Context) -> dict[str, Any]:
 
 
 def pretrain(
-    data: str = "digits",
+    data: Data = "digits",
     *,
     recipe: str | None = None,
     config: str | Path | None = None,
@@ -217,12 +278,14 @@ def pretrain(
         UserError: bad data, settings or directory.
         Paused: `pause_after` is over; what was done is saved, and `resume` goes on with it.
     """
+    data = _spec(data)
     settings = settings or _settings(data, recipe, config, overrides)
     context = Context.open(
         "pretrain", data, settings,
         out=out, overwrite=overwrite, resume=resume, pause_after=pause_after, need_labels=False,
     )  # fmt: skip
     introduce(context, ["pretrain"], doubts=False)
+    _note_call(context, "pretrain", data)
     context.log.say(place_line(context))
     arms, folder = arms_named(["mae"]), context.folder
     found = pretrain_stage(context, "mae", folder.weights)
@@ -230,7 +293,7 @@ def pretrain(
 
 
 def finetune(
-    data: str = "digits",
+    data: Data = "digits",
     *,
     init: Run | str | Path | None = None,
     recipe: str | None = None,
@@ -248,6 +311,7 @@ def finetune(
     With several seeds the test accuracy is their mean. The weights that are saved are the first seed's at the largest
     label budget. Arguments and errors as for `pretrain`; `epochs`, `batch_size` and `lr` mean fine-tuning here.
     """
+    data = _spec(data)
     settings = settings or _settings(data, recipe, config, overrides, "finetune")
     source = init.path if isinstance(init, Run) else model_path(init) if init else None
     if source is not None:
@@ -257,6 +321,7 @@ def finetune(
         need_labels=True, init=source,
     )  # fmt: skip
     introduce(context, ["finetune"], doubts=not resume)
+    _note_call(context, "finetune", data, init=source and str(source.resolve()))
     context.log.say(place_line(context))
     (arm,), tables, every = arms_named(["mae"]) if source else (RANDOM,), [], []
     for per_class in settings.data.label_budgets:
@@ -266,6 +331,35 @@ def finetune(
     folder = context.folder
     context.on_main(lambda: shutil.copyfile(folder.classifier(arm.name), folder.weights))
     return _finished(context, [arm], {"pretrain": {}, "probe": {}, "finetune": tables}, {"runs": every}, source)
+
+
+def resume(run: Run | str | Path, *, pause_after: str | float | None = None) -> Run:
+    """Go on with a run of `fit`, `pretrain` or `finetune` that was stopped, as it was begun.
+
+    Args:
+        run: its directory.
+        pause_after: as for `pretrain`.
+
+    Raises:
+        UserError: no such run, or its data are not what they were.
+    """
+    folder = RunFolder(run.path if isinstance(run, Run) else Path(run))
+    try:
+        call = json.loads(folder.call.read_text())
+    except (OSError, ValueError):
+        raise UserError(f"{folder.root}: no run that can be gone on with: give the directory of one") from None
+    verb: Callable[..., Run] = {"fit": fit, "pretrain": pretrain, "finetune": finetune}[call.pop("verb")]
+    begun = {"settings": resolve(config=folder.config), "out": folder.root, **call}
+    return verb(begun.pop("data"), **begun, resume=True, pause_after=pause_after)
+
+
+def _note_call(context: Context, verb: str, data: Spec, **more: Any) -> None:
+    """Keep how the run was begun, unless it is kept."""
+    place, file = find(data), context.folder.call
+    if isinstance(data, Arrays):  # which nobody will have kept
+        return
+    call = {"verb": verb, "data": data if place is None else str(place.resolve()), **more}
+    context.on_main(lambda: None if file.exists() else write_whole(file, json.dumps(call, indent=1) + "\n"))
 
 
 def _finished(

@@ -10,19 +10,20 @@ import os
 from pathlib import Path
 
 from pocketvit.data.listing import IMAGE_EXTENSIONS
+from pocketvit.data.sources.arrays import ARRAYS
 from pocketvit.data.sources.cifar import CIFAR
 from pocketvit.data.sources.digits import DIGITS
 from pocketvit.data.sources.folders import FOLDER
 from pocketvit.data.sources.opener import Columns, Opener
 from pocketvit.data.sources.parquet import PARQUET
-from pocketvit.data.structures import Source
+from pocketvit.data.structures import Arrays, Source, Spec
 from pocketvit.errors import UserError
 
 # The first that recognises a set opens it.
-OPENERS: tuple[Opener, ...] = (DIGITS, CIFAR, PARQUET, FOLDER)
+OPENERS: tuple[Opener, ...] = (ARRAYS, DIGITS, CIFAR, PARQUET, FOLDER)
 
 
-def open_source(spec: str, columns: Columns = Columns()) -> Source:  # noqa: B008  # immutable
+def open_source(spec: Spec, columns: Columns = Columns()) -> Source:  # noqa: B008  # immutable
     """Open a set of images without decoding any.
 
     Args:
@@ -37,6 +38,7 @@ def open_source(spec: str, columns: Columns = Columns()) -> Source:  # noqa: B00
     for opener in OPENERS:
         if opener.recognises(spec, path):
             return opener.open(spec, path, columns)
+    assert isinstance(spec, str)
     if path is None:
         raise UserError(f"'{spec}' does not exist{_suggestion(Path(spec))}; expected {accepted()}")
     kind = "a single image" if path.suffix.lower() in IMAGE_EXTENSIONS else f"a file of unknown kind ({path.name})"
@@ -44,13 +46,15 @@ def open_source(spec: str, columns: Columns = Columns()) -> Source:  # noqa: B00
 
 
 def accepted() -> str:
-    """What a set may be, in words."""
-    *words, last = (opener.words for opener in OPENERS)
+    """What a set may be that is named in words."""
+    _, *words, last = (opener.words for opener in OPENERS)
     return f"{', '.join(words)}, or {last}"
 
 
-def find(spec: str) -> Path | None:
+def find(spec: Spec) -> Path | None:
     """The file or folder that the user named, in the working folder or in $POCKETVIT_DATA; None where there is none."""
+    if isinstance(spec, Arrays):
+        return None
     path = Path(spec).expanduser()
     folder = os.environ.get("POCKETVIT_DATA")
     candidates = [path] if folder is None else [path, Path(folder).expanduser() / path]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from pocketvit.data.structures import Source
+from pocketvit.data.structures import Source, Spec
 
 
 class Columns(NamedTuple):
@@ -34,6 +34,6 @@ class Opener:
     """
 
     words: str
-    recognises: Callable[[str, Path | None], bool]
-    open: Callable[[str, Path | None, Columns], Source]
+    recognises: Callable[[Spec, Path | None], bool]
+    open: Callable[[Any, Path | None, Columns], Source]
     names: tuple[str, ...] = ()
