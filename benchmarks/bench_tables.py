@@ -62,6 +62,20 @@ def _speed_row(name: str, precision: str, rated: Json) -> list[str]:
     return [name, precision, *(between(speed, _speed) for speed in speeds), *over]
 
 
+def plans_table(evidence: Json) -> str:
+    """A row for each set and time limit: what was planned, and what it took."""
+    rows = []
+    for one in evidence["sets"]:
+        over = 100 * (one["seconds"] / one["planned"] - 1)
+        cells = [one["name"], f"{one['images']:,}", one["limit"] or "none", minutes(one["planned"])]
+        cells += [minutes(one["seconds"]), f"{over:+.0f} %", str(one["seeds"])]
+        rows.append([*cells, ", ".join(f"{name} {words.percent(value)}" for name, value in one["arms"].items())])
+    head = ["set", "images", "limit", "planned", "took", "off by", "seeds", "test accuracy"]
+    details = evidence["details"]
+    origin = f"`{details['command']}`. {device(details)}, {details['environment']['cores']} cores. {when(details)}."
+    return plain(f"{markdown(head, rows)}\n\n<sub>{origin}</sub>\n")
+
+
 def scaling_table(evidence: Json) -> str:
     """A row for each case, and how far its images times MACs per second lie from the median of its kind."""
     tables = []

@@ -231,7 +231,7 @@ def model_card(job: Json, stem: str, summary: Json) -> str:
     if "pretrain" in found:
         epochs = f"{found['pretrain']['epochs']} epochs of pre-training, {epochs}"
     size = "×".join(str(side) for side in data["shape"])
-    started = titles[details["shipped"]]
+    started = titles[details["shipped"]] + (", frozen, with a linear head" if details.get("frozen") else "")
     if len(accuracy) > 1:
         started += ", which did better on the images that validate"
     return f"""# {stem}

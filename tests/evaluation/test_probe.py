@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 
 from pocketvit.evaluation.predictor import Eager, Predictor
-from pocketvit.evaluation.probe import knn_accuracy, linear_accuracy, probe
+from pocketvit.evaluation.probe import as_head, knn_accuracy, linear_accuracy, linear_classifier, probe
 from pocketvit.model.vit import ViT, ViTShape
 
 
@@ -35,4 +36,23 @@ def test_probe_reads_both_from_the_encoder() -> None:
     images = np.where(labels == 0, 0, np.where(labels == 1, 128, 255)).astype(np.uint8)
     images = np.broadcast_to(images[:, None, None, None], (12, 8, 4, 2))
     ready = Predictor(Eager(vit, (0.4, 0.5), (0.2, 0.3), "cpu"), vit.shape.image)
-    assert probe(ready, images, labels, images, labels) == {"knn": 1.0, "linear": 1.0}
+    assert probe(ready, images, labels, images, labels).to_json() == {"knn": 1.0, "linear": 1.0}
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_a_linear_classifier_is_a_head_of_the_network(classes: int) -> None:
+    x, y = rays(90, 0)
+    x, y = 100 + 7 * x[y < classes], y[y < classes]
+    linear = linear_classifier(x, y)
+    weight, bias = as_head(linear, classes)
+    logits = x @ weight.T + bias
+    expected = np.exp(logits - logits.max(1, keepdims=True))
+    expected /= expected.sum(1, keepdims=True)
+    np.testing.assert_allclose(linear.predict_proba(x), expected, atol=2e-4)
+
+
+def test_a_head_never_names_a_class_that_was_not_there() -> None:
+    x, y = rays(90, 0)
+    weight, bias = as_head(linear_classifier(x, np.where(y == 1, 4, y)), 5)
+    assert (weight.shape, bias.shape) == ((5, 3), (5,))
+    assert set((x @ weight.T + bias).argmax(1)) == {0, 2, 4}

@@ -6,7 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from sklearn.datasets import load_digits
 
 import pocketvit
 from pocketvit.model import weights
@@ -68,3 +70,41 @@ def test_the_saved_classifier_is_calibrated_on_no_more_labels_than_it_had(tmp_pa
 def read_summary_details(folder: Path) -> dict[str, Any]:
     details: dict[str, Any] = json.loads((folder / "summary.json").read_text())["details"]
     return details
+
+
+def test_a_frozen_encoder_is_saved_where_its_linear_head_is_better(tmp_path: Path) -> None:
+    """Fine-tuning that hardly learns: the linear classifier on the encoder as it was does better."""
+    stuck = {**SMALL, "pretrain.epochs": 20, "finetune.lr": 1e-7, "labels_per_class": "all", "seeds": 1}
+    run = pocketvit.fit("digits", recipe="digits", out=tmp_path / "run", **stuck)
+    details, probe = read_summary_details(run.path), run.summary["probe"]["mae"]
+    assert (details["shipped"], details["frozen"]) == ("mae", True)
+    assert set(probe) == {"knn", "linear"}
+    assert probe["linear"] > 0.5
+    assert details["evaluation"]["accuracy"] == pytest.approx(probe["linear"], abs=0.01)
+    assert pocketvit.evaluate("digits", model=run)["accuracy"] == pytest.approx(probe["linear"], abs=0.01)
+    saved = [row for row in leaderboard_of(run) if row["saved"]]
+    assert [row["method"] for row in saved] == ["MAE, frozen: linear probe"]
+    assert pocketvit.load(run).predict_proba(np.zeros((1, 8, 8), np.uint8)).shape == (1, 10)
+
+
+def test_wrong_labels_are_listed_and_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = load_digits()
+    images, labels = np.rint(found.images * (255 / 16)).astype(np.uint8), found.target.copy()
+    planted = np.random.default_rng(0).permutation(len(labels))[:40]
+    labels[planted] = (labels[planted] + 3) % 10
+    longer = {**SMALL, "pretrain.epochs": 30, "model.width": 32}
+    run = pocketvit.fit((images, labels), recipe="digits", out=tmp_path / "run", **longer)
+    lines = (run.path / "doubtful-labels.csv").read_text().splitlines()
+    assert lines[0].split(",") == [
+        *("file", "label", "suggested", "probability_of_label", "probability_of_suggested", "like")
+    ]
+    first = [int(line.split(",")[0].removeprefix("image ")) for line in lines[1:41]]
+    # One or two would be there by chance; the encoder is a brief one.
+    assert len(set(first) & set(planted)) >= 10
+    assert read_summary_details(run.path)["doubtful_labels"] == len(lines) - 1
+    assert "Labels to look at" in (run.path / "report.html").read_text()
+
+
+def leaderboard_of(run: Any) -> list[dict[str, Any]]:
+    found = run.leaderboard()
+    return found if isinstance(found, list) else found.to_dict("records")

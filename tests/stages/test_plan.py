@@ -20,6 +20,7 @@ OUTLAY = Outlay(
     probe=1.5,
     pixels={5: 1.0, None: 1.0},
     pixel_seeds=True,
+    labels=0.0,
     report=4.0,
 )
 WHOLE = 102 + 12 * 51 + 2 * 1.5 + 2 * 3 + 4

@@ -110,13 +110,14 @@ def test_the_end_in_the_terminal(
     assert out.lstrip().startswith("Something simpler does better with all labels: SVM on raw pixels has 9")
     for words in (
         "MAE, fine-tuned", "Random init, trained alike", "MAE, frozen: linear probe", "SVM on raw pixels",
-        "the most frequent class, always", "Saved   the network from", "labels", "Weakest", ", planned ",
+        "the most frequent class, always", "Saved   the ", "labels", "Weakest", ", planned ",
         f"pocketvit predict IMAGES --model {tmp_path / 'r'}", "report.html",
     ):  # fmt: skip
         assert words in out
     (saved,) = [line for line in out.splitlines() if line.rstrip().endswith("saved")]
-    shipped = read_summary(tmp_path / "r")["details"]["shipped"]
-    assert saved.startswith({"mae": "MAE, fine-tuned", "random": "Random init"}[shipped])
+    details = read_summary(tmp_path / "r")["details"]
+    title = {"mae": "MAE", "random": "Random init"}[details["shipped"]]
+    assert saved.startswith(f"{title}, frozen: linear probe" if details["frozen"] else f"{title}, ")
     for python in ("None", "{'", "nan"):
         assert python not in out
 

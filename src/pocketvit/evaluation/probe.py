@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
 from pocketvit.evaluation.pixels import seconds_of_fit
 from pocketvit.evaluation.predictor import Predictor
 
+NEVER = -1e4  # of a class that was not seen
 LINEAR_STEPS = 2000  # at the most
 USUAL_STEPS, TRIED_STEPS = 200, 10  # that it takes on standardised features, and on which its time is measured
 
@@ -31,8 +34,8 @@ def knn_accuracy(train_x: Features, train_y: Labels, test_x: Features, test_y: L
     return float(knn.fit(train_x, train_y).score(test_x, test_y))
 
 
-def linear_accuracy(train_x: Features, train_y: Labels, test_x: Features, test_y: Labels) -> float:
-    """Accuracy of logistic regression on standardised features; shapes as in `knn_accuracy`.
+def linear_classifier(train_x: Features, train_y: Labels) -> Any:
+    """Logistic regression on standardised features (N, D) with labels (N,): scikit-learn's pipeline, fitted.
 
     Raises:
         ValueError: `train_y` has a single class.
@@ -41,8 +44,27 @@ def linear_accuracy(train_x: Features, train_y: Labels, test_x: Features, test_y
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    linear = make_pipeline(StandardScaler(), LogisticRegression(max_iter=LINEAR_STEPS))
-    return float(linear.fit(train_x, train_y).score(test_x, test_y))
+    return make_pipeline(StandardScaler(), LogisticRegression(max_iter=LINEAR_STEPS)).fit(train_x, train_y)
+
+
+def linear_accuracy(train_x: Features, train_y: Labels, test_x: Features, test_y: Labels) -> float:
+    """Accuracy of `linear_classifier`; shapes as in `knn_accuracy`. Raises as it."""
+    return float(linear_classifier(train_x, train_y).score(test_x, test_y))
+
+
+def as_head(linear: Any, classes: int) -> tuple[Features, Features]:
+    """A `linear_classifier` as weight (K, D) and bias (K,) of a head that reads plain features.
+
+    Where it has not seen a class, that gets a bias that no image can outweigh.
+    """
+    scaler, regression = (step for _, step in linear.steps)
+    coefficients, bias = regression.coef_, regression.intercept_
+    if len(coefficients) == 1:  # of two classes, the second one's odds
+        coefficients, bias = np.concatenate([0 * coefficients, coefficients]), np.concatenate([0 * bias, bias])
+    scaled = coefficients / scaler.scale_
+    weight, offset = np.zeros((classes, scaled.shape[1]), np.float32), np.full(classes, NEVER, np.float32)
+    weight[regression.classes_], offset[regression.classes_] = scaled, bias - scaled @ scaler.mean_
+    return weight, offset
 
 
 def expected_fit(labels: Labels, width: int) -> float:
@@ -54,14 +76,32 @@ def expected_fit(labels: Labels, width: int) -> float:
     return seconds_of_fit(lambda: brief.fit(x, labels)) * USUAL_STEPS / TRIED_STEPS
 
 
+class Probed(NamedTuple):
+    """What frozen features gave.
+
+    Args:
+        knn: test accuracy of the nearest neighbours
+        linear: test accuracy of `linear_classifier`
+        classifier: that one
+    """
+
+    knn: float
+    linear: float
+    classifier: Any
+
+    def to_json(self) -> dict[str, float]:
+        """The accuracies."""
+        return {"knn": self.knn, "linear": self.linear}
+
+
 def probe(
     predictor: Predictor,
     train_images: NDArray[np.uint8],
     train_y: Labels,
     test_images: NDArray[np.uint8],
     test_y: Labels,
-) -> dict[str, float]:
-    """Accuracies "knn" and "linear" of an encoder's features, fitted on train and read on test.
+) -> Probed:
+    """What an encoder's features are worth, fitted on train and read on test.
 
     Args:
         predictor: gives the features
@@ -71,7 +111,5 @@ def probe(
         test_y: (M,)
     """
     train_x, test_x = (predictor.features(images) for images in (train_images, test_images))
-    return {
-        "knn": knn_accuracy(train_x, train_y, test_x, test_y),
-        "linear": linear_accuracy(train_x, train_y, test_x, test_y),
-    }
+    linear = linear_classifier(train_x, train_y)
+    return Probed(knn_accuracy(train_x, train_y, test_x, test_y), float(linear.score(test_x, test_y)), linear)

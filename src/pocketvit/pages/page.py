@@ -22,7 +22,7 @@ def write_report(run_dir: Path) -> Path:
     run_dir = Path(run_dir)
     summary = _read_summary(run_dir / "summary.json")
     metrics = _read_metrics(run_dir / "metrics.jsonl")
-    arrays = _read_arrays(run_dir / "figures.npz")
+    arrays = {**_read_arrays(run_dir / "stages" / "doubts.npz"), **_read_arrays(run_dir / "figures.npz")}
     config = run_dir / "config.yaml"
     settings = config.read_text(encoding="utf-8", errors="replace") if config.is_file() else None
     environment = Environment(

@@ -34,6 +34,8 @@ def page_context(summary: Context, metrics: Sequence[Context], arrays: Arrays, s
         "gallery": _gallery(arrays),
         "evaluation": _evaluation(details.get("evaluation"), classes),
         "mistakes": _mistakes(arrays, classes),
+        "doubts": _doubts(arrays, classes),
+        "doubtful": details.get("doubtful_labels"),
         "notes": details.get("notes") or [],
         "settings": settings,
         "environment": _environment(details, summary.get("files")),
@@ -51,14 +53,15 @@ def leaderboard(summary: Context, entries: Sequence[Context]) -> list[Context]:
     rows: dict[str, Context] = {}
     for place, result in enumerate(results):
         for row in result["rows"]:
-            saved = row["kind"] == details.get("shipped")
+            saved = row["kind"] == details.get("shipped") and not details.get("frozen")
             empty = {"name": row["name"], "kind": row["kind"], "saved": saved}
             known = rows.setdefault(row["name"], {**empty, **_blank(len(results))})
             known["accuracies"][place], known["spreads"][place] = row["accuracy"], row["spread"]
     for probe in _probe(summary.get("probe"), arms):
         for reading, title in (("linear", "linear probe"), ("knn", "kNN")):
             name = f"{probe['name']}, frozen: {title}"
-            rows[name] = {"name": name, "kind": "probe", "saved": False, **_blank(max(1, len(results)))}
+            saved = bool(details.get("frozen")) and (probe["kind"], reading) == (details.get("shipped"), "linear")
+            rows[name] = {"name": name, "kind": "probe", "saved": saved, **_blank(max(1, len(results)))}
             rows[name]["accuracies"][-1] = words.number(probe[reading])
     if rows and (chance := _chance(details.get("evaluation"))) is not None:
         blank = _blank(len(results)) | {"accuracies": [chance] * len(results)}
@@ -230,6 +233,21 @@ def _mistakes(arrays: Arrays, classes: Sequence[str]) -> list[Context]:
         for picture, true, predicted, confidence, name in rows
     ]
     return sorted(shown, key=lambda mistake: -mistake["confidence"])
+
+
+def _doubts(arrays: Arrays, classes: Sequence[str]) -> list[Context]:
+    keys = ("doubts_label", "doubts_suggested", "doubts_probability", "doubts_names")
+    if not all(key in arrays for key in ("doubts", "doubts_like", *keys)):
+        return []
+    pairs = zip(figures.pictures(arrays["doubts"], 72), figures.pictures(arrays["doubts_like"], 72), strict=False)
+    rows = zip(pairs, *(arrays[key] for key in keys), strict=False)
+    return [
+        {
+            "picture": picture, "like": like, "label": _name(classes, int(label)),
+            "suggested": _name(classes, int(suggested)), "probability": float(probability), "name": str(name),
+        }
+        for (picture, like), label, suggested, probability, name in rows
+    ]  # fmt: skip
 
 
 def _evaluation(evaluation: Any, classes: Sequence[str]) -> Context | None:

@@ -141,10 +141,14 @@ def _facts(summary: Json) -> Iterator[str]:
     shipped = words.arms(summary).get(details.get("shipped", ""))
     weights = summary["files"]["weights"]
     if shipped:
-        yield _line("Saved", f"the network from {shipped['title']}, {details['chosen_by']}")
+        what = "the frozen encoder with a linear head" if details.get("frozen") else "the network"
+        yield _line("Saved", f"{what} from {shipped['title']}, {details['chosen_by']}")
     yield f"{'' if shipped else 'Saved':<{INDENT}}{weights}"
     if (weakest := words.weakest(details.get("evaluation") or {})) is not None:
         yield _line("Weakest", weakest)
+    if (doubts := details.get("doubtful_labels")) is not None:
+        some = f"{doubts} may be wrong: doubtful-labels.csv, the most doubtful first"
+        yield _line("Labels", some if doubts else "none in doubt")
     plan = details.get("plan") or {}
     planned = f", planned {words.duration(plan['seconds'])}" if plan.get("seconds") else ""
     yield _line("Time", f"{words.duration(details.get('seconds'))}{planned}")

@@ -178,10 +178,12 @@ def outdone(summary: Json, entries: Sequence[Json], fraction: object = None) -> 
     """A sentence where something simpler did better than the network that was saved, at the largest label budget."""
     details = summary.get("details") or {}
     shipped = str(details.get("shipped"))
-    own = accuracy((entries[-1]["arms"] if entries else {}).get(shipped))
+    probe = (summary.get("probe") or {}).get(shipped) or {}
+    tuned = accuracy((entries[-1]["arms"] if entries else {}).get(shipped))
+    own = number(probe.get("linear")) if details.get("frozen") else tuned
     if own is None:
         return None
-    pixels, probe = entries[-1].get("pixels") or {}, (summary.get("probe") or {}).get(shipped) or {}
+    pixels = entries[-1].get("pixels") or {}
     simpler = {
         f"{method(str(pixels.get('name', 'a classifier')))} on raw pixels": accuracy(pixels),
         "a linear classifier on the frozen encoder": number(probe.get("linear")),

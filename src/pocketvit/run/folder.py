@@ -22,13 +22,14 @@ from pocketvit.files import write_whole
 FORMAT = 2  # of what lies in a run's folder; a run of another one is not gone on with
 CONFIG, SUMMARY, METRICS, FIGURES = "config.yaml", "summary.json", "metrics.jsonl", "figures.npz"
 WEIGHTS, MAE_WEIGHTS = "model.safetensors", "mae.safetensors"
-REPORT, RECONSTRUCTION, MISTAKES = "report.html", "reconstruction.png", "mistakes.csv"
+REPORT, RECONSTRUCTION = "report.html", "reconstruction.png"
+MISTAKES, DOUBTS = "mistakes.csv", "doubtful-labels.csv"
 STAGES, CHECKPOINTS, TENSORBOARD = "stages", "checkpoints", "tensorboard"
 LOCK, OWNER = ".lock", ".owner"
 # All that a run writes into its folder, beside LOCK and OWNER; nothing else is ever deleted.
 OWN = frozenset(
     (
-        *(CONFIG, SUMMARY, METRICS, FIGURES, WEIGHTS, MAE_WEIGHTS, REPORT, RECONSTRUCTION, MISTAKES),
+        *(CONFIG, SUMMARY, METRICS, FIGURES, WEIGHTS, MAE_WEIGHTS, REPORT, RECONSTRUCTION, MISTAKES, DOUBTS),
         *(STAGES, CHECKPOINTS, TENSORBOARD),
     )
 )
@@ -74,6 +75,16 @@ class RunFolder:
     def mistakes(self) -> Path:
         """Test images that the classifier gets wrong, as CSV."""
         return self.root / MISTAKES
+
+    @property
+    def doubts(self) -> Path:
+        """Images whose label may be wrong, as CSV."""
+        return self.root / DOUBTS
+
+    @property
+    def doubted(self) -> Path:
+        """The first of them, as arrays."""
+        return self.root / STAGES / "doubts.npz"
 
     @property
     def reconstruction(self) -> Path:
@@ -124,6 +135,10 @@ class RunFolder:
     def classifier(self, arm: str) -> Path:
         """Its weights."""
         return self.root / STAGES / f"classifier-{arm}.safetensors"
+
+    def frozen(self, arm: str) -> Path:
+        """A frozen encoder with the linear probe for its head."""
+        return self.root / STAGES / f"frozen-{arm}.safetensors"
 
     def checkpoints(self, stage: str) -> Path:
         """The folder of a stage's checkpoints."""

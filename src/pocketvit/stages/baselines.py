@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +12,22 @@ import numpy as np
 import torch
 
 from pocketvit.evaluation.pixels import pixel_baselines
-from pocketvit.evaluation.probe import probe
+from pocketvit.evaluation.probe import Probed, as_head, probe
 from pocketvit.evaluation.statistics import deviation
 from pocketvit.model import weights
 from pocketvit.model.vit import ViT, ViTShape
 from pocketvit.stages.arms import RANDOM
-from pocketvit.stages.context import Context
+from pocketvit.stages.context import Context, temperature_of
 
 PIXELS_SHARE = 0.1  # of a time limit that a classifier on raw pixels may take, over all its seeds and label budgets
 
 
 def probe_stage(context: Context, pretrained: Mapping[str, Path]) -> dict[str, dict[str, float]]:
-    """kNN and linear probe of frozen encoders by arm, pre-trained and random, with the labels of the largest budget."""
+    """kNN and linear probe of frozen encoders by arm, pre-trained and random, with the labels of the largest budget.
+
+    Those of pre-trained ones also have "validation", the accuracy of the linear classifier on the validation images,
+    and are kept as networks: the frozen encoder with that classifier for its head.
+    """
     dataset, settings = context.dataset, context.settings
 
     def compute() -> dict[str, dict[str, float]]:
@@ -31,16 +36,31 @@ def probe_stage(context: Context, pretrained: Mapping[str, Path]) -> dict[str, d
         torch.manual_seed(settings.seed)
         encoders[RANDOM.name] = ViT(ViTShape.of(settings.model, dataset.shape), pool=settings.model.pool)
         images, labels = dataset.labelled("train")
-        test = dataset.labelled("test")
-        return {
-            name: probe(context.predictor(vit), images[labelled], labels[labelled], *test)
-            for name, vit in encoders.items()
-        }
+        found = {}
+        for name, vit in encoders.items():
+            probed = probe(context.predictor(vit), images[labelled], labels[labelled], *dataset.labelled("test"))
+            found[name] = probed.to_json()
+            if name in pretrained:
+                found[name]["validation"] = _keep_frozen(context, name, vit, probed, len(labelled))
+        return found
 
     found: dict[str, dict[str, float]] = context.once("probe", compute)
     for name, values in found.items():
         context.log.say(f"probe of {name}: kNN {100 * values['knn']:.2f} %, linear {100 * values['linear']:.2f} %")
     return found
+
+
+def _keep_frozen(context: Context, arm: str, vit: ViT, probed: Probed, budget: int) -> float:
+    """Write the encoder with the linear classifier for its head, calibrated; returns its validation accuracy."""
+    classes = len(context.dataset.classes)
+    weight, bias = (torch.from_numpy(array) for array in as_head(probed.classifier, classes))
+    vit.head, vit.classes = torch.nn.Linear(weight.shape[1], classes), classes
+    vit.head.weight.data, vit.head.bias.data = weight, bias
+    temperature = temperature_of(context, vit, budget)
+    meta = replace(context.meta("classifier"), temperature=temperature)
+    weights.save(context.folder.frozen(arm), vit.cpu(), meta)
+    images, labels = context.dataset.labelled("val")
+    return float((context.predictor(vit).logits(images).argmax(axis=1) == labels).mean())
 
 
 def pixels_stage(context: Context, per_class: int | None) -> dict[str, dict[str, float]]:

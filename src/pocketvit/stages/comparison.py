@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -84,15 +84,31 @@ def table(
     }
 
 
-def choice(context: Context, arms: Sequence[Arm], runs: Runs) -> tuple[Arm, str]:
-    """The arm whose classifier is saved, and what chose it, on no more labels than its training had."""
+class Choice(NamedTuple):
+    """The network that is saved: an arm's, fine-tuned or frozen with a linear head; and what chose it, in words."""
+
+    arm: Arm
+    frozen: bool
+    why: str
+
+
+def choice(context: Context, arms: Sequence[Arm], runs: Runs, probed: Mapping[str, Mapping[str, float]]) -> Choice:
+    """Which network is saved, chosen on no more labels than its training had.
+
+    Args:
+        context: of the run.
+        arms: of the comparison.
+        runs: fine-tunings at the largest label budget.
+        probed: what `probe_stage` found.
+    """
     labels, validated = runs[arms[0].name][0]["labels"], len(context.dataset.labelled("val")[1])
-    if len(arms) == 1:
-        return arms[0], "no other network was trained"
     if validated > labels:
-        return arms[0], f"by default, for {validated} validation labels are more than the {labels} of the training"
-    best = max(arms, key=lambda arm: float(np.mean([run["val_accuracy"] for run in runs[arm.name]])))
-    return best, f"by accuracy on {validated} validation labels"
+        why = f"by default, for {validated} validation labels are more than the {labels} of the training"
+        return Choice(arms[0], False, why)
+    tuned = {arm: float(np.mean([run["val_accuracy"] for run in runs[arm.name]])) for arm in arms}
+    frozen = {arm: probed[arm.name]["validation"] for arm in arms if "validation" in probed.get(arm.name, {})}
+    best = max(arms, key=lambda arm: max(tuned[arm], frozen.get(arm, 0.0)))
+    return Choice(best, frozen.get(best, 0.0) > tuned[best], f"by accuracy on {validated} validation labels")
 
 
 def _gain(

@@ -30,6 +30,7 @@ from pocketvit.data import (
 )
 from pocketvit.data.sizes import MOST_PATCHES
 from pocketvit.data.sources import find
+from pocketvit.evaluation.calibration import fitted_temperature
 from pocketvit.evaluation.predictor import Eager, Predictor
 from pocketvit.files import write_whole
 from pocketvit.model import weights
@@ -208,6 +209,13 @@ class Context:
     def labelled(self, per_class: int | None, seed: int) -> np.ndarray:
         """Indices of the train images whose labels a fine-tuning may read."""
         return labelled_indices(self.dataset, self.settings, per_class, seed)
+
+
+def temperature_of(context: Context, vit: ViT, budget: int) -> float:
+    """Fitted to validation images, and to no more of them than the `budget` labels that the classifier learnt from."""
+    images, labels = context.dataset.labelled("val")
+    chosen = np.sort(np.random.default_rng(context.settings.seed).permutation(len(labels))[:budget])
+    return fitted_temperature(context.predictor(vit).logits(images[chosen]), labels[chosen])
 
 
 def patching_of(settings: Settings) -> Patching:

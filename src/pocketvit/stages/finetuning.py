@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketvit.evaluation.calibration import calibration_error, fitted_temperature
+from pocketvit.evaluation.calibration import calibration_error
 from pocketvit.evaluation.metrics import Metrics
 from pocketvit.model import weights
 from pocketvit.model.vit import ViT
 from pocketvit.stages.arms import Arm
-from pocketvit.stages.context import Context
+from pocketvit.stages.context import Context, temperature_of
 from pocketvit.training.finetune import finetuning
 from pocketvit.training.loop import train
 from pocketvit.training.objectives.supervised import Classification
@@ -95,7 +95,7 @@ def _tested(context: Context, result: TrainResult, key: str, budget: int, arm: s
     vit = Classification.classifier(result.model)
     assert isinstance(vit, ViT)
     images, labels = context.dataset.labelled("test")
-    temperature = _temperature(context, vit, budget)
+    temperature = temperature_of(context, vit, budget)
     predictor = context.predictor(vit, temperature)
     logits = predictor.logits(images)
     probabilities, plain = predictor.calibrated(logits), context.predictor(vit).calibrated(logits)
@@ -117,13 +117,6 @@ def _tested(context: Context, result: TrainResult, key: str, budget: int, arm: s
         "temperature": temperature,
         "val_accuracy": result.history[-1]["val_accuracy"],
     }
-
-
-def _temperature(context: Context, vit: ViT, budget: int) -> float:
-    """Fitted to validation images, and to no more of them than the labels that the classifier was trained with."""
-    images, labels = context.dataset.labelled("val")
-    chosen = np.sort(np.random.default_rng(context.settings.seed).permutation(len(labels))[:budget])
-    return fitted_temperature(context.predictor(vit).logits(images[chosen]), labels[chosen])
 
 
 def _say_overruled(context: Context, found: dict[str, Any]) -> None:

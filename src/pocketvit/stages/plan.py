@@ -141,6 +141,7 @@ class Outlay:
         probe: seconds of one encoder.
         pixels: seconds for one seed, by label budget.
         pixel_seeds: whether other seeds have other pixels to learn from.
+        labels: seconds of looking for wrong ones.
         report: seconds.
     """
 
@@ -149,6 +150,7 @@ class Outlay:
     probe: float
     pixels: dict[int | None, float]
     pixel_seeds: bool
+    labels: float
     report: float
 
     def parts(
@@ -174,6 +176,8 @@ class Outlay:
                     seconds = length.seconds(factor)
                     name = key(arm.name, budget, seed)
                     found.append(Part(name, title, seconds, length.tail, True, length.cut(factor)))
+        if any(arm.objective for arm in arms):
+            found.append(Part("labels", "doubtful labels", self.labels))
         return [*found, Part("report", "report", self.report)]
 
 

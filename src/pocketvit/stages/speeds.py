@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from pocketvit.evaluation.doubts import FOLDS
 from pocketvit.evaluation.pixels import expected_seconds
 from pocketvit.evaluation.probe import expected_fit
 from pocketvit.stages.baselines import pixels_time
@@ -61,6 +62,7 @@ def outlay(context: Context, limit: float | None) -> Outlay:
         probe=forward * (len(largest) + test) + _probe_fit(context, largest),
         pixels={budget: _pixels(context, some, pixels_time(context, limit)) for budget, some in labelled.items()},
         pixel_seeds=settings.data.label_budgets != (None,) or settings.data.label_fraction is not None,
+        labels=_labels(context, forward),
         report=REPORT_SECONDS + 2 * tests,
     )
     return from_main(accelerator, found)
@@ -107,6 +109,12 @@ def _seconds_again(work: Callable[[], object]) -> float:
 def _probe_fit(context: Context, labelled: np.ndarray) -> float:
     _, labels = context.dataset.labelled("train")
     return expected_fit(labels[labelled], context.settings.model.sizes().width)
+
+
+def _labels(context: Context, forward: float) -> float:
+    """Of features of all images, and of a linear classifier for each fold."""
+    every = np.concatenate([context.dataset.labelled(name)[1] for name in ("train", "val", "test")])
+    return forward * len(every) + FOLDS * expected_fit(every, context.settings.model.sizes().width)
 
 
 def _pixels(context: Context, labelled: np.ndarray, most: float) -> float:

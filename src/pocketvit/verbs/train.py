@@ -32,6 +32,7 @@ from pocketvit.stages.baselines import pixels_stage, probe_stage
 from pocketvit.stages.comparison import choice, finetune_arms, initial, pretrain_arms, table
 from pocketvit.stages.context import Context
 from pocketvit.stages.finetuning import finetune_key, finetune_stage
+from pocketvit.stages.labels import labels_stage
 from pocketvit.stages.plan import Part, Plan, make_plan, plan_arms
 from pocketvit.stages.pretraining import pretrain_stage
 from pocketvit.stages.results import write_results
@@ -223,20 +224,28 @@ def complete(context: Context, arms: Sequence[Arm]) -> Run:
     folder, data = context.folder, context.settings.data
     baselines = {per_class: pixels_stage(context, per_class) for per_class in data.label_budgets}
     found = pretrain_arms(context, arms)
-    probed = probe_stage(context, {arm.name: folder.pretrained(arm.objective) for arm in arms if arm.objective})
+    pretrained = {arm.name: folder.pretrained(arm.objective) for arm in arms if arm.objective}
+    probed = probe_stage(context, pretrained)
     finetuned = finetune_arms(context, arms)
+    doubts = labels_stage(context, next(iter(pretrained.values()), None))
     context.clock.enter("report")
     tables, pixels = [], []
     for per_class, runs in finetuned.items():
         tables.append(table(context, arms, per_class, runs, baselines[per_class]))
         test = {name: {"accuracy": v["accuracy"], "std": v["std"]} for name, v in baselines[per_class].items()}
         pixels.append({"labels_per_class": per_class, **test})
-    best, chosen_by = choice(context, arms, finetuned[data.largest_budget])
-    context.log.say(f"saved: the classifier from {best.title}, {chosen_by}")
-    context.on_main(lambda: shutil.copyfile(folder.classifier(best.name), folder.weights))
+    chosen = choice(context, arms, finetuned[data.largest_budget], probed)
+    kept = folder.frozen(chosen.arm.name) if chosen.frozen else folder.classifier(chosen.arm.name)
+    what = "the frozen encoder" if chosen.frozen else "the network"
+    context.log.say(f"saved: {what} from {chosen.arm.title}, {chosen.why}")
+    context.on_main(lambda: shutil.copyfile(kept, folder.weights))
     every = [run for runs in finetuned.values() for arm in arms for run in runs[arm.name]]
-    results = {"pretrain": found, "probe": probed, "finetune": tables}
-    details = {"shipped": best.name, "chosen_by": chosen_by, "runs": every, "pixels": pixels}
+    read = {name: {reading: values[reading] for reading in ("knn", "linear")} for name, values in probed.items()}
+    results = {"pretrain": found, "probe": read, "finetune": tables}
+    details = {
+        "shipped": chosen.arm.name, "frozen": chosen.frozen, "chosen_by": chosen.why, "doubtful_labels": doubts,
+        "runs": every, "pixels": pixels,
+    }  # fmt: skip
     return _finished(context, arms, results, details, next((initial(context, arm) for arm in arms), None))
 
 

@@ -55,7 +55,7 @@ def probe(data: str = "digits", *, model: Model, settings: Settings | None = Non
     results: dict[str, Any] = {"labels": len(labelled), "test": len(test_y)}
     for name, network in (("model", encoder), ("random", fresh)):
         predictor = Predictor.of(network, meta, device)
-        results[name] = probing.probe(predictor, images[labelled], labels[labelled], test_images, test_y)
+        results[name] = probing.probe(predictor, images[labelled], labels[labelled], test_images, test_y).to_json()
     return results
 
 

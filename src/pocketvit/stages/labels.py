@@ -1,0 +1,76 @@
+"""The stage that looks for wrong labels, in all images that have one."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pocketvit.data import Split
+from pocketvit.evaluation.doubts import Doubts, doubtful
+from pocketvit.files import write_whole
+from pocketvit.model import weights
+from pocketvit.stages.context import Context
+
+SHOWN = 24
+
+
+def labels_stage(context: Context, encoder: Path | None) -> int | None:
+    """Write doubtful-labels.csv, the most doubtful first; returns how many there are. None without an `encoder`.
+
+    The encoder has learnt from images alone, so that no label, wrong or right, is in what it knows.
+    """
+    if encoder is None:
+        return None
+
+    def compute() -> dict[str, Any]:
+        images, labels, names = _every(context)
+        features = context.predictor(weights.frozen_encoder(encoder)).features(images)
+        found = doubtful(features, labels, context.settings.seed)
+        classes = context.dataset.classes
+        table = io.StringIO()
+        rows = csv.writer(table, lineterminator="\n")
+        rows.writerow(["file", "label", "suggested", "probability_of_label", "probability_of_suggested", "like"])
+        for number, doubt in enumerate(found.images):
+            own, other = found.own[number], found.other[number]
+            near = " ".join(names[found.neighbours[number]])
+            rows.writerow([names[doubt], classes[labels[doubt]], classes[found.suggested[number]],
+                           f"{own:.4f}", f"{other:.4f}", near])  # fmt: skip
+        write_whole(context.folder.doubts, table.getvalue())
+        _keep(context, found, images, labels, names)
+        return {"count": len(found.images)}
+
+    kept: dict[str, int] = context.once("labels", compute)
+    return kept["count"]
+
+
+def _every(context: Context) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.object_]]:
+    """All images that have a label, with these and their names."""
+    parts: list[Split | None] = [context.dataset.train, context.dataset.val, context.dataset.test]
+    images, labels, names = [], [], []
+    for split in parts:
+        if split is None or split.labels is None:
+            continue
+        known = split.labels >= 0
+        images.append(split.images if known.all() else split.images[known])
+        labels.append(split.labels[known])
+        called = split.names if split.names is not None else np.array([""] * len(split), dtype=np.object_)
+        names.append(called[known])
+    return np.concatenate(images), np.concatenate(labels), np.concatenate(names)
+
+
+def _keep(
+    context: Context, found: Doubts, images: NDArray[np.uint8], labels: NDArray[np.int64], names: NDArray[np.object_]
+) -> None:
+    """The most doubtful ones and their neighbours, for the page."""
+    first = found.images[:SHOWN]
+    np.savez_compressed(
+        context.folder.doubted,
+        doubts=images[first], doubts_label=labels[first], doubts_suggested=found.suggested[:SHOWN],
+        doubts_probability=found.other[:SHOWN], doubts_names=names[first].astype(np.str_),
+        doubts_like=images[found.neighbours[:SHOWN, 0]],
+    )  # fmt: skip
