@@ -62,6 +62,17 @@ def _speed_row(name: str, precision: str, rated: Json) -> list[str]:
     return [name, precision, *(between(speed, _speed) for speed in speeds), *over]
 
 
+def labels_table(evidence: Json) -> str:
+    """Precision among the first N labels that are doubted, where some were made wrong."""
+    head = ["", *(f"first {count}" for count in evidence["precision"]), "all doubted", "planted and doubted"]
+    cells = [words.percent(value) for value in evidence["precision"].values()]
+    planted = f"{words.percent(evidence['found'])} of {evidence['planted']}"
+    rows = [["made wrong, of those doubted", *cells, f"{evidence['doubted']:,}", planted]]
+    details = evidence["details"]
+    origin = f"`{details['command']}`: {evidence['images']:,} images, {evidence['classes']} classes"
+    return plain(f"{markdown(head, rows)}\n\n<sub>{origin}. {device(details)}. {when(details)}.</sub>\n")
+
+
 def plans_table(evidence: Json) -> str:
     """A row for each set and time limit: what was planned, and what it took."""
     rows = []

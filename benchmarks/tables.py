@@ -19,7 +19,7 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from bench_tables import STAGES, plans_table, scaling_table, throughput_table, trials_table
+from bench_tables import STAGES, labels_table, plans_table, scaling_table, throughput_table, trials_table
 from writing import Json, device, markdown, minutes, plain, when
 
 from pocketvit.pages import words
@@ -78,6 +78,7 @@ def table(name: str, results: Path) -> str:
         return MISSING
     made_by: dict[str, tuple[Callable[[Json], str], str]] = {
         "throughput": (throughput_table, "the evidence of benchmarks/throughput.py"),
+        "labels": (labels_table, "the evidence of benchmarks/labels.py"),
         "plans": (plans_table, "the evidence of benchmarks/plans.py"),
         "scaling": (scaling_table, "the evidence of benchmarks/scaling.py"),
         "trials": (trials_table, "the evidence of benchmarks/trials.py"),

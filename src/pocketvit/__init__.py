@@ -5,14 +5,16 @@ Each verb of the command line is a function here; importing this package imports
 
 from __future__ import annotations
 
+from functools import wraps
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from pocketvit.errors import UserError
+from pocketvit.errors import UserError, in_python
 
 if TYPE_CHECKING:
     from pocketvit.data import Arrays as Arrays
     from pocketvit.estimator import PocketViTClassifier as PocketViTClassifier
+    from pocketvit.verbs.export import export as export
     from pocketvit.verbs.model import TrainedModel as TrainedModel
     from pocketvit.verbs.model import load as load
     from pocketvit.verbs.predict import embed as embed
@@ -33,6 +35,7 @@ _PLACES = {
     **dict.fromkeys(("fit", "plan", "pretrain", "finetune", "resume", "Run"), "pocketvit.verbs.train"),
     **dict.fromkeys(("load", "TrainedModel"), "pocketvit.verbs.model"),
     **dict.fromkeys(("predict", "embed"), "pocketvit.verbs.predict"),
+    "export": "pocketvit.verbs.export",
     **dict.fromkeys(("probe", "evaluate", "reconstruct", "report", "budget"), "pocketvit.verbs.use"),
     "Arrays": "pocketvit.data",
     "PocketViTClassifier": "pocketvit.estimator",
@@ -52,4 +55,19 @@ def __getattr__(name: str) -> Any:
         return version("pocketvit")
     if name not in _PLACES:
         raise AttributeError(f"module 'pocketvit' has no attribute '{name}'")
-    return getattr(import_module(_PLACES[name]), name)
+    found = getattr(import_module(_PLACES[name]), name)
+    globals()[name] = found = found if isinstance(found, type) else _speaking_python(found)
+    return found
+
+
+def _speaking_python(function: Any) -> Any:
+    """A verb whose errors name arguments rather than flags."""
+
+    @wraps(function)
+    def verb(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return function(*args, **kwargs)
+        except UserError as error:
+            raise UserError(in_python(str(error))) from None
+
+    return verb

@@ -159,6 +159,30 @@ def predict(args: list[str]) -> int:
     return 0
 
 
+def export(args: list[str]) -> int:
+    """a file that runs elsewhere: ONNX in float32 or int8, verified on the test images"""
+    parser = plain_parser("export", str(export.__doc__), "RUN")
+    parser.add_argument("model", help=MODEL[2])
+    added: Arguments = {
+        "to": (str, "onnx", "kind of file: onnx"),
+        "out": (str, ..., "file to write; a card is written beside it"),
+        "int8": (bool, False, "quantise, calibrated on train images"),
+        "data": (str, None, "images that the run came from; default: those that it was begun with"),
+        "max_drop": (float, 0.3, "points of test accuracy that may be lost, or one image where that is more"),
+    }
+    add_arguments(parser, added)
+    given = parsed(parser, args)
+    from pocketvit.verbs.export import export as verb
+
+    found = verb(given["model"], **{name: given[name] for name in added})
+    text = (
+        f"wrote {found['file']}, {found['bytes'] / 1e6:.2f} MB: {_percent(found['exported_accuracy'])} on "
+        f"{found['images']} test images, {_percent(found['accuracy'])} in PyTorch, the same class for "
+        f"{_percent(found['agreement'])}"
+    )
+    return _show(given, found, text)
+
+
 def embed(args: list[str]) -> int:
     """features of image files or of a folder, with their names, as Parquet or CSV"""
     out = (str, "-", "file that ends in .parquet or .csv; default: CSV on standard output")
@@ -233,12 +257,26 @@ def completion(args: list[str]) -> int:
     return 0
 
 
-EVERY = (fit, pretrain, finetune, resume, evaluate, probe, reconstruct, report, predict, embed, budget, completion)
+EVERY = (
+    fit,
+    pretrain,
+    finetune,
+    resume,
+    evaluate,
+    probe,
+    reconstruct,
+    report,
+    predict,
+    embed,
+    export,
+    budget,
+    completion,
+)
 VERBS: dict[str, Verb] = {verb.__name__: verb for verb in EVERY}
 PURPOSES = {
     "train": ("fit", "pretrain", "finetune", "resume"),
     "judge": ("evaluate", "probe", "reconstruct", "report"),
-    "use": ("predict", "embed", "budget", "completion"),
+    "use": ("predict", "embed", "export", "budget", "completion"),
 }
 # Of the verbs that take settings, what they take beside.
 ARGUMENTS: dict[str, Arguments] = {
@@ -263,11 +301,11 @@ def _train(verb: str, given: Any, settings: Any, **more: Any) -> int:
 def _trained(given: Any, verb: str, *args: Any, **options: Any) -> int:
     from accelerate import PartialState
 
-    import pocketvit
     from pocketvit.training.stops import Interrupted, NonFiniteLoss, Paused
+    from pocketvit.verbs import train
 
     try:
-        run = getattr(pocketvit, verb)(*args, **options)
+        run = getattr(train, verb)(*args, **options)
     except Interrupted as stop:
         return _fail(stop, 128 + stop.signum)
     except NonFiniteLoss as error:

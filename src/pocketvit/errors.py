@@ -1,5 +1,20 @@
 """The one exception that a user's own mistake raises; the command line prints it as one line and exits with 2."""
 
+import re
+
+FLAG = re.compile(r"(?<![\w-])--([a-z][\w-]*(?:\.\w+)*)")
+SWITCHES = ("overwrite", "resume", "skip_bad")
+
+
+def in_python(message: str) -> str:
+    """A message that speaks of flags, in the words of Python's arguments: --skip-bad as skip_bad=True."""
+
+    def argument(flag: re.Match[str]) -> str:
+        name = flag[1].replace("-", "_")
+        return f"{name}=True" if name in SWITCHES else name
+
+    return FLAG.sub(argument, message)
+
 
 class UserError(Exception):
     """A mistake the user can mend: one line that says what was found, what was expected and what to do."""

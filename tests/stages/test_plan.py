@@ -18,6 +18,7 @@ OUTLAY = Outlay(
     pretrain=Length(1000, 0.1, 2.0),
     finetune={5: Length(500, 0.1, 1.0), None: Length(500, 0.1, 1.0)},
     probe=1.5,
+    probed=None,
     pixels={5: 1.0, None: 1.0},
     pixel_seeds=True,
     labels=0.0,
@@ -94,13 +95,13 @@ def test_what_is_left_is_divided_among_what_is_to_come() -> None:
     seconds = {part.key: part.seconds - part.tail for part in made.parts if part.trains}
     steps = made.steps("pretrain-mae")
     assert steps == pytest.approx(GENEROUS * seconds["pretrain-mae"] / 0.1, rel=0.01)
-    done = {"pixels-5", "pixels-all", "pretrain-mae", "probe"}
+    done = {"pixels-5", "pixels-all", "pretrain-mae", "probe", "labels"}
     # At the planned moment there is what was planned, and after a delay of 40 s for four stages each has lost 10.
     moment = made.spent + sum(part.seconds for part in made.parts if part.key in done)
     for late in (0.0, 40.0):
-        got = made.seconds_for(keys[4], moment + late, done.__contains__)
-        assert got == pytest.approx(seconds[keys[4]] - late / 4, abs=0.2)
-    assert made.seconds_for(keys[4], 1000.0, done.__contains__) == 0
+        got = made.seconds_for(keys[5], moment + late, done.__contains__)
+        assert got == pytest.approx(seconds[keys[5]] - late / 4, abs=0.2)
+    assert made.seconds_for(keys[5], 1000.0, done.__contains__) == 0
 
 
 def test_a_plan_survives_the_file() -> None:

@@ -55,7 +55,7 @@ def test_the_runs_own_data_are_tested_by_what_it_held_out(trained: tuple[Path, P
 )
 def test_no_other_split_is_drawn_of_the_runs_own_data(trained: tuple[Path, Path], other: dict[str, object]) -> None:
     data, run = trained
-    with pytest.raises(UserError, match=f"--data.{next(iter(other))}: the run held out"):
+    with pytest.raises(UserError, match=f"^data.{next(iter(other))}: the run held out"):
         pocketvit.evaluate(str(data), model=run, **{f"data.{name}": value for name, value in other.items()})
 
 
@@ -117,8 +117,8 @@ def test_resuming_with_other_data_or_another_init_is_refused(trained: tuple[Path
     assert len(np.load(RunFolder(copied).learnt)) == 48
     other = pictures(tmp_path / "other", {"1": 20, "2": 20, "10": 20}, first=3)
     again = {"out": copied, "resume": True, "epochs": 1, "finetune.min_steps": 0, **BRIEF}
-    with pytest.raises(UserError, match="--resume: DATA is not what"):
+    with pytest.raises(UserError, match="resume=True: DATA is not what"):
         pocketvit.finetune(str(other), **again)
-    with pytest.raises(UserError, match="--resume: --init is not what"):
+    with pytest.raises(UserError, match="resume=True: init is not what"):
         pocketvit.finetune(str(data), init=run, **again)
     assert pocketvit.finetune(str(data), **again).summary["finetune"][0]["arms"]["random"]["seeds"] == [0]

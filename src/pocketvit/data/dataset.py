@@ -78,14 +78,14 @@ class Dataset:
         known = part.labels >= 0
         return (part.images, part.labels) if known.all() else (part.images[known], part.labels[known])
 
-    def test_names(self) -> NDArray[np.object_]:
-        """(N,) names of the test images that have labels: the items', or else counts."""
-        assert self.test is not None
-        assert self.test.labels is not None
-        names = self.test.names
-        if names is None:
-            names = np.array([f"image {number}" for number in range(len(self.test))], dtype=np.object_)
-        return names[self.test.labels >= 0]
+    def names_of(self, split: str) -> NDArray[np.object_]:
+        """(N,) names of the images that `labelled` gives: the items', or else counts. Raises as it."""
+        _, labels = self.labelled(split)
+        part: Split = getattr(self, split)
+        if part.names is None:
+            return np.array([f"{split} image {number}" for number in range(len(labels))], dtype=np.object_)
+        assert part.labels is not None
+        return part.names[part.labels >= 0]
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -66,3 +66,16 @@ def most_confident_mistakes(
     """
     wrong = np.flatnonzero(probabilities.argmax(axis=1) != labels)
     return wrong[np.argsort(-probabilities[wrong].max(axis=1), kind="stable")][:n]
+
+
+def kept_accuracy(
+    probabilities: NDArray[np.floating], labels: NDArray[np.integer], shares: int = 20
+) -> list[dict[str, float]]:
+    """Accuracy on the surest images, by the share of them that is kept, from 1 / `shares` to 1.
+
+    Takes (N, K) probabilities and (N,) labels; each entry has "share" and "accuracy".
+    """
+    order = np.argsort(-probabilities.max(axis=1), kind="stable")
+    right = (probabilities.argmax(axis=1) == labels)[order]
+    counts = sorted({max(1, round(len(labels) * part / shares)) for part in range(1, shares + 1)})
+    return [{"share": count / len(labels), "accuracy": float(right[:count].mean())} for count in counts]

@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketvit.evaluation.pixels import seconds_of_fit
-from pocketvit.evaluation.predictor import Predictor
 
 NEVER = -1e4  # of a class that was not seen
 LINEAR_STEPS = 2000  # at the most
@@ -94,22 +93,7 @@ class Probed(NamedTuple):
         return {"knn": self.knn, "linear": self.linear}
 
 
-def probe(
-    predictor: Predictor,
-    train_images: NDArray[np.uint8],
-    train_y: Labels,
-    test_images: NDArray[np.uint8],
-    test_y: Labels,
-) -> Probed:
-    """What an encoder's features are worth, fitted on train and read on test.
-
-    Args:
-        predictor: gives the features
-        train_images: (N, H, W, C)
-        train_y: (N,), two classes or more
-        test_images: (M, H, W, C)
-        test_y: (M,)
-    """
-    train_x, test_x = (predictor.features(images) for images in (train_images, test_images))
+def probe(train_x: Features, train_y: Labels, test_x: Features, test_y: Labels) -> Probed:
+    """What features are worth, fitted on train (N, D), (N,) of two classes or more, and read on test (M, D), (M,)."""
     linear = linear_classifier(train_x, train_y)
     return Probed(knn_accuracy(train_x, train_y, test_x, test_y), float(linear.score(test_x, test_y)), linear)

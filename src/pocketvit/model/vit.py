@@ -149,14 +149,15 @@ class ViT(Network):
         Returns:
             (B, 1 + K, D): the class token's output first; (B, 1, D) with `class_only`.
         """
+        # shape[0], not len: an exporter would take that for a constant.
         patches = patchify(images, self.shape.patch)
         pos = self.pos_embed[:, 1:]
         if visible is not None:
             # Gathered before the embedding: hidden patches then cost nothing.
-            patches, pos = select(patches, visible), select(pos.expand(len(images), -1, -1), visible)
+            patches, pos = select(patches, visible), select(pos.expand(images.shape[0], -1, -1), visible)
         tokens = self.patch_embed(patches)
         # The linear layer maps a patch of zeros to its bias: the class token needs no product.
-        class_token = (self.patch_embed.bias + self.pos_embed[:, :1]).expand(len(images), -1, -1)
+        class_token = (self.patch_embed.bias + self.pos_embed[:, :1]).expand(images.shape[0], -1, -1)
         # Under autocast tokens stay in its type from here on: float32 positions would widen them, and each layer would
         # go over them again to narrow them.
         x = torch.cat([class_token.to(tokens.dtype), tokens + pos.to(tokens.dtype)], dim=1)

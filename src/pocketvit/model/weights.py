@@ -97,8 +97,29 @@ def save(
         described = meta.build().state_dict()
     if {k: v.shape for k, v in state.items()} != {k: v.shape for k, v in described.items()}:
         raise ValueError(f"the metadata does not describe this {type(module).__name__}: {meta}")
-    metadata = json.dumps({"format": FORMAT, **dataclasses.asdict(meta)})
-    write_whole(file, to_bytes(state, {KEY: metadata}))
+    write_whole(file, to_bytes(state, {KEY: as_text(meta)}))
+
+
+def as_text(meta: WeightsMeta) -> str:
+    """A description, as files hold it under KEY."""
+    return json.dumps({"format": FORMAT, **dataclasses.asdict(meta)})
+
+
+def from_text(text: str | None, file: Path) -> WeightsMeta:
+    """From what `as_text` gave; raises UserError, naming the file, for nothing or anything else."""
+    if text is None:
+        raise UserError(f"{file}: no metadata of PocketViT's: give a file that PocketViT wrote")
+    try:
+        values: dict[str, Any] = json.loads(text)
+        version = values.pop("format")
+        if version != FORMAT:
+            raise UserError(f"{file}: format {version}, and this PocketViT reads format {FORMAT}")
+        tuples = {name: tuple(values[name]) for name in ("shape", "mean", "std", "classes")}
+        if values.get("native"):  # older files have none
+            tuples["native"] = tuple(values["native"])
+        return WeightsMeta(**values | tuples | {"model": ModelConfig(**values["model"])})
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{file}: damaged metadata ({type(error).__name__}: {_line(error)})") from None
 
 
 def load(path: str | Path) -> tuple[ViT | MaskedAutoencoder, WeightsMeta]:
@@ -197,17 +218,7 @@ def _read(path: str | Path) -> tuple[dict[str, Tensor], WeightsMeta]:
         raise UserError(f"{file}: cannot be read: {_line(error)}") from None
     if metadata is None:
         raise UserError(f"{file}: safetensors without PocketViT's metadata: give weights that PocketViT saved")
-    try:
-        values: dict[str, Any] = json.loads(metadata)
-        version = values.pop("format")
-        if version != FORMAT:
-            raise UserError(f"{file}: format {version}, and this PocketViT reads format {FORMAT}")
-        tuples = {name: tuple(values[name]) for name in ("shape", "mean", "std", "classes")}
-        if values.get("native"):  # older files have none
-            tuples["native"] = tuple(values["native"])
-        return state, WeightsMeta(**values | tuples | {"model": ModelConfig(**values["model"])})
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{file}: damaged metadata ({type(error).__name__}: {_line(error)})") from None
+    return state, from_text(metadata, file)
 
 
 def _line(error: Exception) -> str:

@@ -136,6 +136,18 @@ def reliability_curve(plain: Curve, calibrated: Curve) -> Markup:
     return _draw("reliability", "Accuracy by confidence, as trained and calibrated", paint)
 
 
+def kept_curve(kept: Curve) -> Markup:
+    """Accuracy by the share of the images, the surest first, that the classifier decides and does not pass on."""
+
+    def paint(axes: Axes) -> None:
+        _line(axes, kept, "saved classifier", color=COLOUR)
+        _dress(axes, "share of the images, the surest first", "accuracy", fraction=True)
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
+
+    return _draw("kept", "Accuracy by the share of the images that is kept, the surest first", paint)
+
+
 def confusion_matrix(counts: NDArray[np.float64], classes: Sequence[str]) -> Markup:
     """(n, n) counts, rows true and columns predicted; shade grows with the root of the row's share."""
     size = len(classes)

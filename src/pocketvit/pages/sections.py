@@ -1,15 +1,12 @@
 """What each section of the page needs; a section whose data the run does not have is None, and left out."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pocketvit.pages import figures, words
-
-Arrays = Mapping[str, NDArray[Any]]
-Context = dict[str, Any]
+from pocketvit.pages.judgement import Arrays, Context, class_name, doubts, judgement, mistakes
 
 
 def page_context(summary: Context, metrics: Sequence[Context], arrays: Arrays, settings: str | None) -> Context:
@@ -26,15 +23,18 @@ def page_context(summary: Context, metrics: Sequence[Context], arrays: Arrays, s
         "headline": words.headline(summary, entries, fraction),
         "standfirst": [*filter(None, [words.outdone(summary, entries, fraction)]), *words.standfirst(summary, entries)],
         "model": summary.get("model") or {},
+        "saved": _saved(summary),
+        "sound": words.soundness(summary, entries) if entries else [],
+        "times": _times(details.get("plan")),
         "results": [_result(entry, arms, details.get("pixels"), fraction) for entry in entries],
         "probe": _probe(summary.get("probe"), arms),
         "samples": _samples(arrays, classes),
         "pretrain": _pretrain(summary.get("pretrain") or {}, arms, metrics),
         "finetune_curves": _finetune_curves(entries, arms, metrics, fraction),
         "gallery": _gallery(arrays),
-        "evaluation": _evaluation(details.get("evaluation"), classes),
-        "mistakes": _mistakes(arrays, classes),
-        "doubts": _doubts(arrays, classes),
+        "evaluation": judgement(details.get("evaluation"), classes),
+        "mistakes": mistakes(arrays, classes),
+        "doubts": doubts(arrays, classes),
         "doubtful": details.get("doubtful_labels"),
         "notes": details.get("notes") or [],
         "settings": settings,
@@ -110,6 +110,24 @@ def _result(entry: Context, arms: Sequence[words.Json], pixels: Any, fraction: A
     }
 
 
+def _saved(summary: Context) -> str | None:
+    """Which network was saved and why, in a sentence."""
+    details = summary.get("details") or {}
+    arm = words.arms(summary).get(str(details.get("shipped")))
+    if arm is None:
+        return None
+    what = "The frozen encoder with a linear head" if details.get("frozen") else "The network"
+    return f"{what} from {arm['title']} was saved, {details.get('chosen_by')}."
+
+
+def _times(plan: Any) -> list[Context]:
+    """Of each stage, planned and taken; fine-tunings at one label budget and arm apart from each other."""
+    if not plan or not plan.get("stages"):
+        return []
+    opening = {"title": "images decoded, speeds measured", "planned": None, "took": plan.get("opening")}
+    return [opening, *plan["stages"]]
+
+
 def _row(name: str, kind: str, result: Context) -> Context:
     seeds = result.get("seeds")
     spread = None if seeds is not None and len(seeds) < 2 else words.number(result.get("std"))
@@ -155,8 +173,8 @@ def _pretrain(pretrain: Context, arms: Sequence[words.Json], metrics: Sequence[C
             {
                 "title": titles.get(name, name),
                 "facts": facts,
-                "loss": figures.loss_curves(name, train, heldout) if train or heldout else None,
-                "knn": figures.knn_curve(name, knn) if knn else None,
+                "loss": figures.loss_curves(name, train, heldout) if max(len(train), len(heldout)) > 1 else None,
+                "knn": figures.knn_curve(name, knn) if len(knn) > 1 else None,
                 "reading": _reading(facts),
             }
         )
@@ -186,110 +204,39 @@ def _finetune_curves(
             seeds = dict.fromkeys(row.get("seed") for row in of_arm)
             of_seeds = (_curve([r for r in of_arm if r.get("seed") == seed], "step", "val_accuracy") for seed in seeds)
             curves.append(figures.Bundle(arm["title"], arm["colour"], [curve for curve in of_seeds if curve]))
-        if any(bundle.seeds for bundle in curves):
+        # A curve of one reading is none.
+        if any(len(curve) > 1 for bundle in curves for curve in bundle.seeds):
             name = "all" if words.number(labels) is None else f"{labels:g}"
             figure = figures.finetune_curves(name, curves)
             drawn.append({"budget": words.budget({"labels_per_class": labels}, fraction), "figure": figure})
     return drawn
 
 
-def _name(classes: Sequence[str], label: int) -> str:
-    return classes[label] if 0 <= label < len(classes) else str(label)
-
-
 def _samples(arrays: Arrays, classes: Sequence[str]) -> list[Context]:
     if "samples" not in arrays:
         return []
     shown = figures.pictures(arrays["samples"], 72)
-    labels = arrays.get("sample_labels")
+    labels, names = arrays.get("sample_labels"), arrays.get("sample_names", np.full(len(shown), ""))
     if labels is None or len(labels) != len(shown):
-        return [{"picture": picture, "label": None} for picture in shown]
+        return [{"picture": picture, "label": None, "name": str(names[i])} for i, picture in enumerate(shown)]
     order = np.argsort(labels, kind="stable")
-    return [{"picture": shown[i], "label": _name(classes, int(labels[i]))} for i in order]
+    return [
+        {
+            "picture": shown[i],
+            "label": class_name(classes, int(labels[i])) if labels[i] >= 0 else None,
+            "name": str(names[i]),
+        }
+        for i in order
+    ]
 
 
-def _gallery(arrays: Arrays) -> list[tuple[figures.Picture, ...]]:
+def _gallery(arrays: Arrays) -> list[Context]:
     keys = ("gallery_input", "gallery_visible", "gallery_reconstruction")
     if not all(key in arrays for key in keys):
         return []
-    return list(zip(*(figures.pictures(arrays[key][:16], 96) for key in keys), strict=False))
-
-
-def _mistakes(arrays: Arrays, classes: Sequence[str]) -> list[Context]:
-    keys = ("mistakes", "mistakes_true", "mistakes_predicted", "mistakes_confidence")
-    if not all(key in arrays for key in keys):
-        return []
-    images, *columns = (arrays[key] for key in keys)
-    names = arrays.get("mistakes_names", np.full(len(images), ""))
-    rows = zip(figures.pictures(images, 72), *columns, names, strict=False)
-    shown = [
-        {
-            "picture": picture,
-            "true": _name(classes, int(true)),
-            "predicted": _name(classes, int(predicted)),
-            "confidence": float(confidence),
-            "name": str(name),
-        }
-        for picture, true, predicted, confidence, name in rows
-    ]
-    return sorted(shown, key=lambda mistake: -mistake["confidence"])
-
-
-def _doubts(arrays: Arrays, classes: Sequence[str]) -> list[Context]:
-    keys = ("doubts_label", "doubts_suggested", "doubts_probability", "doubts_names")
-    if not all(key in arrays for key in ("doubts", "doubts_like", *keys)):
-        return []
-    pairs = zip(figures.pictures(arrays["doubts"], 72), figures.pictures(arrays["doubts_like"], 72), strict=False)
-    rows = zip(pairs, *(arrays[key] for key in keys), strict=False)
-    return [
-        {
-            "picture": picture, "like": like, "label": _name(classes, int(label)),
-            "suggested": _name(classes, int(suggested)), "probability": float(probability), "name": str(name),
-        }
-        for (picture, like), label, suggested, probability, name in rows
-    ]  # fmt: skip
-
-
-def _evaluation(evaluation: Any, classes: Sequence[str]) -> Context | None:
-    if not evaluation:
-        return None
-    counts = _square(evaluation.get("confusion"), len(classes))
-    named = [(name, words.number(value)) for name, value in (evaluation.get("per_class") or {}).items()]
-    per_class = sorted(((name, value) for name, value in named if value is not None), key=lambda item: item[1])
-    confused = []
-    if counts is not None:
-        wrong = counts - np.diag(np.diag(counts))
-        for flat in np.argsort(-wrong, axis=None, kind="stable")[:6]:
-            true, predicted = divmod(int(flat), len(classes))
-            if wrong[true, predicted] > 0:
-                times = int(wrong[true, predicted])
-                confused.append({"true": classes[true], "predicted": classes[predicted], "times": times})
-    return {
-        "accuracy": words.accuracy(evaluation),
-        "ece": words.number(evaluation.get("ece")),
-        "ece_uncalibrated": words.number(evaluation.get("ece_uncalibrated")),
-        "reliability": _reliability(evaluation.get("reliability")),
-        "per_class": per_class,
-        "confusion": None if counts is None else figures.confusion_matrix(counts, classes),
-        "confused": confused,
-    }
-
-
-def _reliability(bins: Any) -> Any:
-    """The diagram; None for a run of a version that kept no bins."""
-    if not bins:
-        return None
-    curves = (
-        {bin_["confidence"]: bin_["accuracy"] for bin_ in bins.get(name) or ()} for name in ("plain", "calibrated")
-    )
-    return figures.reliability_curve(*curves)
-
-
-def _square(rows: Any, size: int) -> NDArray[np.float64] | None:
-    """The matrix, where it has one row and one column for each class."""
-    if size < 2 or not isinstance(rows, list) or len(rows) != size or any(len(row) != size for row in rows):
-        return None
-    return np.asarray(rows, dtype=np.float64)
+    names = arrays.get("gallery_names", np.full(len(arrays[keys[0]]), ""))
+    rows = zip(*(figures.pictures(arrays[key][:16], 96) for key in keys), names, strict=False)
+    return [{"pictures": triple, "name": str(name)} for *triple, name in rows]
 
 
 def _environment(details: Context, files: Any) -> list[tuple[str, str]]:

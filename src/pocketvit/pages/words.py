@@ -198,6 +198,37 @@ def outdone(summary: Json, entries: Sequence[Json], fraction: object = None) -> 
     )
 
 
+def soundness(summary: Json, entries: Sequence[Json]) -> list[tuple[bool, str]]:
+    """What speaks for the verdict on pre-training, and what against it: (for, a sentence)."""
+    details, entry = summary.get("details") or {}, entries[-1]
+    known, runs = arms(summary), details.get("runs") or []
+    said: list[tuple[bool, str]] = []
+    seeds = min((len(arm.get("seeds") or [0]) for arm in entry["arms"].values()), default=0)
+    said.append(
+        (seeds >= 3, f"{seeds} seed{'' if seeds == 1 else 's'} of each arm; three are the least that tell chance.")
+    )
+    tested = number((summary.get("dataset") or {}).get("test")) or 0
+    said.append((tested >= 300, f"{tested:.0f} test images; below 300, one point is less than three of them."))
+    if gain(entry) is None:
+        said.append(
+            (False, "Nothing was trained from random init beside it, so that pre-training is compared to nothing.")
+        )
+    else:
+        said.append((sure(entry) != 0, ground(entry)))
+        steps = {name: {run.get("steps") for run in runs if run.get("init") == name} for name in known}
+        taken = [sum(found) for found in steps.values() if found and None not in found]
+        equal = len(taken) > 1 and max(taken) <= 1.1 * min(taken)
+        said.append((equal, "All arms were fine-tuned for as many steps." if equal else "Arms had unequal steps."))
+    if (short := undertrained(summary, entries)) is not None:
+        said.append((False, short))
+    for name, found in (summary.get("pretrain") or {}).items():
+        if found.get("verdict"):
+            done = found["verdict"] == "flat"
+            said.append((done, f"Pre-training by {known[name]['title']}: the held-out loss is {found['verdict']}."))
+    copies = [note for note in details.get("notes") or [] if "equal" in note or "under two labels" in note]
+    return [*said, *((False, note[:1].upper() + note[1:] + ".") for note in copies)]
+
+
 def weakest(evaluation: Json) -> str | None:
     """The class that the saved classifier knows least, what it takes it for, and of how many images; None of none."""
     shares = {name: share for name, value in (evaluation.get("per_class") or {}).items()

@@ -32,17 +32,20 @@ def probe_stage(context: Context, pretrained: Mapping[str, Path]) -> dict[str, d
 
     def compute() -> dict[str, dict[str, float]]:
         labelled = context.labelled(settings.data.largest_budget, settings.seed)
-        encoders = {name: weights.frozen_encoder(file) for name, file in pretrained.items()}
+        labelled = labelled[np.isin(labelled, context.probed("train"))] if context.plan.probed else labelled
+        (images, labels), (test_images, test_y) = dataset.labelled("train"), dataset.labelled("test")
+        train_y, test_y, found = labels[labelled], test_y[context.probed("test")], {}
+        for name, file in pretrained.items():
+            # Of all the train images, since the search for wrong labels reads them too.
+            place = np.searchsorted(context.probed("train"), labelled)
+            probed = probe(context.features(file, "train")[place], train_y, context.features(file, "test"), test_y)
+            validation = _keep_frozen(context, name, file, probed, len(labelled))
+            found[name] = {**probed.to_json(), "validation": validation}
         torch.manual_seed(settings.seed)
-        encoders[RANDOM.name] = ViT(ViTShape.of(settings.model, dataset.shape), pool=settings.model.pool)
-        images, labels = dataset.labelled("train")
-        found = {}
-        for name, vit in encoders.items():
-            probed = probe(context.predictor(vit), images[labelled], labels[labelled], *dataset.labelled("test"))
-            found[name] = probed.to_json()
-            if name in pretrained:
-                found[name]["validation"] = _keep_frozen(context, name, vit, probed, len(labelled))
-        return found
+        fresh = ViT(ViTShape.of(settings.model, dataset.shape), pool=settings.model.pool)
+        read = context.predictor(fresh).features
+        random = probe(read(images[labelled]), train_y, read(test_images[context.probed("test")]), test_y)
+        return {**found, RANDOM.name: random.to_json()}
 
     found: dict[str, dict[str, float]] = context.once("probe", compute)
     for name, values in found.items():
@@ -50,17 +53,18 @@ def probe_stage(context: Context, pretrained: Mapping[str, Path]) -> dict[str, d
     return found
 
 
-def _keep_frozen(context: Context, arm: str, vit: ViT, probed: Probed, budget: int) -> float:
+def _keep_frozen(context: Context, arm: str, file: Path, probed: Probed, budget: int) -> float:
     """Write the encoder with the linear classifier for its head, calibrated; returns its validation accuracy."""
-    classes = len(context.dataset.classes)
+    vit, classes = weights.frozen_encoder(file), len(context.dataset.classes)
     weight, bias = (torch.from_numpy(array) for array in as_head(probed.classifier, classes))
     vit.head, vit.classes = torch.nn.Linear(weight.shape[1], classes), classes
     vit.head.weight.data, vit.head.bias.data = weight, bias
     temperature = temperature_of(context, vit, budget)
     meta = replace(context.meta("classifier"), temperature=temperature)
     weights.save(context.folder.frozen(arm), vit.cpu(), meta)
-    images, labels = context.dataset.labelled("val")
-    return float((context.predictor(vit).logits(images).argmax(axis=1) == labels).mean())
+    labels = context.dataset.labelled("val")[1][context.probed("val")]
+    logits = context.features(file, "val") @ weight.numpy().T + bias.numpy()
+    return float((logits.argmax(axis=1) == labels).mean())
 
 
 def pixels_stage(context: Context, per_class: int | None) -> dict[str, dict[str, float]]:

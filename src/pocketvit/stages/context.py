@@ -7,13 +7,14 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
 from accelerate import Accelerator
+from numpy.typing import NDArray
 
 from pocketvit.config import Settings, seconds_of
 from pocketvit.data import (
@@ -68,6 +69,7 @@ class Context:
     pause: float  # when to save and stop, on time.monotonic's clock
     lock: Any = None  # on the folder, in the main process
     plan: Plan = Plan()  # noqa: RUF009  # frozen
+    read: dict[tuple[Path, str], NDArray[np.float32]] = field(default_factory=dict)  # features, by encoder and split
 
     @classmethod
     def open(
@@ -157,6 +159,20 @@ class Context:
         dataset = self.dataset
         runtime = Eager(network, dataset.mean, dataset.std, self.accelerator.device)
         return Predictor(runtime, dataset.shape, dataset.classes, temperature)
+
+    def probed(self, split: str) -> NDArray[np.intp]:
+        """Indices of the labelled images of a split that frozen encoders read: all, or as many as the plan has."""
+        count, most = len(self.dataset.labelled(split)[1]), self.plan.probed
+        order = np.random.default_rng(self.settings.seed).permutation(count)
+        return np.sort(order[: count if most is None else most])
+
+    def features(self, encoder: Path, split: str) -> NDArray[np.float32]:
+        """(N, D): what a frozen pre-trained encoder makes of the images of `probed`; kept, to be asked for again."""
+        if (encoder, split) not in self.read:
+            images, _ = self.dataset.labelled(split)
+            network = self.predictor(weights.frozen_encoder(encoder))
+            self.read[encoder, split] = network.features(images[self.probed(split)])
+        return self.read[encoder, split]
 
     def on_main(self, compute: Callable[[], T]) -> T:
         """What `compute` returns in the main process, which alone calls it, in every process."""

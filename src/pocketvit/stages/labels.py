@@ -10,13 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketvit.data import Split
 from pocketvit.evaluation.doubts import Doubts, doubtful
 from pocketvit.files import write_whole
-from pocketvit.model import weights
 from pocketvit.stages.context import Context
 
 SHOWN = 24
+SPLITS = ("train", "val", "test")
 
 
 def labels_stage(context: Context, encoder: Path | None) -> int | None:
@@ -29,7 +28,7 @@ def labels_stage(context: Context, encoder: Path | None) -> int | None:
 
     def compute() -> dict[str, Any]:
         images, labels, names = _every(context)
-        features = context.predictor(weights.frozen_encoder(encoder)).features(images)
+        features = np.concatenate([context.features(encoder, name) for name in SPLITS])
         found = doubtful(features, labels, context.settings.seed)
         classes = context.dataset.classes
         table = io.StringIO()
@@ -49,17 +48,13 @@ def labels_stage(context: Context, encoder: Path | None) -> int | None:
 
 
 def _every(context: Context) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.object_]]:
-    """All images that have a label, with these and their names."""
-    parts: list[Split | None] = [context.dataset.train, context.dataset.val, context.dataset.test]
+    """All images that have a label, or as many of them as the plan has, with these and their names."""
     images, labels, names = [], [], []
-    for split in parts:
-        if split is None or split.labels is None:
-            continue
-        known = split.labels >= 0
-        images.append(split.images if known.all() else split.images[known])
-        labels.append(split.labels[known])
-        called = split.names if split.names is not None else np.array([""] * len(split), dtype=np.object_)
-        names.append(called[known])
+    for name in SPLITS:
+        (pictures, known), chosen = context.dataset.labelled(name), context.probed(name)
+        images.append(pictures[chosen])
+        labels.append(known[chosen])
+        names.append(context.dataset.names_of(name)[chosen])
     return np.concatenate(images), np.concatenate(labels), np.concatenate(names)
 
 

@@ -51,6 +51,7 @@ class Plan:
         spent: seconds before the first stage.
         limit: seconds, from the run's begin, by which all has to be over; None for no limit.
         reserve: seconds of the limit that no stage is given.
+        probed: images of each split that frozen encoders read at most; None for all.
         notes: what gave way, and what more time would buy, in sentences.
     """
 
@@ -60,6 +61,7 @@ class Plan:
     spent: float = 0.0
     limit: float | None = None
     reserve: float = 0.0
+    probed: int | None = None
     notes: tuple[str, ...] = ()
 
     @property
@@ -139,6 +141,7 @@ class Outlay:
         pretrain: of an objective.
         finetune: of one fine-tuning, by label budget.
         probe: seconds of one encoder.
+        probed: images of each split that it reads at most; None for all.
         pixels: seconds for one seed, by label budget.
         pixel_seeds: whether other seeds have other pixels to learn from.
         labels: seconds of looking for wrong ones.
@@ -148,6 +151,7 @@ class Outlay:
     pretrain: Length
     finetune: dict[int | None, Length]
     probe: float
+    probed: int | None
     pixels: dict[int | None, float]
     pixel_seeds: bool
     labels: float
@@ -169,6 +173,8 @@ class Outlay:
                 found.append(Part(f"pretrain-{arm.objective}", title, seconds, pre.tail, True, pre.cut(factor)))
         encoders = sum(1 for arm in arms if arm.objective) + 1
         found.append(Part("probe", "probe", encoders * self.probe))
+        if encoders > 1:
+            found.append(Part("labels", "doubtful labels", self.labels))
         for budget, length in self.finetune.items():
             for seed in seeds:
                 for arm in arms:
@@ -176,8 +182,6 @@ class Outlay:
                     seconds = length.seconds(factor)
                     name = key(arm.name, budget, seed)
                     found.append(Part(name, title, seconds, length.tail, True, length.cut(factor)))
-        if any(arm.objective for arm in arms):
-            found.append(Part("labels", "doubtful labels", self.labels))
         return [*found, Part("report", "report", self.report)]
 
 
@@ -237,8 +241,9 @@ def make_plan(
     parts = [replace(part, steps=round(generous * part.steps)) if part.steps else part for part in parts]
     names = tuple(arm.name for arm in chosen.arms)
     all_of_it = spent + sum(part.seconds for part in outlay.parts(arms, seeds, 1.0, key))
-    notes = tuple(_notes(chosen, arms, seeds, all_of_it / CLOSE, limit))
-    return Plan(tuple(parts), names, len(chosen.seeds), spent, limit, (1 - CLOSE) * (limit or 0.0), notes)
+    notes = tuple(_notes(chosen, arms, seeds, all_of_it / CLOSE, limit, outlay.probed))
+    reserve = (1 - CLOSE) * (limit or 0.0)
+    return Plan(tuple(parts), names, len(chosen.seeds), spent, limit, reserve, outlay.probed, notes)
 
 
 def _ways(
@@ -268,7 +273,9 @@ def _refuse_less_than_least(
         )
 
 
-def _notes(way: Way, arms: Collection[Arm], seeds: range, whole: float, limit: float | None) -> Iterator[str]:
+def _notes(
+    way: Way, arms: Collection[Arm], seeds: range, whole: float, limit: float | None, probed: int | None
+) -> Iterator[str]:
     """What gave way, and what would have done."""
     gone = [arm.title for arm in arms if arm not in way.arms]
     gave = [f"{title} (so that what pre-training is worth is not measured)" for title in gone]
@@ -277,6 +284,8 @@ def _notes(way: Way, arms: Collection[Arm], seeds: range, whole: float, limit: f
     gave += [f"with lengths of {100 * way.factor:.0f} % of the recipe's"] if way.factor < 0.995 else []
     if gave:
         yield f"For want of time {', '.join(gave)}: --time-limit {math.ceil(whole / 60)}m would fit the whole."
+    if probed is not None:
+        yield f"Frozen encoders read {probed:,} images of each split at most, for want of time; so do labels in doubt."
     if limit is not None and way.factor >= LONGEST:
         yield f"It ends before the limit: lengths are {LONGEST:.0f} times the recipe's, and more is not known to help."
 

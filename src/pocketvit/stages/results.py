@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pocketvit.data import Split
 from pocketvit.evaluation.calibration import calibration_error, reliability
-from pocketvit.evaluation.metrics import Metrics, most_confident_mistakes
+from pocketvit.evaluation.metrics import Metrics, kept_accuracy, most_confident_mistakes
 from pocketvit.evaluation.reconstruct import reconstruct_images
 from pocketvit.files import write_whole
 from pocketvit.model import weights
@@ -88,7 +89,7 @@ def _judgement(context: Context, vit: ViT, temperature: float) -> tuple[dict[str
     calibrated, plain = (context.predictor(vit, t) for t in (temperature, 1.0))
     logits = plain.logits(images)
     probabilities, uncalibrated = calibrated.calibrated(logits), plain.calibrated(logits)
-    names, every = context.dataset.test_names(), most_confident_mistakes(probabilities, labels, len(labels))
+    names, every = context.dataset.names_of("test"), most_confident_mistakes(probabilities, labels, len(labels))
     _write_mistakes(context, names, every, probabilities, labels)
     wrong = every[:MISTAKES]
     arrays = {
@@ -102,6 +103,7 @@ def _judgement(context: Context, vit: ViT, temperature: float) -> tuple[dict[str
         **Metrics.of(probabilities, labels, context.dataset.classes).to_json(),
         "temperature": temperature,
         "ece_uncalibrated": calibration_error(uncalibrated, labels),
+        "kept": kept_accuracy(probabilities, labels),
         "reliability": {"calibrated": reliability(probabilities, labels), "plain": reliability(uncalibrated, labels)},
     }
 
@@ -128,15 +130,36 @@ def _write_mistakes(
 def _gallery(context: Context, mae: Path | None) -> dict[str, Any]:
     """Samples of the train images, and reconstructions of held-out ones where there is a masked autoencoder."""
     train, val = context.dataset.train, context.dataset.val
-    images, labels = (train.images, None) if train.labels is None else context.dataset.labelled("train")
-    chosen = np.sort(np.random.default_rng(0).permutation(len(images))[:SAMPLES])
-    arrays: dict[str, Any] = {"samples": images[chosen]}
-    if labels is not None:
-        arrays["sample_labels"] = labels[chosen]
+    chosen = _over_classes(train, SAMPLES)
+    arrays: dict[str, Any] = {"samples": train.images[chosen], "sample_names": _names(train, chosen)}
+    if train.labels is not None:
+        arrays["sample_labels"] = train.labels[chosen]
     if mae is not None:
         model, meta = weights.load(mae)
         if isinstance(model, MaskedAutoencoder):
-            shown, ratio = val.images[:RECONSTRUCTIONS], context.settings.mae.mask_ratio
-            made = reconstruct_images(model.to(context.accelerator.device), shown, meta.mean, meta.std, ratio)
+            some, ratio = _over_classes(val, RECONSTRUCTIONS), context.settings.mae.mask_ratio
+            model = model.to(context.accelerator.device)
+            made = reconstruct_images(model, val.images[some], meta.mean, meta.std, ratio)
             arrays |= {f"gallery_{name}": array for name, array in made._asdict().items()}
+            arrays["gallery_names"] = _names(val, some)
     return arrays
+
+
+def _over_classes(split: Split, count: int) -> NDArray[np.intp]:
+    """Positions of some images: of each class in turn, as far as `count` goes; any, where there are no labels."""
+    order = np.random.default_rng(0).permutation(len(split))
+    if split.labels is None:
+        return np.sort(order[:count])
+    labels = split.labels[order]
+    # How many of its class come before it: one of each class is drawn before a second.
+    turn = np.zeros(len(order), np.int64)
+    for one in np.unique(labels):
+        members = np.flatnonzero(labels == one)
+        turn[members] = np.arange(len(members)) if one >= 0 else len(order)
+    return order[np.argsort(turn, kind="stable")[:count]]
+
+
+def _names(split: Split, chosen: NDArray[np.intp]) -> NDArray[np.str_]:
+    if split.names is None:
+        return np.full(len(chosen), "", dtype=np.str_)
+    return split.names[chosen].astype(np.str_)

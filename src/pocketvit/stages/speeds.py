@@ -24,6 +24,8 @@ from pocketvit.training.step import GradientStep, total_steps
 MEASURED = 1.0  # seconds of steps that a pace is taken from, after the first, which warms up
 MOST_STEPS = 8
 FORWARD_IMAGES = 256
+PROBE_SHARE = 0.05  # of a time limit that one encoder has to read a split
+LEAST_PROBED = 200  # images that it reads at least
 REPORT_SECONDS, LOADING_SECONDS = 3.0, 0.3  # figures and page; weights that are written and read
 
 
@@ -56,13 +58,17 @@ def outlay(context: Context, limit: float | None) -> Outlay:
     every = settings.pretrain.knn_every * pretrain.batches.steps_per_epoch
     count = pretrain.schedule.planned
     tests = forward * (test + min(val, len(largest)))
+    probed = _probed(context, forward, limit)
+    read = {"labelled": len(largest), "train": train, "val": val, "test": test}
+    read = {name: count if probed is None else min(probed, count) for name, count in read.items()}
     found = Outlay(
         pretrain=length(pretrain, count, neighbours, neighbours * (count // every) if every else 0.0),
         finetune={budget: length(finetune, _steps(context, len(some)), tests) for budget, some in labelled.items()},
-        probe=forward * (len(largest) + test) + _probe_fit(context, largest),
+        probe=forward * (read["labelled"] + read["test"]) + _probe_fit(context, largest[: read["labelled"]]),
+        probed=probed,
         pixels={budget: _pixels(context, some, pixels_time(context, limit)) for budget, some in labelled.items()},
         pixel_seeds=settings.data.label_budgets != (None,) or settings.data.label_fraction is not None,
-        labels=_labels(context, forward),
+        labels=forward * (read["train"] + read["val"]) + FOLDS * _probe_fit(context, slice(sum(read.values()))),
         report=REPORT_SECONDS + 2 * tests,
     )
     return from_main(accelerator, found)
@@ -106,15 +112,18 @@ def _seconds_again(work: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-def _probe_fit(context: Context, labelled: np.ndarray) -> float:
+def _probed(context: Context, forward: float, limit: float | None) -> int | None:
+    """Images of each split that frozen encoders may read, of a time limit; None for all."""
+    if limit is None:
+        return None
+    most = int(PROBE_SHARE * limit / forward)
+    largest = max(len(context.dataset.labelled(name)[1]) for name in ("train", "test"))
+    return None if most >= largest else max(LEAST_PROBED, most)
+
+
+def _probe_fit(context: Context, labelled: np.ndarray | slice) -> float:
     _, labels = context.dataset.labelled("train")
     return expected_fit(labels[labelled], context.settings.model.sizes().width)
-
-
-def _labels(context: Context, forward: float) -> float:
-    """Of features of all images, and of a linear classifier for each fold."""
-    every = np.concatenate([context.dataset.labelled(name)[1] for name in ("train", "val", "test")])
-    return forward * len(every) + FOLDS * expected_fit(every, context.settings.model.sizes().width)
 
 
 def _pixels(context: Context, labelled: np.ndarray, most: float) -> float:

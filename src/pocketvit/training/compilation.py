@@ -42,6 +42,7 @@ def compile_if_faster(step: GradientStep, start: Snapshot, say: Say) -> bool:
 
     The main process measures and decides.
     """
+    say("torch.compile: a trial, of a minute or so, to see whether it pays")
     eager, began = step.programs, time.perf_counter()
     candidate = eager.compiled(step.graphs)
     try:

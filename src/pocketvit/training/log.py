@@ -6,15 +6,18 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Column
 
 from pocketvit.files import write_whole
 
 BETWEEN_LINES, BRIEF = 60.0, 10.0  # seconds
+TITLE_WIDTH, LEFT_WIDTH = 34, 24  # columns that a bar keeps for them on a narrow terminal
 
 
 class Place(NamedTuple):
@@ -45,7 +48,7 @@ class RunLog:
     ) -> None:
         self.folder, self.quiet, self._tick = folder, quiet, tick
         self.stage: Place | None = None
-        self.console = Console(stderr=True, highlight=False, soft_wrap=True, quiet=quiet)
+        self.console = Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty(), quiet=quiet)
         self._writer: Any = None
         if tensorboard and folder is not None:
             from torch.utils.tensorboard import SummaryWriter
@@ -88,6 +91,11 @@ def _is_after(line: str, tags: dict[str, Any], step: int) -> bool:
     return record["step"] > step and all(record.get(name) == value for name, value in tags.items())
 
 
+def _in_notebook(console: Console) -> bool:
+    """Whether rich can show a bar as a widget there."""
+    return console.is_jupyter and find_spec("ipywidgets") is not None
+
+
 def seconds_left(seconds: float) -> str:
     """Seconds as a person says them: 42 s, 12 min, 3.5 h."""
     if seconds < 99.5:
@@ -105,9 +113,13 @@ class StageProgress:
         self._silent = True
         self._started = self._said = time.monotonic()
         self._bar: Progress | None = None
-        if sys.stderr.isatty() and not log.quiet:
-            note, left = (TextColumn(f"{{task.fields[{name}]}}") for name in ("note", "left"))
-            columns = (TextColumn("{task.description}"), BarColumn(bar_width=None), left, note)
+        if (sys.stderr.isatty() or _in_notebook(log.console)) and not log.quiet:
+            # Where it is narrow, the note gives way.
+            note = TextColumn("{task.fields[note]}", table_column=Column(no_wrap=True, overflow="ellipsis", ratio=2))
+            left = TextColumn("{task.fields[left]}", table_column=Column(no_wrap=True, min_width=LEFT_WIDTH))
+            named = Column(no_wrap=True, overflow="ellipsis", min_width=min(len(title), TITLE_WIDTH))
+            bar = BarColumn(bar_width=None, table_column=Column(ratio=1))
+            columns = (TextColumn("{task.description}", table_column=named), bar, left, note)
             self._bar = Progress(*columns, console=log.console, transient=True, expand=True)
             self._bar.start()
             self._task = self._bar.add_task(title, total=steps, completed=done, note="", left="")

@@ -73,7 +73,7 @@ def train(
             if reading:
                 stage.read(done)
             now, elapsed = time.monotonic(), stage.elapsed()
-            progress.update(done, f"loss {loss:.4f}{stage.reading()}  {done * size / elapsed:,.0f} img/s")
+            progress.update(done, f"{stage.reading()}loss {loss:.4f}  {done * size / elapsed:,.0f} img/s")
             # The main process decides for all of them, or they would stop at different steps.
             turn = from_main(
                 step.accelerator,
@@ -94,6 +94,7 @@ def train(
             rest = (step.schedule.steps - done) * turn.elapsed / done
             if stage.compiled is None and rest > WORTH_SECONDS and turn.elapsed > WORTH_SECONDS / 60:
                 stage.compiled = compile_if_faster(step, stage.snapshot(done), say)
+                watch = Pace()  # what the trial took says nothing of the rest
             over = done == step.schedule.steps
             # A landing is kept at once: whoever goes on after a kill has to land there too.
             checkpoints.keep(done, now, write=turn.due or landed or turn.late or bool(turn.signum) or over)

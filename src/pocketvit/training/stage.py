@@ -126,7 +126,7 @@ class Stage:
             values = [reading[name] for reading in self._history if name in reading]
             if values:
                 change = values[-1] - values[-2] if len(values) > 1 else 0.0
-                return f"  {words.format(values[-1])}{' up' if change > 0 else ' down' if change < 0 else ''}"
+                return f"{words.format(values[-1])}{' up' if change > 0 else ' down' if change < 0 else ''}  "
         return ""
 
     def land(self, schedule: Schedule, progress: StageProgress) -> None:

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import track
 
 from pocketvit.data import Header, list_images, read_images
+from pocketvit.edge.onnx import OnnxRuntime, read_meta
 from pocketvit.errors import UserError
 from pocketvit.evaluation.predictor import Predictor
 from pocketvit.model import weights
@@ -57,9 +58,9 @@ class TrainedModel:
     (['0', '1', '2'], (2, 10))
     """
 
-    def __init__(self, network: ViT, meta: WeightsMeta, device: str = "auto") -> None:
+    def __init__(self, network: ViT | Path, meta: WeightsMeta, device: str = "auto") -> None:
         self.meta, self.device = meta, device
-        self._network = network.cpu().eval()
+        self._network = network.cpu().eval() if isinstance(network, ViT) else network
 
     @property
     def classes_(self) -> NDArray[np.str_]:
@@ -82,12 +83,15 @@ class TrainedModel:
         return np.concatenate([predictor.features(batch.pixels) for batch in self.batches(images)])
 
     def predictor(self) -> Predictor:
-        """Of the network, on its device."""
+        """Of the network, on its device; of an exported file, by its runtime."""
+        if isinstance(self._network, Path):
+            runtime = OnnxRuntime(self._network)
+            return Predictor(runtime, self.meta.shape, self.meta.classes, self.meta.temperature)
         return Predictor.of(self._network, self.meta, make_accelerator(self.device, "float32").device)
 
     def check_classifies(self) -> None:
         """Raise UserError for an encoder alone."""
-        if not self._network.classes:
+        if isinstance(self._network, ViT) and not self._network.classes:
             raise UserError("pre-trained weights have no classifier: run finetune with init first")
 
     def batches(self, images: Images, skip_bad: bool = False, progress: bool = False) -> Iterator[Batch]:
@@ -117,11 +121,15 @@ class TrainedModel:
 
 
 def load(model: Model, device: str = "auto") -> TrainedModel:
-    """A model from a run, a weights file or a shipped model's name; of pre-trained weights, the encoder.
+    """A model from a run, a weights file, an exported file or a shipped model's name.
+
+    Of pre-trained weights, it is the encoder.
 
     Raises:
-        UserError: no such model, or no such device.
+        UserError: no such model, no such device, or a runtime that is not installed.
     """
+    if (file := path_of(model)).suffix == ".onnx":
+        return TrainedModel(file.resolve(), read_meta(file), device)
     network, meta = weights.load(path_of(model))
     if not isinstance(network, ViT):
         network, meta = weights.frozen_encoder(path_of(model)), weights.encoder_state(path_of(model))[1]

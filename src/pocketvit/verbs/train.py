@@ -226,8 +226,8 @@ def complete(context: Context, arms: Sequence[Arm]) -> Run:
     found = pretrain_arms(context, arms)
     pretrained = {arm.name: folder.pretrained(arm.objective) for arm in arms if arm.objective}
     probed = probe_stage(context, pretrained)
-    finetuned = finetune_arms(context, arms)
     doubts = labels_stage(context, next(iter(pretrained.values()), None))
+    finetuned = finetune_arms(context, arms)
     context.clock.enter("report")
     tables, pixels = [], []
     for per_class, runs in finetuned.items():

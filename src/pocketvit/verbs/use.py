@@ -33,7 +33,8 @@ from pocketvit.pages import write_report
 from pocketvit.run.folder import RECONSTRUCTION, RunFolder, learnt_images
 from pocketvit.stages.context import labelled_indices, patching_of
 from pocketvit.training.device import make_accelerator
-from pocketvit.verbs.models import Model, classifier_of, dataset_like, few, mae_path_of, path_of, rendering_of
+from pocketvit.verbs.model import load as load_model
+from pocketvit.verbs.models import Model, dataset_like, few, mae_path_of, path_of, rendering_of
 
 
 def probe(data: str = "digits", *, model: Model, settings: Settings | None = None, **overrides: Any) -> dict[str, Any]:
@@ -55,7 +56,8 @@ def probe(data: str = "digits", *, model: Model, settings: Settings | None = Non
     results: dict[str, Any] = {"labels": len(labelled), "test": len(test_y)}
     for name, network in (("model", encoder), ("random", fresh)):
         predictor = Predictor.of(network, meta, device)
-        results[name] = probing.probe(predictor, images[labelled], labels[labelled], test_images, test_y).to_json()
+        train_x, test_x = (predictor.features(some) for some in (images[labelled], test_images))
+        results[name] = probing.probe(train_x, labels[labelled], test_x, test_y).to_json()
     return results
 
 
@@ -72,7 +74,9 @@ def evaluate(
         UserError: no classifier, bad data, or a class that the model does not know.
     """
     settings = settings or resolve(config=run_config(path_of(model)), **overrides)
-    network, meta = classifier_of(model)
+    trained = load_model(model, settings.device)
+    trained.check_classifies()
+    meta = trained.meta
     height, width, channels = meta.shape
     config = dataclasses.replace(settings.data, size=f"{height}x{width}")
     found, kept = (
@@ -104,8 +108,7 @@ def evaluate(
     if images.shape[3] != channels:
         raise UserError(f"{data}: images have {images.shape[3]} channels, but the model takes {channels}")
     labels = _as_known(data, labels, found.classes, meta.classes)
-    device = make_accelerator(settings.device, "float32").device
-    probabilities = Predictor.of(network, meta, device).probabilities(images)
+    probabilities = trained.predictor().probabilities(images)
     metrics = Metrics.of(probabilities, labels, meta.classes)
     missing = [name for name, value in metrics.per_class.items() if value is None]
     notes += [f"no images of {len(missing)} classes: {few(missing)}"] if missing else []
