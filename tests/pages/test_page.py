@@ -1,7 +1,316 @@
 """The report page: verdict, sections, omissions, escaping, and how it behaves in a real browser.
 Every run directory here is synthetic, so nothing is trained."""
 
+import json
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pocketvit.errors import UserError
+from pocketvit.pages import words, write_report
+from pocketvit.run.summary import updated
+
 SECTIONS = [
     *("results", "sound", "probe", "data", "pretraining", "gallery", "finetuning", "evaluation", "mistakes", "costs"),
     *("settings", "environment"),
 ]
+
+
+def summary_of(classes: list[str]) -> dict[str, Any]:
+    """A full summary, as `fit` leaves it."""
+    rng = np.random.default_rng(0)
+    confusion = rng.poisson(0.4, (len(classes), len(classes))) + 30 * np.eye(len(classes), dtype=int)
+    rates = (np.diag(confusion) / confusion.sum(1)).tolist()
+
+    def result(accuracy: float) -> dict[str, Any]:
+        return {"accuracy": accuracy, "std": 0.012, "seeds": [0, 1, 2]}
+
+    def entry(labels: int | None, mae: float, random: float) -> dict[str, Any]:
+        pixels = {"name": "svm", "accuracy": random + 0.01}
+        gain = mae - random
+        return {
+            "labels_per_class": labels, "mae": result(mae), "random": result(random), "pixels": pixels, "gain": gain,
+            "gain_interval": {"low": gain - 0.003, "high": gain + 0.003, "seeds": 3, "images": 360},
+        }  # fmt: skip
+
+    baselines = {name: {"accuracy": value, "std": 0.01} for name, value in
+                 (("svm", 0.813), ("logistic regression", 0.78), ("knn", 0.76))}  # fmt: skip
+    return {
+        "dataset": {
+            "name": "digits", "classes": classes, "train": 1293, "val": 144, "test": 360, "shape": [8, 8, 1],
+        },
+        "model": {"preset": "digits", "params": 812_234, "macs": 13_400_000, "macs_without_attention": 9_100_000},
+        "pretrain": {
+            "epochs": 100, "seconds": 80.1, "images_per_second": 15000.0, "train_loss": 0.2, "heldout_loss": 0.21,
+            "verdict": "still falling",
+        },
+        "probe": {"mae": {"knn": 0.9, "linear": 0.91}, "random": {"knn": 0.7, "linear": 0.8}},
+        "finetune": [entry(5, 0.897, 0.803), entry(None, 0.985, 0.981)],
+        "files": {"weights": "model.safetensors", "report": "report.html", "config": "config.yaml"},
+        "details": {
+            "command": "pocketvit fit digits", "commit": None, "date": "2026-11-23T10:00:00+00:00", "seconds": 300.0,
+            "device": "cpu", "precision": "float32", "recipe": "digits", "label_fraction": None,
+            "versions": {"python": "3.11.7", "torch": "2.13.0"},
+            "environment": {"cpu": "A processor with a rather long name, 2.60 GHz", "cores": 2, "memory_gib": 24},
+            "notes": ["2 test images also occur in train."],
+            "pixels": [{"labels_per_class": 5, **baselines}, {"labels_per_class": None, **baselines}],
+            "evaluation": {
+                "accuracy": 0.985, "ece": 0.01, "per_class": dict(zip(classes, rates, strict=True)),
+                "confusion": confusion.tolist(),
+            },
+        },
+    }  # fmt: skip
+
+
+def metrics_of() -> list[dict[str, Any]]:
+    """Curves of both stages, with the gaps that real ones have."""
+    lines: list[dict[str, Any]] = []
+    for epoch in range(1, 101):
+        line = {"stage": "pretrain", "epoch": epoch, "step": 10 * epoch, "train_loss": 0.2 + 1 / epoch, "lr": 1e-3}
+        if epoch % 2 == 0:
+            line["heldout_loss"] = 0.21 + 1 / epoch
+        if epoch % 20 == 0:
+            line["knn"] = 0.9 - 2 / epoch
+        lines.append(line)
+    for labels in (5, None):
+        for rank, init in enumerate(("mae", "random")):
+            for seed in range(3):
+                for epoch in range(1, 31):
+                    value = 0.9 - 0.09 * rank - (0.6 + 0.05 * seed) / epoch
+                    lines.append(
+                        {"stage": "finetune", "init": init, "labels_per_class": labels, "seed": seed, "epoch": epoch,
+                         "step": 10 * epoch, "train_loss": 1 / epoch, "val_accuracy": value}
+                    )  # fmt: skip
+    return lines
+
+
+def write_run(directory: Path, summary: dict[str, Any], shape: tuple[int, int, int] = (8, 8, 1)) -> Path:
+    """Everything the contract lists, in `directory`."""
+    rng = np.random.default_rng(1)
+
+    def images(count: int) -> np.ndarray:
+        return rng.integers(0, 256, (count, *shape), dtype=np.uint8)
+
+    (directory / "summary.json").write_text(json.dumps(summary))
+    lines = [json.dumps(line) for line in metrics_of()]
+    (directory / "metrics.jsonl").write_text("\n".join([*lines, '{"stage": "finetune", "init": "ma']))
+    (directory / "config.yaml").write_text(f"epochs: 100  # <b>verbatim</b> & whole\nlong: {'x' * 300}\n")
+    np.savez(
+        directory / "figures.npz",
+        samples=images(20), sample_labels=np.arange(20) % 3,
+        gallery_input=images(6), gallery_visible=images(6), gallery_reconstruction=images(6),
+        mistakes=images(5), mistakes_true=np.arange(5) % 3, mistakes_predicted=(np.arange(5) + 1) % 3,
+        mistakes_confidence=np.linspace(0.99, 0.6, 5),
+    )  # fmt: skip
+    return directory
+
+
+def sections(page: str) -> list[str]:
+    return re.findall(r'<section id="([\w-]+)"', page)
+
+
+@pytest.fixture
+def full_run(tmp_path: Path) -> Path:
+    """A run with all sections and class names made to break things."""
+    classes = ["<script>alert(1)</script>", "$5 & up", "a class with a very long name " * 4]
+    return write_run(tmp_path, summary_of(classes))
+
+
+def test_all_sections_and_the_verdict(full_run: Path) -> None:
+    target = write_report(full_run)
+    assert target == full_run / "report.html"
+    page = target.read_text(encoding="utf-8").replace(words.NBSP, " ")
+    assert sorted(sections(page)) == sorted(SECTIONS)
+    assert "Pre-training helped: 89.7 % against 80.3 % from random init, at 5 labels per class" in page
+    for text in ("+9.4", "SVM", "Logistic regression", "convention that reproduces the paper", "still falling"):
+        assert text in page
+    assert not list(full_run.glob(".report*")), "the draft must not stay behind"
+
+
+def test_the_page_is_a_function_of_the_directory(full_run: Path) -> None:
+    first = write_report(full_run).read_bytes()
+    assert write_report(full_run).read_bytes() == first
+
+
+def test_nothing_is_loaded_from_elsewhere(full_run: Path) -> None:
+    page = write_report(full_run).read_text(encoding="utf-8")
+    assert "http://" not in page
+    assert "https://" not in page
+    assert "<script" not in page
+    for reference in re.findall(r'(?:src|href)="([^"]*)"', page):
+        assert reference.startswith(("data:", "#")), reference
+    identifiers = re.findall(r'\bid="([^"]*)"', page)
+    assert len(identifiers) == len(set(identifiers)), "figures must not share ids"
+    assert set(re.findall(r"url\(#([^)]*)\)", page)) <= set(identifiers)
+
+
+def test_user_text_is_escaped(full_run: Path) -> None:
+    page = write_report(full_run).read_text(encoding="utf-8")
+    assert "<script>alert" not in page
+    assert "&lt;script&gt;alert(1)" in page
+    assert "&lt;b&gt;verbatim&lt;/b&gt; &amp; whole" in page
+
+
+@pytest.mark.parametrize(
+    ("missing", "gone"),
+    [
+        (("finetune", "probe", "details"), {"results", "sound", "probe", "evaluation", "environment"}),
+        (("pretrain", "probe"), {"probe"}),
+        (("model",), {"costs"}),
+    ],
+)
+def test_absent_data_leave_no_section(tmp_path: Path, missing: tuple[str, ...], gone: set[str]) -> None:
+    summary: dict[str, Any] = {**summary_of(["a", "b"]), **dict.fromkeys(missing)}
+    page = write_report(write_run(tmp_path, summary)).read_text(encoding="utf-8")
+    assert set(sections(page)) == set(SECTIONS) - gone
+
+
+def test_summary_alone_is_enough(tmp_path: Path) -> None:
+    (tmp_path / "summary.json").write_text("{}")
+    assert sections(write_report(tmp_path).read_text(encoding="utf-8")) == []
+
+
+def test_unlabelled_pretraining(tmp_path: Path) -> None:
+    summary = {**summary_of(["a", "b"]), "finetune": None, "probe": None, "details": {"notes": []}}
+    summary["dataset"] = {"name": "photos", "classes": None, "train": 900, "val": 100, "test": None, "shape": [8, 8, 1]}
+    write_run(tmp_path, summary)
+    with np.load(tmp_path / "figures.npz") as archive:
+        kept = {key: archive[key] for key in archive.files if key.startswith(("samples", "gallery"))}
+    np.savez(tmp_path / "figures.npz", **kept)
+    (tmp_path / "metrics.jsonl").write_text("\n".join(json.dumps(line) for line in metrics_of()[:100]))
+    page = write_report(tmp_path).read_text(encoding="utf-8")
+    assert sections(page) == ["data", "pretraining", "gallery", "costs", "settings"]
+    assert "Pre-trained for 100 epochs: held-out loss 0.21, still falling" in page
+
+
+def test_finetune_of_one_init(tmp_path: Path) -> None:
+    summary = summary_of(["a", "b"])
+    only = {"accuracy": 0.9, "std": 0.0, "seeds": [0]}
+    summary |= {"finetune": {"mae": None, "random": only, "pixels": None, "gain": None}, "probe": None}
+    page = write_report(write_run(tmp_path, summary)).read_text(encoding="utf-8").replace(words.NBSP, " ")
+    assert "90.0 % test accuracy with all labels, trained from random init" in page
+
+
+@pytest.mark.parametrize(
+    ("pairs", "opening"),
+    [
+        ([(0.9, 0.8, 0.05)], "Pre-training helped: "),
+        ([(0.9, 0.8, 0.2)], "Whether pre-training helped cannot be told: "),
+        ([(0.9, 0.8, None)], "Whether pre-training helped cannot be told: "),
+        ([(0.8, 0.8, 0.01)], "Whether pre-training helped cannot be told: "),
+        ([(0.7, 0.8, 0.05)], "Pre-training did harm: "),
+        ([(0.9, 0.8, 0.05), (0.7, 0.8, 0.05)], "Pre-training helped at 1 of 2 label budgets: +10.0 points"),
+    ],
+)
+def test_the_verdict_states_no_more_than_the_interval(
+    pairs: list[tuple[float, float, float | None]], opening: str
+) -> None:
+    seeds = {"std": 0.01, "seeds": [0, 1, 2]}
+    entries = [
+        {
+            "mae": {"accuracy": mae, **seeds},
+            "random": {"accuracy": other, **seeds},
+            "gain_interval": reach and {"low": mae - other - reach, "high": mae - other + reach},
+        }
+        for mae, other, reach in pairs
+    ]
+    summary = updated({"finetune": entries})
+    assert words.headline(summary, summary["finetune"]).startswith(opening)
+
+
+@pytest.mark.parametrize(
+    ("seeds", "tail"),
+    [(1, "by its 60 test images alone"), (3, "by 3 seeds and 60 test images, for this one pre-training.")],
+)
+def test_a_difference_names_its_ground(seeds: int, tail: str) -> None:
+    entry = {"mae": {"accuracy": 0.9}, "random": {"accuracy": 0.8}}
+    interval = {"low": 0.02, "high": 0.18, "seeds": seeds, "images": 60}
+    (entry,) = updated({"finetune": [entry | {"gain": 0.1, "gain_interval": interval}]})["finetune"]
+    said = words.ground(entry).replace(words.NBSP, " ")
+    assert said.startswith("The difference of +10.0 points is +2.0 to +18.0 with 95 % confidence")
+    assert tail in said
+
+
+def test_fine_tuning_below_its_own_probe_is_said() -> None:
+    entries = [{"mae": {"accuracy": 0.7}, "random": {"accuracy": 0.6}}]
+    high, low = (updated({"finetune": entries, "probe": {"mae": {"linear": linear}}}) for linear in (0.75, 0.65))
+    assert words.undertrained(low, low["finetune"]) is None
+    said = words.undertrained(high, high["finetune"])
+    assert said is not None
+    assert "below the 75.0" in said
+
+
+@pytest.mark.parametrize("shape", [(8, 12, 1), (9, 8, 2), (32, 32, 3), (16, 24, 5), (120, 300, 3)])
+def test_images_of_any_shape(tmp_path: Path, shape: tuple[int, int, int]) -> None:
+    page = write_report(write_run(tmp_path, summary_of(["a", "b"]), shape)).read_text(encoding="utf-8")
+    assert page.count("data:image/png;base64,") >= 20 + 3 * 6 + 5
+
+
+@pytest.mark.parametrize("classes", [2, 12, 21, 100])
+def test_confusion_matrix_of_any_size(tmp_path: Path, classes: int) -> None:
+    summary = summary_of([f"class {i}" for i in range(classes)])
+    page = write_report(write_run(tmp_path, summary)).read_text(encoding="utf-8")
+    assert f"Confusion matrix of {classes} classes" in page
+
+
+@pytest.mark.parametrize("text", [None, "", '{"dataset": ', "[]", '{"finetune": "high"}', "\x00\xff"])
+def test_damaged_summary_is_one_line_that_names_the_file(tmp_path: Path, text: str | None) -> None:
+    if text is not None:
+        (tmp_path / "summary.json").write_text(text, encoding="latin-1")
+    with pytest.raises(UserError) as caught:
+        write_report(tmp_path)
+    assert str(tmp_path / "summary.json") in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_damaged_figures_name_the_file(full_run: Path) -> None:
+    (full_run / "figures.npz").write_bytes((full_run / "figures.npz").read_bytes()[:500])
+    with pytest.raises(UserError, match=r"figures\.npz"):
+        write_report(full_run)
+
+
+def browser() -> str:
+    """Chromium's path; CI must have it, elsewhere its absence skips."""
+    path = shutil.which("chromium")
+    if path is None and Path("/usr/bin/chromium").exists():
+        path = "/usr/bin/chromium"
+    if path is None and not os.environ.get("CI"):
+        pytest.skip("chromium is not installed: the page was not opened in a browser")
+    assert path is not None, "CI must install chromium"
+    return path
+
+
+PROBE = """<!doctype html><body>
+<iframe src="report.html" style="width:{width}px;height:900px;border:0"></iframe>
+<script>
+addEventListener("load", () => {{
+  const page = document.querySelector("iframe").contentDocument.documentElement;
+  document.title = "scrollWidth " + page.scrollWidth;
+}});
+</script>"""
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_no_console_error_and_no_sideways_scroll(full_run: Path, tmp_path: Path, width: int) -> None:
+    chromium = browser()
+    write_report(full_run)
+    # a headless window has a minimum width above a phone's, hence the frame
+    (full_run / "probe.html").write_text(PROBE.format(width=width))
+    command = [
+        chromium, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+        "--disable-background-networking", "--disable-component-update", "--disable-sync",
+        "--disable-dev-shm-usage", "--allow-file-access-from-files", f"--user-data-dir={tmp_path / 'profile'}",
+        "--window-size=1400,1000", "--enable-logging=stderr", "--v=0", "--dump-dom",
+        (full_run / "probe.html").as_uri(),
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert [line for line in done.stderr.splitlines() if "CONSOLE" in line] == []
+    found = re.search(r"scrollWidth (\d+)</title>", done.stdout)
+    assert found, done.stderr[-2000:]
+    assert int(found[1]) <= width
