@@ -27,7 +27,7 @@ from pocketvit.run.folder import CONFIG
 from pocketvit.run.summary import read_summary
 from pocketvit.training.device import make_accelerator
 from pocketvit.training.stops import Interrupted, NonFiniteLoss, Paused
-from pocketvit.verbs.train import Run
+from pocketvit.verbs.runs import Run
 
 Changes = dict[str, str]
 INITS = ("mae", "random")

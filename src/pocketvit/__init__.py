@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pocketvit.verbs.model import load as load
     from pocketvit.verbs.predict import embed as embed
     from pocketvit.verbs.predict import predict as predict
-    from pocketvit.verbs.train import Run as Run
+    from pocketvit.verbs.runs import Run as Run
     from pocketvit.verbs.train import finetune as finetune
     from pocketvit.verbs.train import fit as fit
     from pocketvit.verbs.train import plan as plan
@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from pocketvit.verbs.use import report as report
 
 _PLACES = {
-    **dict.fromkeys(("fit", "plan", "pretrain", "finetune", "resume", "Run"), "pocketvit.verbs.train"),
+    **dict.fromkeys(("fit", "plan", "pretrain", "finetune", "resume"), "pocketvit.verbs.train"),
+    "Run": "pocketvit.verbs.runs",
     **dict.fromkeys(("load", "TrainedModel"), "pocketvit.verbs.model"),
     **dict.fromkeys(("predict", "embed"), "pocketvit.verbs.predict"),
     "export": "pocketvit.verbs.export",

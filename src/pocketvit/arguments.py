@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from pocketvit.config import Settings, default_recipe, flat_names, model_path, recipe_path, run_config, shipped_names
@@ -28,6 +31,24 @@ FIT: Arguments = {
     "time_limit": (str, None, "have all done by then, as 10m; lengths are chosen to fit"),
     "plan": (bool, False, "say what would be done and how long it takes, and stop"),
 }
+PURPOSES = {
+    "train": ("fit", "pretrain", "finetune", "resume"),
+    "judge": ("evaluate", "probe", "reconstruct", "report"),
+    "use": ("predict", "embed", "export", "budget", "completion"),
+}
+# Of the verbs that take settings, what they take beside.
+ARGUMENTS: dict[str, Arguments] = {
+    "fit": {"source": DATA, **OUT, **FIT},
+    "pretrain": {"source": DATA, **OUT},
+    "finetune": {"source": DATA, "init": (str, None, f"{MODEL[2]} to start from; default: random"), **OUT},
+    "probe": {"source": DATA, "weights": WEIGHTS},
+    "evaluate": {"source": DATA, "weights": WEIGHTS},
+    "reconstruct": {
+        "source": DATA, "weights": WEIGHTS, "count": (int, 8, "images"),
+        "out": (str, None, "PNG file to write; default: reconstruction.png in the run"),
+    },
+    "budget": {"channels": (int, 3, "channels of an image"), "classes": (int, 10, "outputs of the head")},
+}  # fmt: skip
 # Settings that `--help` shows, beside those with flat names; --help-all shows them all.
 SHOWN = ("recipe", "config", "seed", "seeds", "device")
 RARELY = ("decode_share", "label_column", "mask_ratio")  # flat names that only --help-all shows
@@ -230,22 +251,21 @@ def completion_script(shell: str) -> str:
 
 
 def _models(prefix: str = "", **_: Any) -> list[str]:
-    from pathlib import Path
-
     runs = [str(path.parent) for path in Path("runs").glob("*/config.yaml")]
     return [name for name in [*runs, *shipped_names("models")] if name.startswith(prefix)]
 
 
 def _sources(prefix: str = "", **_: Any) -> list[str]:
-    from pathlib import Path
-
     folders = [f"{path}/" for path in Path().glob(f"{prefix}*") if path.is_dir()]
     return [name for name in ("digits", "cifar10", "cifar100", *folders) if name.startswith(prefix)]
 
 
 def front_page(verbs: Mapping[str, Callable[..., int]], groups: Mapping[str, Sequence[str]]) -> str:
     """What `pocketvit` alone prints."""
-    lines = ["PocketViT: from a folder of small images to a small, fast image classifier.", ""]
+    lines = [
+        "PocketViT: from a folder of small images to a small, fast image classifier.",
+        "pocketvit VERB --help says more of each; --version which this is.",
+    ]
     for purpose, names in groups.items():
         for number, name in enumerate(names):
             text = str(verbs[name].__doc__)
@@ -254,4 +274,23 @@ def front_page(verbs: Mapping[str, Callable[..., int]], groups: Mapping[str, Seq
         "pocketvit fit digits", "pocketvit fit my_images/ --time-limit 10m", "pocketvit fit my_images/ --plan",
         "pocketvit predict new_images/ --model runs/my_images-tiny",
     )  # fmt: skip
-    return "\n".join([*lines, "", *(f"  {line}" for line in examples), "", "pocketvit VERB --help says more"])
+    return "\n".join([*lines, "", *(f"  {line}" for line in examples)])
+
+
+def parser_of_images(verb: str, about: str, arguments: Arguments) -> Any:
+    """For a verb that uses a model on images from anywhere."""
+    parser = plain_parser(verb, about, "IMAGES")
+    parser.add_argument("paths", nargs="+", help="image files and folders of images")
+    add_arguments(parser, {"model": MODEL, **arguments})
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    parser.add_argument("--skip_bad", action="store_true", help="go on where a file cannot be decoded")
+    return parser
+
+
+def typed_at() -> float:
+    """When the command was typed, on time.monotonic's clock: a promise of time counts from then."""
+    if Path(sys.argv[0]).stem != "pocketvit":
+        return time.monotonic()
+    import psutil
+
+    return time.monotonic() - (time.time() - psutil.Process().create_time())

@@ -9,28 +9,27 @@ import io
 import json
 import os
 import sys
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 from pocketvit.arguments import (
-    DATA,
-    FIT,
+    ARGUMENTS,
     MODEL,
     OUT,
-    WEIGHTS,
+    PURPOSES,
     Arguments,
     add_arguments,
     complete,
     completion_script,
     front_page,
     parsed,
+    parser_of_images,
     plain_parser,
     settings_given,
+    typed_at,
 )
 from pocketvit.errors import UnlikeTraining, UserError
 
@@ -76,7 +75,7 @@ def _verb(args: list[str]) -> Verb:
 
 def fit(args: list[str]) -> int:
     """images in; a tested classifier and a report out"""
-    began = _typed_at()
+    began = typed_at()
     given, settings = settings_given("fit", str(fit.__doc__), args, ARGUMENTS["fit"])
     limits = {"time_limit": given["time_limit"], "elastic": not given["lengths_given"], "began": began}
     if not given["plan"]:
@@ -135,7 +134,7 @@ def evaluate(args: list[str]) -> int:
 
 def predict(args: list[str]) -> int:
     """classes and probabilities of image files or of a folder, as CSV or JSON"""
-    parser = _parser_of_images("predict", {"top": (int, 3, "classes to list for each image")})
+    parser = parser_of_images("predict", str(predict.__doc__), {"top": (int, 3, "classes to list for each image")})
     given = parsed(parser, args)
     from pocketvit.verbs.predict import predictions
 
@@ -186,22 +185,13 @@ def export(args: list[str]) -> int:
 def embed(args: list[str]) -> int:
     """features of image files or of a folder, with their names, as Parquet or CSV"""
     out = (str, "-", "file that ends in .parquet or .csv; default: CSV on standard output")
-    given = parsed(_parser_of_images("embed", {"out": out}), args)
+    given = parsed(parser_of_images("embed", str(embed.__doc__), {"out": out}), args)
     from pocketvit.verbs.predict import embed as verb
 
     options = {name: given[name] for name in ("model", "out", "device", "skip_bad")}
     with _said_warnings():
         count = verb(given["paths"], **options, progress=True)
     return 0 if given["out"] == "-" else _show(given, {"file": given["out"], "images": count}, f"wrote {given['out']}")
-
-
-def _parser_of_images(verb: str, arguments: Arguments) -> Any:
-    parser = plain_parser(verb, str(VERBS[verb].__doc__), "IMAGES")
-    parser.add_argument("paths", nargs="+", help="image files and folders of images")
-    add_arguments(parser, {"model": MODEL, **arguments})
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
-    parser.add_argument("--skip_bad", action="store_true", help="go on where a file cannot be decoded")
-    return parser
 
 
 @contextmanager
@@ -273,24 +263,6 @@ EVERY = (
     completion,
 )
 VERBS: dict[str, Verb] = {verb.__name__: verb for verb in EVERY}
-PURPOSES = {
-    "train": ("fit", "pretrain", "finetune", "resume"),
-    "judge": ("evaluate", "probe", "reconstruct", "report"),
-    "use": ("predict", "embed", "export", "budget", "completion"),
-}
-# Of the verbs that take settings, what they take beside.
-ARGUMENTS: dict[str, Arguments] = {
-    "fit": {"source": DATA, **OUT, **FIT},
-    "pretrain": {"source": DATA, **OUT},
-    "finetune": {"source": DATA, "init": (str, None, f"{MODEL[2]} to start from; default: random"), **OUT},
-    "probe": {"source": DATA, "weights": WEIGHTS},
-    "evaluate": {"source": DATA, "weights": WEIGHTS},
-    "reconstruct": {
-        "source": DATA, "weights": WEIGHTS, "count": (int, 8, "images"),
-        "out": (str, None, "PNG file to write; default: reconstruction.png in the run"),
-    },
-    "budget": {"channels": (int, 3, "channels of an image"), "classes": (int, 10, "outputs of the head")},
-}  # fmt: skip
 
 
 def _train(verb: str, given: Any, settings: Any, **more: Any) -> int:
@@ -325,15 +297,6 @@ def _trained(given: Any, verb: str, *args: Any, **options: Any) -> int:
 
     Console(highlight=False).print(ending(read_summary(run.path), str(run.path)), soft_wrap=True)
     return 0
-
-
-def _typed_at() -> float:
-    """When the command was typed, on time.monotonic's clock: a promise of time counts from then."""
-    if Path(sys.argv[0]).stem != "pocketvit":
-        return time.monotonic()
-    import psutil
-
-    return time.monotonic() - (time.time() - psutil.Process().create_time())
 
 
 def _show(given: Any, result: Any, text: str) -> int:

@@ -314,3 +314,67 @@ def test_no_console_error_and_no_sideways_scroll(full_run: Path, tmp_path: Path,
     found = re.search(r"scrollWidth (\d+)</title>", done.stdout)
     assert found, done.stderr[-2000:]
     assert int(found[1]) <= width
+
+
+def checks(page: str) -> dict[str, bool]:
+    """What the page says of its verdict: a sentence, and whether it speaks for it."""
+    found = re.findall(r'<li class="(for|against)"><b>\w+</b><span>(.*?)</span>', page, re.DOTALL)
+    return {text.replace(words.NBSP, " "): way == "for" for way, text in found}
+
+
+def test_the_page_says_what_its_verdict_rests_on(tmp_path: Path) -> None:
+    summary = summary_of(["a", "b"])
+    for name in ("good", "bad"):
+        (tmp_path / name).mkdir()
+    copies = "2 of 360 test images are identical to train images: accuracy on them says nothing of new ones"
+    summary["details"]["notes"] = [copies, "3 images are of a single colour"]
+    summary["details"]["runs"] = [{"init": name, "steps": 600} for name in ("mae", "random")]
+    found = checks(write_report(write_run(tmp_path / "good", summary)).read_text())
+    assert [text for text, good in found.items() if not good] == [
+        "Pre-training by MAE: the held-out loss is still falling.", f"{copies}."
+    ]  # fmt: skip
+    assert "3 seeds of each arm; three are the least that tell chance." in found
+    assert "All arms were fine-tuned for as many steps." in found
+    for entry in summary["finetune"]:
+        entry["mae"]["seeds"] = entry["random"]["seeds"] = [0]
+        entry["gain_interval"]["low"] = -0.1
+    summary["dataset"]["test"], summary["details"]["runs"][1]["steps"] = 40, 450
+    summary["probe"]["mae"]["linear"] = 0.999
+    found = checks(write_report(write_run(tmp_path / "bad", summary)).read_text())
+    against = " ".join(text for text, good in found.items() if not good)
+    for said in ("1 seed of", "40 test images", "unequal steps", "below the 99.9 %", "confidence"):
+        assert said in against
+
+
+def test_a_class_has_recall_precision_and_f1(tmp_path: Path) -> None:
+    summary = summary_of(["cat", "dog"])
+    # Of 10 cats 8 are found, and 4 dogs are taken for cats.
+    summary["details"]["evaluation"] |= {"confusion": [[8, 2], [4, 26]], "per_class": {"cat": 0.8, "dog": 26 / 30}}
+    page = write_report(write_run(tmp_path, summary)).read_text().replace(words.NBSP, " ")
+    rows = re.findall(r'<tr><th scope="row" class="long">(\w+)</th>((?:<td>[^<]*</td>)+)', page)
+    cells = {name: re.findall(r"<td>(.*?)</td>", row) for name, row in rows}
+    assert cells["cat"] == ["80.0 %", "66.7 %", "72.7 %", "10"]
+    assert cells["dog"] == ["86.7 %", "92.9 %", "89.7 %", "30"]
+
+
+def test_the_page_shows_plan_beside_truth_and_what_was_saved(tmp_path: Path) -> None:
+    summary = summary_of(["a", "b"])
+    stage = {"stage": "probe", "title": "probe", "planned": 12.0, "took": 15.0}
+    summary["details"] |= {
+        "plan": {"seconds": 60, "opening": 2.5, "stages": [stage]}, "shipped": "mae", "frozen": False,
+        "chosen_by": "by accuracy on 144 validation labels", "doubtful_labels": 0,
+    }  # fmt: skip
+    summary["details"]["evaluation"]["kept"] = [{"share": s, "accuracy": 1 - 0.1 * s} for s in (0.25, 0.5, 1.0)]
+    page = write_report(write_run(tmp_path, summary)).read_text().replace(words.NBSP, " ")
+    assert "The network from MAE was saved, by accuracy on 144 validation labels." in page
+    assert "<td>12 s</td><td>15 s</td>" in page
+    assert "the surest first" in page
+
+
+def test_one_reading_makes_no_chart(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, summary_of(["a", "b"]))
+    first = (folder / "metrics.jsonl").read_text().splitlines()[0]
+    (folder / "metrics.jsonl").write_text(first + "\n")
+    page = write_report(folder).read_text()
+    assert "Loss of pre-training by epoch" not in page
+    assert "finetuning" not in sections(page)

@@ -149,7 +149,7 @@ def test_a_compiler_that_fails_is_named_and_done_without(monkeypatch: pytest.Mon
     replace_compiler(monkeypatch, Broken)
     log = Said()
     assert same_weights(run(choice, log), run("never"))
-    assert log.lines == ["torch.compile: failed (RuntimeError: no compiler), training without it"]
+    assert log.lines[-1] == "torch.compile: failed (RuntimeError: no compiler), training without it"
 
 
 def test_a_short_stage_is_not_worth_a_trial(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ LONGEST = 4.0  # times the recipe's lengths, beyond which a longer time is not f
 ENOUGH = 0.75  # of the recipe's lengths; what is shorter has seeds and the arm from random init give way first
 FIRST = 0.5  # of a time limit that pre-training and the first seed of each arm have before lengths are cut for others
 CLOSE = 0.97  # of a time limit that is planned for; the last stage lands where the pace was another
-GENEROUS = 1.05  # times the steps that would fit: a stage that runs late lands, one that runs early has nothing to do
+GENEROUS = 1.25  # times the steps that would fit: a stage that runs late lands, one that runs early has nothing to do
 
 
 @dataclass(frozen=True)

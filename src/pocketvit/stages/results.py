@@ -21,9 +21,11 @@ from pocketvit.model import weights
 from pocketvit.model.costs import costs
 from pocketvit.model.mae import MaskedAutoencoder
 from pocketvit.model.vit import ViT
+from pocketvit.run.clock import OPENING
 from pocketvit.run.summary import FORMAT
 from pocketvit.stages.arms import Arm
 from pocketvit.stages.context import Context
+from pocketvit.stages.plan import Part
 from pocketvit.training.device import describe
 
 MISTAKES, SAMPLES, RECONSTRUCTIONS = 24, 40, 12
@@ -163,3 +165,15 @@ def _names(split: Split, chosen: NDArray[np.intp]) -> NDArray[np.str_]:
     if split.names is None:
         return np.full(len(chosen), "", dtype=np.str_)
     return split.names[chosen].astype(np.str_)
+
+
+def plan_and_truth(context: Context) -> dict[str, Any]:
+    """The plan beside what it took, in seconds."""
+    plan, took = context.plan, context.clock.stages
+
+    def seconds(part: Part) -> dict[str, float]:
+        return {"planned": round(part.seconds, 1), "took": round(took.get(part.key, 0.0), 1)}
+
+    stages = [{"stage": part.key, "title": part.title, **seconds(part)} for part in plan.parts]
+    planned = {"limit": plan.limit, "seconds": round(plan.seconds, 1), "notes": list(plan.notes)}
+    return planned | {"opening": round(took.get(OPENING, 0), 1), "stages": stages}

@@ -44,8 +44,10 @@ def outlay(context: Context, limit: float | None) -> Outlay:
     largest = labelled[settings.data.largest_budget]
     pretrain = pretraining(dataset, settings, accelerator)
     finetune = finetuning(dataset, largest, settings, accelerator, seed=settings.seed, init=None)
-    paces = {step: _seconds_a_step(step) for step in (pretrain, finetune)}
-    forward = _seconds_an_image(context)
+    stages = (pretrain, finetune)
+    paces, forward = {step: _seconds_a_step(step) for step in stages}, _seconds_an_image(context)
+    # Once more, and the better of the two: what else ran on the machine for a moment says nothing of the rest.
+    paces = {step: min(paces[step], _seconds_a_step(step)) for step in stages}
 
     def length(step: GradientStep, count: int, tail: float, extra: float = 0.0) -> Length:
         # As Stage.reading_steps spaces them.

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import shutil
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -20,24 +18,22 @@ from pocketvit.data.sources import find
 from pocketvit.errors import UserError
 from pocketvit.files import write_whole
 from pocketvit.model import weights
-from pocketvit.pages import words, write_report
-from pocketvit.pages.notebook import notebook
-from pocketvit.pages.sections import arranged, leaderboard
-from pocketvit.pages.terminal import introduce, place_line, plain, plan_lines
-from pocketvit.run.clock import OPENING
+from pocketvit.pages import write_report
+from pocketvit.pages.terminal import introduce, place_line, plan_lines
 from pocketvit.run.folder import RunFolder, discard
-from pocketvit.run.summary import printable, read_summary
+from pocketvit.run.summary import printable
 from pocketvit.stages.arms import RANDOM, Arm, arms_named, known_arms
 from pocketvit.stages.baselines import pixels_stage, probe_stage
 from pocketvit.stages.comparison import choice, finetune_arms, initial, pretrain_arms, table
 from pocketvit.stages.context import Context
 from pocketvit.stages.finetuning import finetune_key, finetune_stage
 from pocketvit.stages.labels import labels_stage
-from pocketvit.stages.plan import Part, Plan, make_plan, plan_arms
+from pocketvit.stages.plan import Plan, make_plan, plan_arms
 from pocketvit.stages.pretraining import pretrain_stage
-from pocketvit.stages.results import write_results
+from pocketvit.stages.results import plan_and_truth, write_results
 from pocketvit.stages.speeds import outlay
 from pocketvit.training.device import from_main
+from pocketvit.verbs.runs import Run
 
 Data = str | Path | Arrays | tuple[NDArray[np.uint8], Any]
 """A set: a name, a folder, a file; or images (N, H, W) or (N, H, W, C) with labels (N,), in memory."""
@@ -47,59 +43,6 @@ HALF_AN_HOUR = 1800.0
 LENGTHS = frozenset(
     ("epochs", "pretrain.epochs", "pretrain.min_steps", "finetune.epochs", "finetune.min_steps", "seeds")
 )
-
-
-@dataclass(frozen=True)
-class Run:
-    """A finished run: its directory and what `--json` prints of it. In a notebook it shows what it came to."""
-
-    path: Path
-    summary: dict[str, Any]
-
-    def predict(self, paths: list[str] | str, top: int = 3) -> list[dict[str, Any]]:
-        """Classes and probabilities of image files, or of a folder's; see `pocketvit.predict`."""
-        from pocketvit.verbs.predict import predict
-
-        return predict(paths, model=self.path, top=top)
-
-    def leaderboard(self) -> Any:
-        """Every method that was tested, the best first: a pandas data frame, or a list of dicts without pandas.
-
-        Columns: "method", "kind" (an arm, "probe", "pixels" or "chance"), "saved", and an accuracy for each label
-        budget, under its words.
-        """
-        summary = read_summary(self.path)
-        entries, fraction = arranged(summary.get("finetune")), summary["details"].get("label_fraction")
-        budgets = [plain(words.budget(entry, fraction)) for entry in entries] or ["all labels"]
-        return _frame(
-            {"method": row["name"], "kind": row["kind"], "saved": row["saved"]}
-            | dict(zip(budgets, row["accuracies"], strict=True))
-            for row in leaderboard(summary, entries)
-        )
-
-    def mistakes(self) -> Any:
-        """Test images that the saved classifier gets wrong, the surest first: a data frame, or a list of dicts.
-
-        Columns: "file" (its name in the set), "true", "predicted", "probability".
-        """
-        file = RunFolder(self.path).mistakes
-        if not file.is_file():
-            return _frame([])
-        with file.open(newline="", encoding="utf-8") as stream:
-            rows = list(csv.DictReader(stream))
-        return _frame({**row, "probability": float(row["probability"])} for row in rows)
-
-    def _repr_html_(self) -> str:
-        return notebook(read_summary(self.path), self.path)
-
-
-def _frame(rows: Iterable[dict[str, Any]]) -> Any:
-    found = list(rows)
-    try:
-        import pandas
-    except ImportError:
-        return found
-    return pandas.DataFrame(found)
 
 
 def fit(
@@ -249,18 +192,6 @@ def complete(context: Context, arms: Sequence[Arm]) -> Run:
     return _finished(context, arms, results, details, next((initial(context, arm) for arm in arms), None))
 
 
-def _taken(context: Context) -> dict[str, Any]:
-    """The plan beside what it took, in seconds."""
-    plan, took = context.plan, context.clock.stages
-
-    def seconds(part: Part) -> dict[str, float]:
-        return {"planned": round(part.seconds, 1), "took": round(took.get(part.key, 0.0), 1)}
-
-    stages = [{"stage": part.key, "title": part.title, **seconds(part)} for part in plan.parts]
-    planned = {"limit": plan.limit, "seconds": round(plan.seconds, 1), "notes": list(plan.notes)}
-    return planned | {"opening": round(took.get(OPENING, 0), 1), "stages": stages}
-
-
 def pretrain(
     data: Data = "digits",
     *,
@@ -379,6 +310,6 @@ def _finished(
     summary = write_results(context, arms, results, details, mae)
     context.on_main(lambda: write_report(folder.root))
     context.clock.tick()
-    summary["details"] |= {"seconds": round(context.clock.seconds, 1), "plan": _taken(context)}
+    summary["details"] |= {"seconds": round(context.clock.seconds, 1), "plan": plan_and_truth(context)}
     context.on_main(lambda: write_whole(folder.summary, json.dumps(summary, indent=1) + "\n"))
     return Run(folder.root, printable(summary))
