@@ -228,7 +228,7 @@ def test_the_estimator_is_searched_cross_validated_and_put_in_pipelines() -> Non
 
 def test_a_run_that_was_stopped_goes_on_by_its_name_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flags = [f"--{name}={value}" for name, value in {**BRIEF, "epochs": 40, "finetune.min_steps": 5}.items()]
-    assert main(["fit", "digits", *flags, "--out", str(tmp_path / "run"), "--pause-after", "4s"]) == 0
+    assert main(["fit", "digits", *flags, "--out", str(tmp_path / "run"), "--pause-after", "1.5s"]) == 0
     assert "pocketvit resume RUN" in capsys.readouterr().out
     assert not (tmp_path / "run" / "summary.json").exists()
     assert main(["resume", str(tmp_path / "run")]) == 0

@@ -31,16 +31,16 @@ def details(folder: Path) -> dict[str, Any]:
 
 def test_all_is_done_by_then_and_the_time_is_used(tmp_path: Path) -> None:
     began = time.monotonic()
-    run = pocketvit.fit("digits", time_limit="24s", out=tmp_path / "run", device="cpu")
+    run = pocketvit.fit("digits", time_limit="30s", out=tmp_path / "run", device="cpu")
     took = time.monotonic() - began
-    # The margin above is for a machine that does other work: the report at the end cannot be shortened.
-    assert 0.8 * 24 < took < 1.05 * 24 + 2
+    # The margins are for a machine that does other work: the report at the end cannot be shortened.
+    assert 0.6 * 30 < took < 1.05 * 30 + 8
     assert (run.path / "model.safetensors").is_file()
     assert (run.path / "report.html").is_file()
     plan = details(run.path)["plan"]
-    assert plan["limit"] == 24
-    assert plan["seconds"] == pytest.approx(24, rel=0.06)
-    assert sum(one["took"] for one in plan["stages"]) + plan["opening"] == pytest.approx(took, abs=1.5)
+    assert plan["limit"] == 30
+    assert plan["seconds"] == pytest.approx(30, rel=0.06)
+    assert sum(one["took"] for one in plan["stages"]) + plan["opening"] == pytest.approx(took, abs=4)
 
 
 def test_a_stage_that_runs_late_lands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,8 +55,8 @@ def test_a_stage_that_runs_late_lands(tmp_path: Path, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(train, "outlay", outlay)
     began = time.monotonic()
-    run = pocketvit.fit("digits", time_limit="20s", out=tmp_path / "run", device="cpu")
-    assert time.monotonic() - began < 1.05 * 20 + 2
+    run = pocketvit.fit("digits", time_limit="30s", out=tmp_path / "run", device="cpu")
+    assert time.monotonic() - began < 1.05 * 30 + 8
     # Those from random init take as many steps as those from MAE have taken.
     assert all(one["steps"] < one["planned_steps"] for one in details(run.path)["runs"] if one["init"] == "mae")
 
@@ -66,14 +66,14 @@ def test_resuming_keeps_the_plan_and_counts_the_time_that_is_over(tmp_path: Path
     assert main([*args, "--pause-after", "8s"]) == 0
     plan = json.loads((tmp_path / "run" / "stages" / "plan.json").read_text())
     spent = sum(json.loads((tmp_path / "run" / "stages" / "clock.json").read_text()).values())
-    assert 7 < spent < 12
+    assert 7 < spent < 20
     assert main([*args[:-4], "--out", str(tmp_path / "run"), "--resume", "--time-limit", "40s"]) == 2
     assert "was begun with 30s" in capsys.readouterr().err
     began = time.monotonic()
     assert main([*args, "--resume"]) == 0
-    assert time.monotonic() - began < 30 - spent + 6
+    assert time.monotonic() - began < 30 - spent + 12
     assert json.loads((tmp_path / "run" / "stages" / "plan.json").read_text()) == plan
-    assert details(tmp_path / "run")["seconds"] == pytest.approx(30, rel=0.2)
+    assert details(tmp_path / "run")["seconds"] == pytest.approx(30, rel=0.4)
 
 
 def test_a_limit_too_short_is_refused_and_leaves_nothing(tmp_path: Path) -> None:

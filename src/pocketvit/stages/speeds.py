@@ -24,7 +24,7 @@ from pocketvit.training.step import GradientStep, total_steps
 MEASURED = 1.0  # seconds of steps that a pace is taken from, after the first, which warms up
 MOST_STEPS = 8
 FORWARD_IMAGES = 256
-PROBE_SHARE = 0.05  # of a time limit that one encoder has to read a split
+PROBE_SHARE = 0.02  # of a time limit that one encoder has to read a split
 LEAST_PROBED = 200  # images that it reads at least
 REPORT_SECONDS, LOADING_SECONDS = 3.0, 0.3  # figures and page; weights that are written and read
 
