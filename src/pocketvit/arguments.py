@@ -10,7 +10,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pocketvit.config import Settings, default_recipe, flat_names, model_path, recipe_path, run_config, shipped_names
+from pocketvit.config import (
+    LENGTHS,
+    Settings,
+    default_recipe,
+    flat_names,
+    model_path,
+    recipe_path,
+    run_config,
+    shipped_names,
+)
 from pocketvit.config.fields import described
 from pocketvit.config.parsing import RENAMED, boolean_settings, parse, setting_texts, settings_of, settings_parser
 from pocketvit.errors import UserError
@@ -81,8 +90,7 @@ def settings_given(verb: str, about: str, args: list[str], arguments: Arguments)
     given = parse(parser, [f"--config={base}", *words] if base else words)
     if "weights" in arguments and not given["weights"]:
         raise UserError(f"--model: {verb} needs a {MODEL[2]}")
-    lengths = ("pretrain.epochs", "pretrain.min_steps", "finetune.epochs", "finetune.min_steps", "seeds")
-    given["lengths_given"] = chosen or any(_value(words, name) is not None for name in lengths)
+    given["lengths_given"] = chosen or any(_value(words, name) is not None for name in LENGTHS)
     return given, settings_of(parser, given)
 
 

@@ -102,6 +102,7 @@ def test_int8_has_its_products_with_weights_in_int8_and_no_others(tmp_path: Path
 
 @pytest.mark.parametrize("int8", [False, True])
 def test_the_verb_verifies_on_the_runs_own_test_images(run: pv.Run, int8: bool, tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("mine")
     # So small a network, briefly trained, loses much in int8.
     found = pv.export(run, out=tmp_path / "m.onnx", int8=int8, max_drop=20 if int8 else 0.3)
     assert found["images"] == run.summary["dataset"]["test"]
@@ -109,7 +110,9 @@ def test_the_verb_verifies_on_the_runs_own_test_images(run: pv.Run, int8: bool, 
     assert found["accuracy"] == pytest.approx(details["evaluation"]["accuracy"], abs=1e-6)
     assert found["exported_accuracy"] >= found["accuracy"] - (0.2 if int8 else 1 / found["images"])
     assert found["agreement"] > (0.7 if int8 else 0.995)
-    card = (tmp_path / "README.md").read_text()
+    card = (tmp_path / "m.onnx.md").read_text()
+    # What a person has there already stays.
+    assert (tmp_path / "README.md").read_text() == "mine"
     assert f"{100 * found['exported_accuracy']:.2f} %" in card
     assert "uint8 (N, 1, 8, 8)" in card
     # It is a model like any other.

@@ -102,6 +102,7 @@ def test_what_is_left_is_divided_among_what_is_to_come() -> None:
         got = made.seconds_for(keys[5], moment + late, done.__contains__)
         assert got == pytest.approx(seconds[keys[5]] - late / 4, abs=0.2)
     assert made.seconds_for(keys[5], 1000.0, done.__contains__) == 0
+    assert made.seconds_for("finetune-mae-9-0", moment, done.__contains__) == math.inf
 
 
 def test_a_plan_survives_the_file() -> None:

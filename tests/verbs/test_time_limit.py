@@ -85,6 +85,18 @@ def test_a_limit_too_short_is_refused_and_leaves_nothing(tmp_path: Path) -> None
     assert pocketvit.plan("digits", time_limit=enough, **SIZES).limit == float(enough.removesuffix("s"))
 
 
+def test_a_limit_that_is_refused_leaves_a_run_that_is_gone_on_with(tmp_path: Path) -> None:
+    """As one of a version that kept no plan."""
+    brief = {**SIZES, "epochs": 1, "finetune.epochs": 1, "finetune.min_steps": 5, "seeds": 1, "labels_per_class": 5}
+    run = pocketvit.fit("digits", out=tmp_path / "run", **brief)
+    (run.path / "stages" / "plan.json").unlink()
+    before = {file.name for file in run.path.rglob("*")}
+    with pytest.raises(UserError, match="too short here"):
+        pocketvit.fit("digits", out=run.path, resume=True, time_limit=0.5, **brief)
+    assert {file.name for file in run.path.rglob("*")} == before
+    assert pocketvit.fit("digits", out=run.path, resume=True, **brief).summary["finetune"] == run.summary["finetune"]
+
+
 def test_a_plan_trains_nothing_and_writes_no_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

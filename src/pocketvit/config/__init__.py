@@ -1,7 +1,7 @@
 """Typed, frozen settings; how recipes, files and flags fill them; the files that ship."""
 
 from pocketvit.config.network import PRESETS, ModelConfig, NetworkSizes
-from pocketvit.config.parsing import as_yaml, default_recipe, flat_names, resolve, seconds_of
+from pocketvit.config.parsing import LENGTHS, as_yaml, default_recipe, flat_names, resolve, seconds_of
 from pocketvit.config.settings import (
     AugmentConfig,
     DataConfig,
@@ -14,6 +14,7 @@ from pocketvit.config.settings import (
 from pocketvit.config.shipped import model_path, recipe_path, run_config, shipped_names
 
 __all__ = [
+    "LENGTHS",
     "PRESETS",
     "AugmentConfig",
     "DataConfig",

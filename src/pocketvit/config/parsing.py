@@ -34,6 +34,8 @@ RENAMED = {
     f"pretrain.{name}": f"mae.{name}"
     for name in ("mask_ratio", "decode_share", "visible_discount", "normalise_targets")
 }
+# Settings that say how long a run is.
+LENGTHS = frozenset(("pretrain.epochs", "pretrain.min_steps", "finetune.epochs", "finetune.min_steps", "seeds"))
 # These mean the stage that the verb runs; `fit` runs both, and takes them for pre-training.
 FLAT_BY_STAGE = ("epochs", "batch_size", "lr")
 

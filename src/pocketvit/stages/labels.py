@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketvit.evaluation.doubts import Doubts, doubtful
-from pocketvit.files import write_whole
+from pocketvit.files import write_table
 from pocketvit.stages.context import Context
 
 SHOWN = 24
+HEAD = ("file", "label", "suggested", "probability_of_label", "probability_of_suggested", "like")
 SPLITS = ("train", "val", "test")
 
 
@@ -31,15 +30,14 @@ def labels_stage(context: Context, encoder: Path | None) -> int | None:
         features = np.concatenate([context.features(encoder, name) for name in SPLITS])
         found = doubtful(features, labels, context.settings.seed)
         classes = context.dataset.classes
-        table = io.StringIO()
-        rows = csv.writer(table, lineterminator="\n")
-        rows.writerow(["file", "label", "suggested", "probability_of_label", "probability_of_suggested", "like"])
-        for number, doubt in enumerate(found.images):
-            own, other = found.own[number], found.other[number]
-            near = " ".join(names[found.neighbours[number]])
-            rows.writerow([names[doubt], classes[labels[doubt]], classes[found.suggested[number]],
-                           f"{own:.4f}", f"{other:.4f}", near])  # fmt: skip
-        write_whole(context.folder.doubts, table.getvalue())
+        rows = (
+            (
+                *(names[doubt], classes[labels[doubt]], classes[found.suggested[number]]),
+                *(f"{found.own[number]:.4f}", f"{found.other[number]:.4f}", " ".join(names[found.neighbours[number]])),
+            )
+            for number, doubt in enumerate(found.images)
+        )
+        write_table(context.folder.doubts, HEAD, rows)
         _keep(context, found, images, labels, names)
         return {"count": len(found.images)}
 

@@ -79,11 +79,11 @@ class Plan:
         What is left, but for what cannot be shortened, is divided as the plan divides it among the stages to come.
 
         Args:
-            key: of a stage that is not done.
+            key: of a stage that is not done; one that the plan does not have may take for ever.
             spent: seconds.
             done: whether a stage is, by its key.
         """
-        if self.limit is None:
+        if self.limit is None or self.place(key, done) is None:
             return math.inf
         coming = [part for part in self.parts if not done(part.key)]
         fixed = sum(part.tail if part.trains else part.seconds for part in coming)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +14,7 @@ from pocketvit.data import Split
 from pocketvit.evaluation.calibration import calibration_error, reliability
 from pocketvit.evaluation.metrics import Metrics, kept_accuracy, most_confident_mistakes
 from pocketvit.evaluation.reconstruct import reconstruct_images
-from pocketvit.files import write_whole
+from pocketvit.files import write_table, write_whole
 from pocketvit.model import weights
 from pocketvit.model.costs import costs
 from pocketvit.model.mae import MaskedAutoencoder
@@ -119,14 +117,12 @@ def _write_mistakes(
 ) -> None:
     """mistakes.csv, a row for each of the test images `wrong`."""
     classes = context.dataset.classes
-    table = io.StringIO()
-    rows = csv.writer(table, lineterminator="\n")
-    rows.writerow(["file", "true", "predicted", "probability"])
-    for number in wrong:
-        predicted = int(probabilities[number].argmax())
-        probability = f"{probabilities[number, predicted]:.4f}"
-        rows.writerow([names[number], classes[labels[number]], classes[predicted], probability])
-    write_whole(context.folder.mistakes, table.getvalue())
+    predicted = probabilities.argmax(axis=1)
+    rows = (
+        (names[one], classes[labels[one]], classes[predicted[one]], f"{probabilities[one, predicted[one]]:.4f}")
+        for one in wrong
+    )
+    write_table(context.folder.mistakes, ("file", "true", "predicted", "probability"), rows)
 
 
 def _gallery(context: Context, mae: Path | None) -> dict[str, Any]:

@@ -36,7 +36,7 @@ def export(
     Args:
         model: a run, or weights of a classifier.
         to: "onnx".
-        out: the file; a card, README.md, is written beside it.
+        out: the file; a card, FILE.md, is written beside it.
         int8: quantise the products with weights, calibrated on train images.
         data: the images that the run came from; None takes those that it was begun with.
         max_drop: points of test accuracy that may be lost, or one image where that is more.
@@ -72,7 +72,7 @@ def export(
     finally:
         draft.unlink(missing_ok=True)
     result = {"file": str(file), "to": to, "int8": int8, "bytes": file.stat().st_size, **found.to_json()}
-    write_whole(file.with_name("README.md"), _card(result, file, meta, dataset))
+    write_whole(file.with_name(f"{file.name}.md"), _card(result, file, meta, dataset))
     return result
 
 

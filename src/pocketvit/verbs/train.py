@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketvit.config import Settings, default_recipe, model_path, resolve, seconds_of
+from pocketvit.config import LENGTHS, Settings, default_recipe, flat_names, model_path, resolve, seconds_of
 from pocketvit.data import Arrays, Spec
 from pocketvit.data.sources import find
 from pocketvit.errors import UserError
@@ -39,10 +39,6 @@ Data = str | Path | Arrays | tuple[NDArray[np.uint8], Any]
 """A set: a name, a folder, a file; or images (N, H, W) or (N, H, W, C) with labels (N,), in memory."""
 
 HALF_AN_HOUR = 1800.0
-# Settings and their flat names that say how long a run is.
-LENGTHS = frozenset(
-    ("epochs", "pretrain.epochs", "pretrain.min_steps", "finetune.epochs", "finetune.min_steps", "seeds")
-)
 
 
 def fit(
@@ -80,10 +76,7 @@ def fit(
     Raises:
         UserError: also, a time limit that cannot be kept; the message says what could.
     """
-    data = _spec(data)
-    if elastic is None:
-        elastic = not (settings or recipe or config or LENGTHS.intersection(overrides))
-    settings = settings or _settings(data, recipe, config, overrides)
+    data, settings, elastic = _asked(data, recipe, config, settings, elastic, overrides)
     limit = None if time_limit is None else seconds_of(time_limit)
     context = Context.open(
         "fit", data, settings, out=out, overwrite=overwrite, resume=resume, pause_after=pause_after, need_labels=True,
@@ -91,7 +84,7 @@ def fit(
     )  # fmt: skip
     introduce(context, ["pretrain", "finetune"], doubts=not resume)
     _note_call(context, "fit", data, time_limit=time_limit, elastic=elastic)
-    context = _planned(context, limit, HALF_AN_HOUR if elastic and context.accelerator.device.type == "cpu" else None)
+    context = _planned(context, limit, elastic, resume)
     context.log.say(place_line(context))
     return complete(context, plan_arms(context.plan))
 
@@ -112,10 +105,7 @@ def plan(
     Raises:
         UserError: as `fit`.
     """
-    data = _spec(data)
-    if elastic is None:
-        elastic = not (settings or recipe or config or LENGTHS.intersection(overrides))
-    settings = settings or _settings(data, recipe, config, overrides)
+    data, settings, elastic = _asked(data, recipe, config, settings, elastic, overrides)
     limit = None if time_limit is None else seconds_of(time_limit)
     with TemporaryDirectory() as folder:
         context = Context.open(
@@ -123,11 +113,10 @@ def plan(
             need_labels=True, began=began,
         )  # fmt: skip
         introduce(context, ["pretrain", "finetune"], doubts=True)
-        within = HALF_AN_HOUR if elastic and context.accelerator.device.type == "cpu" else None
-        return _planned(context, limit, within).plan
+        return _planned(context, limit, elastic, resume=False).plan
 
 
-def _planned(context: Context, limit: float | None, within: float | None) -> Context:
+def _planned(context: Context, limit: float | None, elastic: bool, resume: bool) -> Context:
     """By the plan that the run has or, before its first stage, by one that is made now, and said."""
     file = context.folder.plan
     kept = context.on_main(lambda: json.loads(file.read_text()) if file.exists() else None)
@@ -139,9 +128,11 @@ def _planned(context: Context, limit: float | None, within: float | None) -> Con
         return context.planned(made)
     try:
         costs, spent = outlay(context, limit), from_main(context.accelerator, context.clock.seconds)
+        within = HALF_AN_HOUR if elastic and context.accelerator.device.type == "cpu" else None
         made = make_plan(costs, known_arms(), context.seeds(), spent, finetune_key, limit=limit, within=within)
     except UserError:
-        context.on_main(lambda: discard(context.folder.root))
+        if not resume:  # what is gone on with stays
+            context.on_main(lambda: discard(context.folder.root))
         raise
     context.on_main(lambda: write_whole(file, json.dumps(made.to_json(), indent=1) + "\n"))
     for line in plan_lines(context, made):
@@ -149,10 +140,23 @@ def _planned(context: Context, limit: float | None, within: float | None) -> Con
     return context.planned(made)
 
 
+def _asked(
+    data: Data,
+    recipe: str | None,
+    config: str | Path | None,
+    settings: Settings | None,
+    elastic: bool | None,
+    overrides: dict[str, Any],
+) -> tuple[Spec, Settings, bool]:
+    """The set, the settings, and whether their lengths may give way."""
+    named = {flat_names("pretrain").get(name, name) for name in overrides}
+    given = bool(settings or recipe or config or LENGTHS & named)
+    spec = _spec(data)
+    return spec, settings or _settings(spec, recipe, config, overrides), not given if elastic is None else elastic
+
+
 def _spec(data: Data) -> Spec:
-    if isinstance(data, tuple):
-        return Arrays(*data)
-    return data if isinstance(data, Arrays) else str(data)
+    return Arrays(*data) if isinstance(data, tuple) else data if isinstance(data, Arrays) else str(data)
 
 
 def _settings(
