@@ -26,7 +26,7 @@ from pocketvit.data import Dataset
 from pocketvit.model.vit import NORM_EPS
 from pocketvit.training.augment import CROP_RATIO
 from pocketvit.training.batches import Batches
-from pocketvit.training.finetune import from_scratch, make_classifier
+from pocketvit.training.finetune import form_of, make_classifier
 from pocketvit.training.objectives.mae import MaskedAutoencoding
 from pocketvit.training.objectives.supervised import Classification
 from pocketvit.training.step import GradientStep
@@ -74,7 +74,7 @@ class Ours:
         if stage == "pretrain":
             objective = MaskedAutoencoding(dataset, settings, accelerator)
         else:
-            self.config, everything = from_scratch(self.config), np.arange(len(images))
+            self.config, everything = form_of(self.config, pretrained=False), np.arange(len(images))
             classifier = make_classifier(dataset, settings, seed, None)
             objective = Classification(classifier, dataset, everything, settings, accelerator, seed)
         objective.batches = self.batches = Batches(

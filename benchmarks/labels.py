@@ -63,7 +63,7 @@ def main(argv: list[str] | None = None) -> int:
             encoder = network.encoder
             encoder.head, encoder.classes = torch.nn.Identity(), 0
         else:
-            encoder = weights.frozen_encoder(given.weights)
+            encoder = weights.frozen_encoder(given.weights)  # type: ignore[assignment]
     except UserError as error:
         print(f"labels: {error}", file=sys.stderr)
         return 2

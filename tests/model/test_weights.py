@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from pocketvit.config import ModelConfig
 from pocketvit.errors import UserError
 from pocketvit.model import MaskedAutoencoder, ViT, ViTShape, WeightsMeta, encoder_state, load_encoder
+from pocketvit.model.network import Network
 from pocketvit.model.weights import load, save
 
 SMALL = ModelConfig("digits", depth=2, patch=2, pool="mean")
@@ -25,7 +26,7 @@ METAS = {
 
 
 @pytest.fixture(params=METAS)
-def saved(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, ViT | MaskedAutoencoder, WeightsMeta]:
+def saved(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, Network | MaskedAutoencoder, WeightsMeta]:
     """A run directory with weights, and what was saved there."""
     meta = METAS[request.param]
     module = meta.build()
@@ -45,7 +46,7 @@ def refused(path: Path, match: str) -> None:
         assert "\n" not in str(caught.value)
 
 
-def test_weights_come_back_from_the_file_alone(saved: tuple[Path, ViT | MaskedAutoencoder, WeightsMeta]) -> None:
+def test_weights_come_back_from_the_file_alone(saved: tuple[Path, Network | MaskedAutoencoder, WeightsMeta]) -> None:
     run, module, meta = saved
     assert [file.name for file in run.iterdir()] == ["model.safetensors"]
     state = torch.random.get_rng_state()
@@ -65,7 +66,7 @@ def test_weights_come_back_from_the_file_alone(saved: tuple[Path, ViT | MaskedAu
         assert torch.equal(again(images, noise=noise).loss, module(images, noise=noise).loss)
 
 
-def test_the_metadata_is_plain_json(saved: tuple[Path, ViT | MaskedAutoencoder, WeightsMeta]) -> None:
+def test_the_metadata_is_plain_json(saved: tuple[Path, Network | MaskedAutoencoder, WeightsMeta]) -> None:
     run, _, meta = saved
     with safe_open(run / "model.safetensors", framework="pt") as file:
         written = json.loads(file.metadata()["pocketvit"])
@@ -96,7 +97,7 @@ def test_a_model_to_ship_takes_under_8_mb(tmp_path: Path, preset: Any, side: int
     assert (tmp_path / "model.safetensors").stat().st_size < 8e6
 
 
-def test_an_encoder_moves_into_a_classifier(saved: tuple[Path, ViT | MaskedAutoencoder, WeightsMeta]) -> None:
+def test_an_encoder_moves_into_a_classifier(saved: tuple[Path, Network | MaskedAutoencoder, WeightsMeta]) -> None:
     run, module, meta = saved
     encoder = module if isinstance(module, ViT) else module.encoder
     state, found = encoder_state(run)
@@ -147,7 +148,7 @@ def test_other_files_are_refused(tmp_path: Path, content: bytes) -> None:
     refused(tmp_path / "other.bin", "not a safetensors file")
 
 
-def test_truncated_files_are_refused(saved: tuple[Path, ViT | MaskedAutoencoder, WeightsMeta]) -> None:
+def test_truncated_files_are_refused(saved: tuple[Path, Network | MaskedAutoencoder, WeightsMeta]) -> None:
     file = saved[0] / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-100])
     refused(file, "not a safetensors file, or a damaged one")

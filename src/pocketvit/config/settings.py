@@ -249,6 +249,11 @@ class Settings(Checked):
     )
     seed: int = setting(0, "seed of every random choice but the data splits", SEED)
     seeds: int = setting(1, "how many times to fine-tune; with seeds seed, seed + 1, ...", AT_LEAST_1)
+    arms: str = setting(
+        "all",
+        "what `fit` compares, by name and separated by commas: those that are pre-trained, as mae, and those that "
+        'are trained from scratch, as random; "all" takes each',
+    )
     device: Literal["auto", "cpu", "cuda", "mps"] = setting("auto", "auto, cpu, cuda or mps")
     precision: Literal["auto", "float32", "bf16"] = setting(
         "auto", "float32, bf16, or auto: bf16 where the device has it in hardware"
@@ -271,6 +276,10 @@ class Settings(Checked):
     mae: MAEConfig = group(MAEConfig, "masked autoencoding")
     pretrain: PretrainConfig = group(PretrainConfig, "pre-training")
     finetune: FinetuneConfig = group(FinetuneConfig, "fine-tuning")
+
+    def network(self, name: str) -> ModelConfig:
+        """Sizes of a kind of classifier, one of `pocketvit.model.networks`."""
+        return {"vit": self.model}[name]
 
     def __post_init__(self) -> None:
         super().__post_init__()

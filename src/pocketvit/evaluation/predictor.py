@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pocketvit.model.vit import ViT
+from pocketvit.model.network import Network
 from pocketvit.model.weights import WeightsMeta
 from pocketvit.training.batches import Batches
 
@@ -46,7 +46,7 @@ class Predictor:
     temperature: float = 1.0
 
     @classmethod
-    def of(cls, network: ViT, meta: WeightsMeta, device: torch.device | str) -> Predictor:
+    def of(cls, network: Network, meta: WeightsMeta, device: torch.device | str) -> Predictor:
         """An eager one for a network that `meta` describes; its weights go to `device`."""
         return cls(Eager(network, meta.mean, meta.std, device), meta.shape, meta.classes, meta.temperature)
 
@@ -77,7 +77,9 @@ class Eager:
         device: where to compute
     """
 
-    def __init__(self, network: ViT, mean: Sequence[float], std: Sequence[float], device: torch.device | str) -> None:
+    def __init__(
+        self, network: Network, mean: Sequence[float], std: Sequence[float], device: torch.device | str
+    ) -> None:
         self._network, self._norm = network.to(device), {"mean": mean, "std": std, "device": device}
 
     def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:

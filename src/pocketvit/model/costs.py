@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 from torch import nn
@@ -11,14 +11,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pocketvit.config import ModelConfig
 from pocketvit.model.mae import MaskedAutoencoder
-from pocketvit.model.vit import ViT, ViTShape
+from pocketvit.model.networks import NETWORKS
+from pocketvit.model.vit import ViT
 
 TOTAL = ""  # among modules' names
 
 
 @dataclass(frozen=True)
-class Costs:
-    """Costs of a network; MACs are those of one forward pass of one image.
+class ClassifierCosts:
+    """Costs of a classifier; MACs are those of one forward pass of one image.
 
     Args:
         params: parameters of the classifier, encoder and head.
@@ -26,8 +27,6 @@ class Costs:
         macs_computed: those that are computed: where the class token alone is read, the last layer is for it alone.
         macs_without_attention: the same without attention modules (qkv, both products and the projection): the
             convention that reproduces the figure of arXiv 2402.03752.
-        pretrain_macs: every matrix product of the masked autoencoder, with the patches that training decodes.
-        pretrain_params: parameters of the masked autoencoder, encoder and decoder.
         weights_mb: the classifier's float32 weights, in megabytes of 10^6 bytes.
     """
 
@@ -35,9 +34,46 @@ class Costs:
     macs: int
     macs_computed: int
     macs_without_attention: int
+    weights_mb: float
+
+
+@dataclass(frozen=True)
+class Costs(ClassifierCosts):
+    """Costs of a ViT, and of the masked autoencoder that it is pre-trained in.
+
+    Args:
+        pretrain_macs: every matrix product of the masked autoencoder, with the patches that training decodes.
+        pretrain_params: parameters of the masked autoencoder, encoder and decoder.
+    """
+
     pretrain_macs: int
     pretrain_params: int
-    weights_mb: float
+
+
+def classifier_costs(network: str, config: ModelConfig, shape: tuple[int, int, int], classes: int) -> ClassifierCosts:
+    """Count what a classifier costs, without allocating it.
+
+    Args:
+        network: one of NETWORKS.
+        config: its sizes.
+        shape: image (height, width, channels).
+        classes: outputs of the head; 0 counts the encoder alone.
+
+    Raises:
+        UserError: sizes that cannot be, or a patch that does not divide the image.
+    """
+    height, width, channels = shape
+    with torch.device("meta"):
+        classifier = NETWORKS[network].build(config, shape, classes).eval()
+        image = torch.empty(1, channels, height, width)
+    computed = macs_by_module(classifier, lambda: classifier(image))
+    products = computed
+    if isinstance(classifier, ViT):
+        # All tokens in all layers, where the class token alone is read.
+        products = macs_by_module(classifier, lambda: classifier.head(classifier.encode(image)[:, 0]))
+    attention = sum(count for name, count in products.items() if name.endswith(".attn"))
+    params = parameters(classifier)
+    return ClassifierCosts(params, products[TOTAL], computed[TOTAL], products[TOTAL] - attention, params * 4 / 1e6)
 
 
 def costs(
@@ -48,38 +84,20 @@ def costs(
     decode_share: float = 1.0,
     visible_discount: float = 0.1,
 ) -> Costs:
-    """Count what a network costs, without allocating it.
+    """Count what a ViT and its pre-training cost, without allocating them.
 
-    Args:
-        config: network sizes.
-        shape: image (height, width, channels).
-        classes: outputs of the head; 0 counts the encoder alone.
+    Args and Raises: as `classifier_costs`.
         mask_ratio: share of the patches that pre-training hides.
         decode_share: share of the hidden patches that it decodes.
         visible_discount: weight of the visible patches' loss; at 0, cross-attention does not decode them.
-
-    Raises:
-        UserError: sizes that cannot be, or a patch that does not divide the image.
     """
     height, width, channels = shape
+    classifier = classifier_costs("vit", config, shape, classes)
     with torch.device("meta"):
-        classifier = ViT(ViTShape.of(config, shape), classes, pool=config.pool).eval()
         autoencoder = MaskedAutoencoder(config, shape, visible_discount).eval()
         image = torch.empty(1, channels, height, width)
-    # All tokens in all layers, where the class token alone is read.
-    products = macs_by_module(classifier, lambda: classifier.head(classifier.encode(image)[:, 0]))
-    attention = sum(count for name, count in products.items() if name.endswith(".attn"))
     masked = macs_by_module(autoencoder, lambda: autoencoder(image, mask_ratio, decode_share=decode_share))
-    params = parameters(classifier)
-    return Costs(
-        params=params,
-        macs=products[TOTAL],
-        macs_computed=macs_by_module(classifier, lambda: classifier(image))[TOTAL],
-        macs_without_attention=products[TOTAL] - attention,
-        pretrain_macs=masked[TOTAL],
-        pretrain_params=parameters(autoencoder),
-        weights_mb=params * 4 / 1e6,
-    )
+    return Costs(**asdict(classifier), pretrain_macs=masked[TOTAL], pretrain_params=parameters(autoencoder))
 
 
 def macs_by_module(network: nn.Module, forward: Callable[[], object]) -> dict[str, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -24,11 +25,27 @@ class Trainable(nn.Module, ABC):
 
 
 class Network(Trainable):
-    """A classifier of images; or, without classes, an encoder."""
+    """A classifier of images; or, without classes, an encoder. What kinds there are is in `networks`."""
 
+    title: ClassVar[str]
+    """As tables and figures name what is trained from its random weights."""
+    colour: ClassVar[str]
+    """Of that in figures, as #rrggbb."""
     classes: int
     """Outputs of the head; 0 where there is none."""
     head: nn.Module
+
+    @classmethod
+    @abstractmethod
+    def build(cls, config: Any, shape: tuple[int, int, int], classes: int = 0, drop_path: float = 0.0) -> Network:
+        """One for images (H, W, C), drawn from torch's global generator.
+
+        Args:
+            config: its sizes, as `Settings.network` has them.
+            shape: of the images.
+            classes: outputs of the head; 0 builds an encoder alone.
+            drop_path: stochastic depth, for those that have it.
+        """
 
     @abstractmethod
     def features(self, images: Tensor) -> Tensor:

@@ -126,6 +126,8 @@ class ViT(Network):
         pool: "token" reads the class token's output (the paper's choice), "mean" the mean over patches.
     """
 
+    title, colour = "random init", "#d5651a"
+
     def __init__(self, shape: ViTShape, classes: int = 0, drop_path: float = 0.0, pool: str = "token") -> None:
         super().__init__()
         check_patch(*shape.image[:2], shape.patch)
@@ -137,6 +139,11 @@ class ViT(Network):
         self.head = nn.Linear(shape.width, classes) if classes else nn.Identity()
         self.apply(init_weights)
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
+
+    @classmethod
+    def build(cls, config: ModelConfig, shape: tuple[int, int, int], classes: int = 0, drop_path: float = 0.0) -> ViT:
+        """With the sizes and the pooling of `config`."""
+        return cls(ViTShape.of(config, shape), classes, drop_path, config.pool)
 
     def encode(self, images: Tensor, visible: Tensor | None = None, class_only: bool = False) -> Tensor:
         """Tokens of the last layer, normalised.

@@ -17,6 +17,8 @@ from pocketvit.config import PRESETS, ModelConfig
 from pocketvit.errors import UserError
 from pocketvit.files import write_whole
 from pocketvit.model.mae import MaskedAutoencoder
+from pocketvit.model.network import Network
+from pocketvit.model.networks import NETWORKS
 from pocketvit.model.vit import ViT, ViTShape
 
 FILE = "model.safetensors"
@@ -31,6 +33,7 @@ class WeightsMeta:
     Args:
         kind: "mae", encoder and decoder, or "classifier", encoder and head.
         model: network sizes; the preset is resolved on the way in.
+        network: what kind of classifier, one of NETWORKS.
         shape: image (height, width, channels).
         mean: of each channel, in units of [0, 1], that images were normalised with.
         std: as mean.
@@ -61,6 +64,7 @@ class WeightsMeta:
     native: tuple[float, float] | None = None
     source: str = ""
     temperature: float = 1.0
+    network: str = "vit"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "model", self.model.resolved())
@@ -69,15 +73,15 @@ class WeightsMeta:
         if self.kind not in ("mae", "classifier") or (self.kind == "classifier" and not self.classes):
             raise ValueError(f"kind '{self.kind}' with {len(self.classes)} classes")
 
-    def build(self) -> ViT | MaskedAutoencoder:
+    def build(self) -> Network | MaskedAutoencoder:
         """The network, freshly initialised."""
         if self.kind == "mae":
             return MaskedAutoencoder(self.model, self.shape, self.visible_discount, self.normalise_targets)
-        return ViT(ViTShape.of(self.model, self.shape), len(self.classes), pool=self.model.pool)
+        return NETWORKS[self.network].build(self.model, self.shape, len(self.classes))
 
 
 def save(
-    path: str | Path, module: ViT | MaskedAutoencoder, meta: WeightsMeta, dtype: torch.dtype = torch.float32
+    path: str | Path, module: Network | MaskedAutoencoder, meta: WeightsMeta, dtype: torch.dtype = torch.float32
 ) -> None:
     """Write weights and metadata, in one step: a reader finds the old file or the new one, never a part.
 
@@ -92,7 +96,11 @@ def save(
         OSError: the file cannot be written; one that was there is left as it was.
     """
     file = weights_file(path)
-    state = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in module.state_dict().items()}
+    # What counts, as a batch norm does, stays an integer.
+    state = {
+        name: tensor.detach().to("cpu", dtype if tensor.is_floating_point() else tensor.dtype).contiguous()
+        for name, tensor in module.state_dict().items()
+    }
     with torch.device("meta"):
         described = meta.build().state_dict()
     if {k: v.shape for k, v in state.items()} != {k: v.shape for k, v in described.items()}:
@@ -122,7 +130,7 @@ def from_text(text: str | None, file: Path) -> WeightsMeta:
         raise UserError(f"{file}: damaged metadata ({type(error).__name__}: {_line(error)})") from None
 
 
-def load(path: str | Path) -> tuple[ViT | MaskedAutoencoder, WeightsMeta]:
+def load(path: str | Path) -> tuple[Network | MaskedAutoencoder, WeightsMeta]:
     """Build the network that a weights file holds, in float32 on the CPU.
 
     Args:
@@ -164,9 +172,11 @@ def load_encoder(vit: ViT, path: str | Path) -> WeightsMeta:
         What the file says of itself; `mean` and `std` are what the encoder is used to.
 
     Raises:
-        UserError: as `load`, or weights of another preset, image shape or patch.
+        UserError: as `load`, or weights of another kind of network, preset, image shape or patch.
     """
     state, meta = encoder_state(path)
+    if meta.network != "vit":
+        raise UserError(f"{weights_file(path)}: weights of a {meta.model.preset}: only a ViT's can be started from")
     saved, asked = ViTShape.of(meta.model, meta.shape), vit.shape
     if saved != asked:
         what = "of another preset"
@@ -187,7 +197,7 @@ def load_encoder(vit: ViT, path: str | Path) -> WeightsMeta:
     return meta
 
 
-def frozen_encoder(path: str | Path) -> ViT:
+def frozen_encoder(path: str | Path) -> Network:
     """The encoder alone, without a head, of weights of either kind. Args and Raises: as `load`."""
     module, _ = load(path)
     encoder = module.encoder if isinstance(module, MaskedAutoencoder) else module
@@ -211,7 +221,7 @@ def _read(path: str | Path) -> tuple[dict[str, Tensor], WeightsMeta]:
         with safe_open(file, framework="pt") as opened:
             metadata = (opened.metadata() or {}).get(KEY)
             # Tensors lie unaligned in the mapped file, and products may differ in the last bit for that: copy.
-            state = {name: opened.get_tensor(name).to(torch.float32, copy=True) for name in opened.keys()}  # noqa: SIM118
+            state = {name: _widened(opened.get_tensor(name)) for name in opened.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise UserError(f"{file}: not a safetensors file, or a damaged one ({_line(error)})") from None
     except OSError as error:
@@ -219,6 +229,11 @@ def _read(path: str | Path) -> tuple[dict[str, Tensor], WeightsMeta]:
     if metadata is None:
         raise UserError(f"{file}: safetensors without PocketViT's metadata: give weights that PocketViT saved")
     return state, from_text(metadata, file)
+
+
+def _widened(tensor: Tensor) -> Tensor:
+    """A copy, in float32 where it was of another floating type."""
+    return tensor.to(torch.float32 if tensor.is_floating_point() else tensor.dtype, copy=True)
 
 
 def _line(error: Exception) -> str:

@@ -90,6 +90,7 @@ def _result(entry: Context, arms: Sequence[words.Json], pixels: Any, fraction: A
     for arm in arms:
         if words.accuracy(found := entry["arms"].get(arm["name"])) is not None:
             how = "fine-tuned" if arm["pretrained"] else "trained alike"
+            how = how if words.is_vit(arm) else "trained from scratch"
             rows.append(_row(f"{_capital(arm['title'])}, {how}", arm["name"], found))
     strongest = entry.get("pixels") or {}
     labels = entry.get("labels_per_class")
@@ -116,8 +117,8 @@ def _saved(summary: Context) -> str | None:
     arm = words.arms(summary).get(str(details.get("shipped")))
     if arm is None:
         return None
-    what = "The frozen encoder with a linear head" if details.get("frozen") else "The network"
-    return f"{what} from {arm['title']} was saved, {details.get('chosen_by')}."
+    what = _capital(words.network(arm, bool(details.get("frozen"))))
+    return f"{what} was saved, {details.get('chosen_by')}."
 
 
 def _times(plan: Any) -> list[Context]:

@@ -15,11 +15,11 @@ from rich.table import Table
 from rich.text import Text
 
 from pocketvit.data import mirrored_classes
-from pocketvit.model.costs import costs
+from pocketvit.model.costs import classifier_costs
 from pocketvit.pages import words
 from pocketvit.pages.sections import arranged, leaderboard
 from pocketvit.stages.context import Context, StageName
-from pocketvit.stages.plan import Part, Plan
+from pocketvit.stages.plan import Part, Plan, plan_arms
 from pocketvit.training.device import describe
 from pocketvit.training.memory import step_bytes
 
@@ -46,7 +46,7 @@ def introduce(context: Context, stages: Sequence[StageName], doubts: bool) -> No
         lines += [finding.text for finding in mirrored_classes(*dataset.labelled("train"), dataset.classes)]
     for line in (*dataset.notes, *lines):
         say(_line("", line))
-    cost = costs(settings.model, dataset.shape, len(dataset.classes), settings.mae.mask_ratio)
+    cost = classifier_costs("vit", settings.model, dataset.shape, len(dataset.classes))
     patch = settings.model.sizes().patch
     on = describe(context.accelerator)
     cores = f", {os.cpu_count()} cores" if on["device"] == "cpu" else ""
@@ -62,7 +62,7 @@ def plan_lines(context: Context, plan: Plan) -> list[str]:
     """A plan as the person who waits reads it."""
     lines = _line("Plan", " · ".join(_in_short(plan))).splitlines()
     ends = time.strftime("%H:%M", time.localtime(time.time() + plan.seconds - context.clock.seconds))
-    total = [f"about {words.duration(plan.seconds)}, ends near {ends}", f"{_memory(context) / 1e9:.1f} GB"]
+    total = [f"about {words.duration(plan.seconds)}, ends near {ends}", f"{_memory(context, plan) / 1e9:.1f} GB"]
     lines.append(_line("", ", ".join(total)))
     return [*lines, *(_line("", note) for note in plan.notes)]
 
@@ -83,19 +83,19 @@ def _in_short(plan: Plan) -> Iterator[str]:
             seeds = f" x {plan.seeds} seeds" if plan.seeds > 1 else ""
             budgets = len(parts) // (plan.seeds * len(plan.arms))
             sizes = f" x {budgets} label counts" if budgets > 1 else ""
-            yield f"fine-tuning {len(plan.arms)} arm{'s' if len(plan.arms) > 1 else ''}{seeds}{sizes} {seconds}"
+            yield f"training {len(plan.arms)} arm{'s' if len(plan.arms) > 1 else ''}{seeds}{sizes} {seconds}"
         elif name == "pixels":
             yield f"raw pixels {seconds}"
         else:
             yield from (f"{part.title} {words.duration(part.seconds)}" for part in parts)
 
 
-def _memory(context: Context) -> float:
+def _memory(context: Context, plan: Plan) -> float:
     """Bytes that the process will take at its peak, about."""
     bf16 = context.accelerator.mixed_precision != "no"
     of_steps = (
-        sum(step_bytes(stage, context.dataset, context.settings, context.accelerator.device, bf16))
-        for stage in ("pretrain", "finetune")
+        sum(step_bytes(stage, context.dataset, context.settings, context.accelerator.device, bf16, network))
+        for stage, network in (("pretrain", "vit"), *(("finetune", arm.network) for arm in plan_arms(plan)))
     )
     return float(psutil.Process().memory_info().rss + max(of_steps))
 
@@ -141,8 +141,8 @@ def _facts(summary: Json) -> Iterator[str]:
     shipped = words.arms(summary).get(details.get("shipped", ""))
     weights = summary["files"]["weights"]
     if shipped:
-        what = "the frozen encoder with a linear head" if details.get("frozen") else "the network"
-        yield _line("Saved", f"{what} from {shipped['title']}, {details['chosen_by']}")
+        what = words.network(shipped, bool(details.get("frozen")))
+        yield _line("Saved", f"{what}, {details['chosen_by']}")
     yield f"{'' if shipped else 'Saved':<{INDENT}}{weights}"
     if (weakest := words.weakest(details.get("evaluation") or {})) is not None:
         yield _line("Weakest", weakest)

@@ -91,10 +91,40 @@ def arms(summary: Json) -> dict[str, Json]:
     return {str(arm["name"]): arm for arm in summary.get("arms") or []}
 
 
+def is_vit(arm: Json) -> bool:
+    """Whether an arm is the network that is pre-trained, rather than another kind; what is old knew no other."""
+    return bool(arm.get("network", "vit") == "vit")
+
+
+def network(arm: Json, frozen: bool = False) -> str:
+    """An arm's network, or its `frozen` encoder, in words."""
+    if not is_vit(arm):
+        return f"the {arm['title']}"
+    return f"{'the frozen encoder with a linear head' if frozen else 'the network'} from {arm['title']}"
+
+
 def lead(entry: Json) -> Json:
-    """The comparison that the page speaks of first: empty where no two arms were compared."""
-    gains = entry.get("gains") or [{}]
-    return gains[0]
+    """The comparison that the page speaks of first, of arms alike but for pre-training: empty where there is none."""
+    return next((gain for gain in entry.get("gains") or [] if gain.get("alike", True)), {})
+
+
+def rivals(summary: Json, entry: Json) -> list[str]:
+    """A sentence for each network of another kind beside the pre-trained one: which is ahead, as far as can be told."""
+    said = []
+    for gain in entry.get("gains") or []:
+        reached, difference = accuracy(entry["arms"].get(gain["over"])), number(gain.get("mean"))
+        if gain.get("alike", True) or reached is None or difference is None:
+            continue
+        interval = gain.get("interval") or {}
+        low, high = number(interval.get("low")), number(interval.get("high"))
+        first, second = (arms(summary)[gain[end]]["title"] for end in ("arm", "over"))
+        if low is None or high is None or low <= 0 <= high:
+            ahead = f"which of the two is better cannot be told ({points(-difference)} points)"
+        else:
+            end = f"{points(-high)} to {points(-low)} with 95{NBSP}% confidence"
+            ahead = f"{points(-difference)} points from {first} ({end})"
+        said.append(f"A {second} trained from scratch for as many steps has {percent(reached)}: {ahead}.")
+    return said
 
 
 def gain(entry: Json) -> float | None:
@@ -110,7 +140,8 @@ def headline(summary: Json, entries: Sequence[Json], fraction: object = None) ->
     for entry in entries:
         for name, arm in arms(summary).items():
             if (reached := accuracy(entry["arms"].get(name))) is not None:
-                origin = f"{'fine-tuned' if arm['pretrained'] else 'trained'} from {arm['title']}"
+                start = f"{'fine-tuned' if arm['pretrained'] else 'trained'} from {arm['title']}"
+                origin = start if is_vit(arm) else f"a {arm['title']} from scratch"
                 return f"{percent(reached)} test accuracy {at_budget(entry, fraction)}, {origin}"
     probes = {name: number(values.get("linear")) for name, values in (summary.get("probe") or {}).items()}
     first = next((name for name, arm in arms(summary).items() if arm["pretrained"] and probes.get(name)), None)
@@ -187,7 +218,13 @@ def outdone(summary: Json, entries: Sequence[Json], fraction: object = None) -> 
     if own is None:
         return None
     pixels = entries[-1].get("pixels") or {}
+    others = {
+        f"the {arm['title']}": accuracy(entries[-1]["arms"].get(name))
+        for name, arm in arms(summary).items()
+        if name != shipped and not is_vit(arm)
+    }
     simpler = {
+        **others,
         f"{method(str(pixels.get('name', 'a classifier')))} on raw pixels": accuracy(pixels),
         "a linear classifier on the frozen encoder": number(probe.get("linear")),
     }
@@ -262,6 +299,7 @@ def standfirst(summary: Json, entries: Sequence[Json]) -> list[str]:
                 f"The classifier on raw pixels that was picked without the test images ({name}) reaches "
                 f"{percent(baseline)}, {rank} the pre-trained model."
             )
+    said += rivals(summary, entry or (entries[-1] if entries else {}))
     if (warning := undertrained(summary, entries)) is not None:
         said.append(warning)
     device = (summary.get("details") or {}).get("device")

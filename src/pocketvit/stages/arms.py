@@ -1,41 +1,65 @@
-"""The arms of a comparison: what a classifier is fine-tuned from."""
+"""The arms of a comparison: what a classifier is fine-tuned from, and what kind it is."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
+from pocketvit.config import Settings
+from pocketvit.errors import UserError
+from pocketvit.model.networks import NETWORKS
+from pocketvit.model.vit import ViT
 from pocketvit.training.objectives import PRETRAINING
 
 
 @dataclass(frozen=True)
 class Arm:
-    """A way to initialise the network that is fine-tuned.
+    """A network, and a way to initialise it.
 
     Args:
         name: in files and JSON
         title: in tables and figures
         colour: in figures, as #rrggbb
         objective: of pre-training, one of PRETRAINING, whose encoder it starts from; None starts from random init
+        network: kind of classifier, one of NETWORKS
     """
 
     name: str
     title: str
     colour: str
     objective: str | None = None
+    network: str = "vit"
+
+    @property
+    def doing(self) -> str:
+        """What its training is called."""
+        return f"fine-tuning from {self.title}" if self.network == "vit" else f"training a {self.title}"
 
     def to_json(self) -> dict[str, Any]:
         """What a report needs to know of it."""
-        pretrained = self.objective is not None
-        return {"name": self.name, "title": self.title, "colour": self.colour, "pretrained": pretrained}
+        told = {"name": self.name, "title": self.title, "colour": self.colour, "network": self.network}
+        return told | {"pretrained": self.objective is not None}
 
 
-RANDOM = Arm("random", "random init", "#d5651a")
+RANDOM = Arm("random", ViT.title, ViT.colour)
 
 
 def known_arms() -> tuple[Arm, ...]:
     """Every arm there is, pre-trained ones first."""
-    return (*(Arm(name, kind.title, kind.colour, name) for name, kind in PRETRAINING.items()), RANDOM)
+    pretrained = (Arm(name, kind.title, kind.colour, name) for name, kind in PRETRAINING.items())
+    others = (Arm(name, kind.title, kind.colour, network=name) for name, kind in NETWORKS.items() if kind is not ViT)
+    return (*pretrained, RANDOM, *others)
+
+
+def arms_of(settings: Settings) -> tuple[Arm, ...]:
+    """Those that settings ask for; raises UserError for a name that none has."""
+    if settings.arms == "all":
+        return known_arms()
+    try:
+        return arms_named([name.strip() for name in settings.arms.split(",")])
+    except KeyError as error:
+        known = ", ".join(arm.name for arm in known_arms())
+        raise UserError(f"--arms: no arm is called {error}: expected some of {known}, or all") from None
 
 
 def arms_named(names: list[str]) -> tuple[Arm, ...]:

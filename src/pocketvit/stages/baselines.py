@@ -15,7 +15,7 @@ from pocketvit.evaluation.pixels import pixel_baselines
 from pocketvit.evaluation.probe import Probed, as_head, probe
 from pocketvit.evaluation.statistics import deviation
 from pocketvit.model import weights
-from pocketvit.model.vit import ViT, ViTShape
+from pocketvit.model.vit import ViT
 from pocketvit.stages.arms import RANDOM
 from pocketvit.stages.context import Context, temperature_of
 
@@ -42,7 +42,7 @@ def probe_stage(context: Context, pretrained: Mapping[str, Path]) -> dict[str, d
             validation = _keep_frozen(context, name, file, probed, len(labelled))
             found[name] = {**probed.to_json(), "validation": validation}
         torch.manual_seed(settings.seed)
-        fresh = ViT(ViTShape.of(settings.model, dataset.shape), pool=settings.model.pool)
+        fresh = ViT.build(settings.model, dataset.shape)
         read = context.predictor(fresh).features
         random = probe(read(images[labelled]), train_y, read(test_images[context.probed("test")]), test_y)
         return {**found, RANDOM.name: random.to_json()}

@@ -114,12 +114,16 @@ def choice(context: Context, arms: Sequence[Arm], runs: Runs, probed: Mapping[st
 def _gain(
     context: Context, first: Arm, second: Arm, per_class: int | None, accuracy: dict[str, dict[str, Any]]
 ) -> dict[str, Any]:
-    """Of one arm over another, with its interval by the test images and seeds of both; None where not known."""
+    """Of one arm over another, with its interval by the test images and seeds of both; None where not known.
+
+    Where both are "alike", of one kind of network, it is what pre-training gains.
+    """
     right, wrong = (correct(context, arm.name, per_class) for arm in (first, second))
     known = right is not None and wrong is not None and right.shape[1] > 1
     return {
         "arm": first.name,
         "over": second.name,
+        "alike": first.network == second.network,
         "mean": accuracy[first.name]["accuracy"] - accuracy[second.name]["accuracy"],
         "interval": difference(right, wrong).to_json() if known else None,  # type: ignore[arg-type]
     }

@@ -35,12 +35,13 @@ from pocketvit.evaluation.calibration import fitted_temperature
 from pocketvit.evaluation.predictor import Eager, Predictor
 from pocketvit.files import write_whole
 from pocketvit.model import weights
+from pocketvit.model.network import Network
 from pocketvit.model.patches import check_patch
-from pocketvit.model.vit import ViT
 from pocketvit.model.weights import WeightsMeta, weights_file
 from pocketvit.run.clock import Clock
 from pocketvit.run.evidence import evidence
 from pocketvit.run.folder import RunFolder, check_origin, hold, open_run
+from pocketvit.stages.arms import arms_of
 from pocketvit.stages.plan import Plan
 from pocketvit.training.device import from_main, make_accelerator
 from pocketvit.training.finetune import make_classifier
@@ -145,16 +146,17 @@ class Context:
         seconds = self.plan.seconds_for(stage, self.clock.seconds, lambda key: self.folder.result(key).exists())
         return Deadlines(time.monotonic() + patience * seconds, self.pause)
 
-    def meta(self, kind: Any) -> WeightsMeta:
+    def meta(self, kind: Any, network: str = "vit") -> WeightsMeta:
         """How weights of this run describe themselves."""
         s, d = self.settings, self.dataset
         return WeightsMeta(
-            kind, s.model, d.shape, d.mean, d.std, d.classes,
+            kind, s.network(network), d.shape, d.mean, d.std, d.classes,
             visible_discount=s.mae.visible_discount, normalise_targets=s.mae.normalise_targets,
             bits=d.rendering.bits, background=d.rendering.background, source=d.fingerprint, native=d.native,
+            network=network,
         )  # fmt: skip
 
-    def predictor(self, network: ViT, temperature: float = 1.0) -> Predictor:
+    def predictor(self, network: Network, temperature: float = 1.0) -> Predictor:
         """A network of this run, ready for its images."""
         dataset = self.dataset
         runtime = Eager(network, dataset.mean, dataset.std, self.accelerator.device)
@@ -227,11 +229,11 @@ class Context:
         return labelled_indices(self.dataset, self.settings, per_class, seed)
 
 
-def temperature_of(context: Context, vit: ViT, budget: int) -> float:
+def temperature_of(context: Context, network: Network, budget: int) -> float:
     """Fitted to validation images, and to no more of them than the `budget` labels that the classifier learnt from."""
     images, labels = context.dataset.labelled("val")
     chosen = np.sort(np.random.default_rng(context.settings.seed).permutation(len(labels))[:budget])
-    return fitted_temperature(context.predictor(vit).logits(images[chosen]), labels[chosen])
+    return fitted_temperature(context.predictor(network).logits(images[chosen]), labels[chosen])
 
 
 def patching_of(settings: Settings) -> Patching:
@@ -285,7 +287,9 @@ def _check_networks(
     with torch.device("meta"):
         for objective in PRETRAINING.values():
             objective.build(settings, dataset.shape)
+    networks = {arm.network: None for arm in arms_of(settings)} if len(stages) > 1 else {"vit": None}
     for stage in stages:
-        check_memory(stage, dataset, settings, accelerator)
+        for network in networks if stage == "finetune" else ["vit"]:
+            check_memory(stage, dataset, settings, accelerator, network)
     if init is not None:
         make_classifier(dataset, settings, settings.seed, init)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pocketvit.evaluation.calibration import calibration_error
 from pocketvit.evaluation.metrics import Metrics
 from pocketvit.model import weights
-from pocketvit.model.vit import ViT
+from pocketvit.model.network import Network
 from pocketvit.stages.arms import Arm
 from pocketvit.stages.context import Context, temperature_of
 from pocketvit.training.finetune import finetuning
@@ -53,19 +53,20 @@ def finetune_stage(
     found: dict[str, Any] | None = context.begin(key)
     if found is None:
         labelled = context.labelled(per_class, seed)
-        step = finetuning(context.dataset, labelled, settings, context.accelerator, seed=seed, init=init)
+        step = finetuning(
+            context.dataset, labelled, settings, context.accelerator, seed=seed, init=init, network=arm.network
+        )
         result = train(
             step, context.log, tags, folder=context.folder.checkpoints(key),
             deadlines=context.deadlines(key, 1.0 if own else PATIENCE), compilation=settings.compile,
         )  # fmt: skip
-        kept = arm.name if _is_kept(context, per_class, seed) else None
-        tested = _tested(context, result, key, len(labelled), kept)
+        tested = _tested(context, result, key, len(labelled), arm, keep_it=_is_kept(context, per_class, seed))
         found = context.keep(key, {**tags, "labels": len(labelled), **result.to_json(), **tested})
     context.forget(key)
     if own and seed == context.settings.seed:
         _say_overruled(context, found)
     seconds = f"{found['labels']} labels, {found['steps']} steps in {found['seconds']} s"
-    context.log.say(f"finetune from {arm.title}, seed {seed}: test {100 * found['accuracy']:.2f} %  ({seconds})")
+    context.log.say(f"{arm.doing}, seed {seed}: test {100 * found['accuracy']:.2f} %  ({seconds})")
     return found
 
 
@@ -87,27 +88,27 @@ def _is_kept(context: Context, per_class: int | None, seed: int) -> bool:
     return per_class == context.settings.data.largest_budget and seed == context.settings.seed
 
 
-def _tested(context: Context, result: TrainResult, key: str, budget: int, arm: str | None) -> dict[str, Any]:
-    """The classifier, calibrated, on the test images, its predictions kept; and for an `arm`, itself.
+def _tested(context: Context, result: TrainResult, key: str, budget: int, arm: Arm, *, keep_it: bool) -> dict[str, Any]:
+    """The classifier of an arm, calibrated, on the test images, its predictions kept; and, where asked for, itself.
 
     `budget` labels are what it was trained with.
     """
-    vit = Classification.classifier(result.model)
-    assert isinstance(vit, ViT)
+    network = Classification.classifier(result.model)
+    assert isinstance(network, Network)
     images, labels = context.dataset.labelled("test")
-    temperature = temperature_of(context, vit, budget)
-    predictor = context.predictor(vit, temperature)
+    temperature = temperature_of(context, network, budget)
+    predictor = context.predictor(network, temperature)
     logits = predictor.logits(images)
-    probabilities, plain = predictor.calibrated(logits), context.predictor(vit).calibrated(logits)
+    probabilities, plain = predictor.calibrated(logits), context.predictor(network).calibrated(logits)
     metrics = Metrics.of(probabilities, labels, context.dataset.classes)
     predicted, folder = probabilities.argmax(axis=1).astype(np.int32), context.folder
 
     def keep() -> None:
         np.save(folder.predicted(key), predicted)
-        if arm is not None:
-            np.save(folder.probabilities(arm), probabilities)
-            meta = replace(context.meta("classifier"), temperature=temperature)
-            weights.save(folder.classifier(arm), vit.cpu(), meta)
+        if keep_it:
+            np.save(folder.probabilities(arm.name), probabilities)
+            meta = replace(context.meta("classifier", arm.network), temperature=temperature)
+            weights.save(folder.classifier(arm.name), network.cpu(), meta)
 
     context.on_main(keep)
     return {

@@ -13,7 +13,7 @@ from pocketvit.training.log import Place
 
 LEAST_STEPS = 10  # of a stage that trains
 LONGEST = 4.0  # times the recipe's lengths, beyond which a longer time is not filled
-ENOUGH = 0.75  # of the recipe's lengths; what is shorter has seeds and the arm from random init give way first
+ENOUGH = 0.75  # of the recipe's lengths; what is shorter has seeds and arms from scratch give way first
 FIRST = 0.5  # of a time limit that pre-training and the first seed of each arm have before lengths are cut for others
 CLOSE = 0.97  # of a time limit that is planned for; the last stage lands where the pace was another
 GENEROUS = 1.25  # times the steps that would fit: a stage that runs late lands, one that runs early has nothing to do
@@ -139,7 +139,7 @@ class Outlay:
 
     Args:
         pretrain: of an objective.
-        finetune: of one fine-tuning, by label budget.
+        finetune: of one fine-tuning, by kind of network and label budget.
         probe: seconds of one encoder.
         probed: images of each split that it reads at most; None for all.
         pixels: seconds for one seed, by label budget.
@@ -149,7 +149,7 @@ class Outlay:
     """
 
     pretrain: Length
-    finetune: dict[int | None, Length]
+    finetune: dict[str, dict[int | None, Length]]
     probe: float
     probed: int | None
     pixels: dict[int | None, float]
@@ -161,8 +161,7 @@ class Outlay:
         self, arms: Sequence[Arm], seeds: Sequence[int], factor: float, key: Callable[[str, int | None, int], str]
     ) -> list[Part]:
         """The stages, all lengths `factor` times the recipe's; `key` names a fine-tuning by arm, budget and seed."""
-        several = len(self.finetune) > 1
-        words = {budget: f", {_labels(budget)}" if several else "" for budget in self.finetune}
+        words = {budget: f", {_labels(budget)}" if len(self.pixels) > 1 else "" for budget in self.pixels}
         read = len(seeds) if self.pixel_seeds else 1
         found = [Part(f"pixels-{b or 'all'}", f"raw pixels{words[b]}", read * t) for b, t in self.pixels.items()]
         pre = self.pretrain
@@ -175,10 +174,11 @@ class Outlay:
         found.append(Part("probe", "probe", encoders * self.probe))
         if encoders > 1:
             found.append(Part("labels", "doubtful labels", self.labels))
-        for budget, length in self.finetune.items():
+        for budget in self.pixels:
             for seed in seeds:
                 for arm in arms:
-                    title = f"fine-tuning from {arm.title}{words[budget]}{f', seed {seed}' if len(seeds) > 1 else ''}"
+                    length = self.finetune[arm.network][budget]
+                    title = f"{arm.doing}{words[budget]}{f', seed {seed}' if len(seeds) > 1 else ''}"
                     seconds = length.seconds(factor)
                     name = key(arm.name, budget, seed)
                     found.append(Part(name, title, seconds, length.tail, True, length.cut(factor)))
@@ -195,7 +195,8 @@ class Way:
 
     def is_good(self, outlay: Outlay, limit: float) -> bool:
         """Whether nothing more has to give way."""
-        first = sum(length.seconds(self.factor) for length in outlay.finetune.values()) * len(self.arms)
+        lengths = [length for arm in self.arms for length in outlay.finetune[arm.network].values()]
+        first = sum(length.seconds(self.factor) for length in lengths)
         first += outlay.pretrain.seconds(self.factor)
         return self.factor >= 1 or (self.factor >= ENOUGH and (first >= FIRST * limit or len(self.seeds) == 1))
 
@@ -212,7 +213,7 @@ def make_plan(
 ) -> Plan:
     """The stages of a comparison, with the lengths of the recipe or those that fit a time.
 
-    Where the time is short, seeds give way first, then the arm from random init, then lengths.
+    Where the time is short, seeds give way first, then arms that are not pre-trained, in their order, then lengths.
 
     Args:
         outlay: what stages cost.
@@ -255,9 +256,12 @@ def _ways(
     key: Callable[[str, int | None, int], str],
 ) -> Iterator[Way]:
     """From all arms and seeds to a single seed of the pre-trained ones, with the longest lengths that fit."""
-    pretrained = tuple(arm for arm in arms if arm.objective)
-    ways = [(tuple(arms), seeds[:count]) for count in range(len(seeds), 0, -1)]
-    for some, first in [*ways, (pretrained, seeds[:1])] if pretrained else ways:
+    ways, left = [(tuple(arms), seeds[:count]) for count in range(len(seeds), 0, -1)], list(arms)
+    for arm in arms:
+        if not arm.objective and len(left) > 1:
+            left.remove(arm)
+            ways.append((tuple(left), seeds[:1]))
+    for some, first in ways:
         at_1, at_2 = (sum(p.seconds for p in outlay.parts(some, first, factor, key)) for factor in (1.0, 2.0))
         yield Way(some, first, 1.0 + (total * CLOSE - spent - at_1) / (at_2 - at_1))
 
@@ -277,8 +281,8 @@ def _notes(
     way: Way, arms: Collection[Arm], seeds: range, whole: float, limit: float | None, probed: int | None
 ) -> Iterator[str]:
     """What gave way, and what would have done."""
-    gone = [arm.title for arm in arms if arm not in way.arms]
-    gave = [f"{title} (so that what pre-training is worth is not measured)" for title in gone]
+    gone = [arm for arm in arms if arm not in way.arms]
+    gave = [f"{arm.title}{_unmeasured(arm, arms)}" for arm in gone]
     gave += [f"{len(seeds) - len(way.seeds)} of {len(seeds)} seeds"] if len(way.seeds) < len(seeds) else []
     gave = [f"without {' and '.join(gave)}"] if gave else []
     gave += [f"with lengths of {100 * way.factor:.0f} % of the recipe's"] if way.factor < 0.995 else []
@@ -293,6 +297,12 @@ def _notes(
 def plan_arms(plan: Plan) -> tuple[Arm, ...]:
     """The arms that a plan trains."""
     return arms_named(list(plan.arms))
+
+
+def _unmeasured(arm: Arm, arms: Collection[Arm]) -> str:
+    """What cannot be said without an arm."""
+    alike = any(other.objective and other.network == arm.network for other in arms)
+    return " (so that what pre-training is worth is not measured)" if alike else ""
 
 
 def _labels(budget: int | None) -> str:

@@ -16,9 +16,9 @@ from pocketvit.evaluation.metrics import Metrics, kept_accuracy, most_confident_
 from pocketvit.evaluation.reconstruct import reconstruct_images
 from pocketvit.files import write_table, write_whole
 from pocketvit.model import weights
-from pocketvit.model.costs import costs
+from pocketvit.model.costs import classifier_costs
 from pocketvit.model.mae import MaskedAutoencoder
-from pocketvit.model.vit import ViT
+from pocketvit.model.network import Network
 from pocketvit.run.clock import OPENING
 from pocketvit.run.summary import FORMAT
 from pocketvit.stages.arms import Arm
@@ -55,11 +55,11 @@ def _write(
     s, d, folder = context.settings, context.dataset, context.folder
     module, meta = weights.load(folder.weights)
     arrays, evaluation = _gallery(context, mae), None
-    if isinstance(module, ViT) and module.classes:
+    if isinstance(module, Network) and module.classes:
         mistakes, evaluation = _judgement(context, module, meta.temperature)
         arrays |= mistakes
     np.savez_compressed(folder.figures, **arrays)
-    cost = costs(s.model, d.shape, len(d.classes), s.mae.mask_ratio)
+    cost = classifier_costs(meta.network, meta.model, d.shape, len(d.classes))
     summary = {
         "format": FORMAT,
         "dataset": {
@@ -67,7 +67,7 @@ def _write(
             "test": len(d.test) if d.test else 0, "shape": list(d.shape),
         },
         "model": {
-            "preset": s.model.preset, "params": cost.params, "macs": cost.macs,
+            "preset": meta.model.preset, "params": cost.params, "macs": cost.macs,
             "macs_without_attention": cost.macs_without_attention,
         },
         "arms": [arm.to_json() for arm in arms],
@@ -83,10 +83,10 @@ def _write(
     return summary
 
 
-def _judgement(context: Context, vit: ViT, temperature: float) -> tuple[dict[str, Any], dict[str, Any]]:
+def _judgement(context: Context, network: Network, temperature: float) -> tuple[dict[str, Any], dict[str, Any]]:
     """The saved classifier on the test images: arrays for the report, and its metrics."""
     images, labels = context.dataset.labelled("test")
-    calibrated, plain = (context.predictor(vit, t) for t in (temperature, 1.0))
+    calibrated, plain = (context.predictor(network, t) for t in (temperature, 1.0))
     logits = plain.logits(images)
     probabilities, uncalibrated = calibrated.calibrated(logits), plain.calibrated(logits)
     names, every = context.dataset.names_of("test"), most_confident_mistakes(probabilities, labels, len(labels))

@@ -11,6 +11,7 @@ import numpy as np
 from pocketvit.evaluation.doubts import FOLDS
 from pocketvit.evaluation.pixels import expected_seconds
 from pocketvit.evaluation.probe import expected_fit
+from pocketvit.stages.arms import Arm
 from pocketvit.stages.baselines import pixels_time
 from pocketvit.stages.context import Context
 from pocketvit.stages.plan import Length, Outlay
@@ -29,13 +30,14 @@ LEAST_PROBED = 200  # images that it reads at least
 REPORT_SECONDS, LOADING_SECONDS = 3.0, 0.3  # figures and page; weights that are written and read
 
 
-def outlay(context: Context, limit: float | None) -> Outlay:
+def outlay(context: Context, arms: Sequence[Arm], limit: float | None) -> Outlay:
     """What pre-training, fine-tuning and all around it take here; the lengths are the recipe's.
 
     All processes have to call this: they take the steps together.
 
     Args:
         context: of the run.
+        arms: that there might be.
         limit: seconds that it may take, of which baselines on raw pixels have a part.
     """
     settings, dataset, accelerator = context.settings, context.dataset, context.accelerator
@@ -43,13 +45,17 @@ def outlay(context: Context, limit: float | None) -> Outlay:
     labelled = {budget: context.labelled(budget, settings.seed) for budget in budgets}
     largest = labelled[settings.data.largest_budget]
     pretrain = pretraining(dataset, settings, accelerator)
-    finetune = finetuning(dataset, largest, settings, accelerator, seed=settings.seed, init=None)
-    stages = (pretrain, finetune)
-    paces, forward = {step: _seconds_a_step(step) for step in stages}, _seconds_an_image(context)
+    finetune = {
+        name: finetuning(dataset, largest, settings, accelerator, seed=settings.seed, init=None, network=name)
+        for name in dict.fromkeys(arm.network for arm in arms)
+    }
+    stages = (pretrain, *finetune.values())
+    paces, forward = {step: _seconds_a_step(step) for step in stages}, _seconds_an_image(context, "vit")
+    forwards = {name: forward if name == "vit" else _seconds_an_image(context, name) for name in finetune}
     # Once more, and the better of the two: what else ran on the machine for a moment says nothing of the rest.
     paces = {step: min(paces[step], _seconds_a_step(step)) for step in stages}
 
-    def length(step: GradientStep, count: int, tail: float, extra: float = 0.0) -> Length:
+    def length(step: GradientStep, count: int, forward: float, tail: float, extra: float = 0.0) -> Length:
         # As Stage.reading_steps spaces them.
         images = step.objective.reading_images
         readings = forward * min(READINGS * images, count * step.batches.batch_size / 2)
@@ -59,19 +65,25 @@ def outlay(context: Context, limit: float | None) -> Outlay:
     neighbours = forward * (min(train, KNN_IMAGES) + val)
     every = settings.pretrain.knn_every * pretrain.batches.steps_per_epoch
     count = pretrain.schedule.planned
-    tests = forward * (test + min(val, len(largest)))
+    tested = test + min(val, len(largest))
     probed = _probed(context, forward, limit)
     read = {"labelled": len(largest), "train": train, "val": val, "test": test}
     read = {name: count if probed is None else min(probed, count) for name, count in read.items()}
     found = Outlay(
-        pretrain=length(pretrain, count, neighbours, neighbours * (count // every) if every else 0.0),
-        finetune={budget: length(finetune, _steps(context, len(some)), tests) for budget, some in labelled.items()},
+        pretrain=length(pretrain, count, forward, neighbours, neighbours * (count // every) if every else 0.0),
+        finetune={
+            name: {
+                budget: length(step, _steps(context, len(some)), forwards[name], forwards[name] * tested)
+                for budget, some in labelled.items()
+            }
+            for name, step in finetune.items()
+        },
         probe=forward * (read["labelled"] + read["test"]) + _probe_fit(context, largest[: read["labelled"]]),
         probed=probed,
         pixels={budget: _pixels(context, some, pixels_time(context, limit)) for budget, some in labelled.items()},
         pixel_seeds=settings.data.label_budgets != (None,) or settings.data.label_fraction is not None,
         labels=forward * (read["train"] + read["val"]) + FOLDS * _probe_fit(context, slice(sum(read.values()))),
-        report=REPORT_SECONDS + 2 * tests,
+        report=REPORT_SECONDS + 2 * max(forwards.values()) * tested,
     )
     return from_main(accelerator, found)
 
@@ -99,9 +111,9 @@ def _seconds_of(step: GradientStep, places: Sequence[int]) -> float:
     return time.perf_counter() - began
 
 
-def _seconds_an_image(context: Context) -> float:
-    """Of a forward pass through the classifier, as tests take it."""
-    predictor = context.predictor(make_classifier(context.dataset, context.settings, 0, None))
+def _seconds_an_image(context: Context, network: str) -> float:
+    """Of a forward pass through a classifier, as tests take it."""
+    predictor = context.predictor(make_classifier(context.dataset, context.settings, 0, None, network))
     images = context.dataset.train.images[:FORWARD_IMAGES]
     return _seconds_again(lambda: predictor.logits(images)) / len(images)
 

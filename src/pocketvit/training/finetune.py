@@ -12,31 +12,43 @@ from torch import nn
 
 from pocketvit.config import FinetuneConfig, Settings
 from pocketvit.data import Dataset
-from pocketvit.model.vit import ViT, ViTShape
+from pocketvit.model.network import Network
+from pocketvit.model.networks import NETWORKS
+from pocketvit.model.vit import ViT
 from pocketvit.model.weights import load_encoder
 from pocketvit.training.objectives.supervised import Classification
 from pocketvit.training.step import GradientStep
 
 
-def make_classifier(dataset: Dataset, settings: Settings, seed: int, init: Path | None) -> ViT:
-    """A classifier with the head (and, without `init`, the encoder) drawn from `seed`."""
+def make_classifier(
+    dataset: Dataset, settings: Settings, seed: int, init: Path | None, network: str = "vit"
+) -> Network:
+    """A classifier with the head (and, without `init`, all else) drawn from `seed`; only a ViT can have an `init`."""
     torch.manual_seed(seed)
-    shape = ViTShape.of(settings.model, dataset.shape)
-    vit = ViT(shape, len(dataset.classes), settings.finetune.drop_path, settings.model.pool)
+    kind, drop_path = NETWORKS[network], settings.finetune.drop_path
+    made = kind.build(settings.network(network), dataset.shape, len(dataset.classes), drop_path)
     if init is not None:
-        load_encoder(vit, init)
+        assert isinstance(made, ViT)
+        load_encoder(made, init)
     # A head of zeros starts from equal odds, instead of a random opinion that the encoder must first undo.
-    nn.init.zeros_(vit.head.weight)  # type: ignore[arg-type]
-    return vit
+    nn.init.zeros_(made.head.weight)  # type: ignore[arg-type]
+    return made
 
 
-def from_scratch(config: FinetuneConfig) -> FinetuneConfig:
-    """The form of fine-tuning that random init has: a rate of its own, the same in all layers.
+def form_of(config: FinetuneConfig, network: str = "vit", *, pretrained: bool) -> FinetuneConfig:
+    """The form of fine-tuning that suits a network and what it starts from.
 
-    Lower rates for the first layers are for weights that know something; random ones would hardly learn.
+    Random init has a rate of its own, the same in all layers: lower rates for the first ones are for weights that know
+    something; random ones would hardly learn. What only a ViT can do, other networks do without: they see whole
+    images, reconstruct nothing, and have nothing to freeze.
     """
+    if pretrained:
+        return config
     rate = config.scratch_rate
-    return replace(config, layer_decay=1.0, lr=rate * config.lr, min_lr=rate * config.min_lr, scratch_rate=1.0)
+    scratch = replace(config, layer_decay=1.0, lr=rate * config.lr, min_lr=rate * config.min_lr, scratch_rate=1.0)
+    if network == "vit":
+        return scratch
+    return replace(scratch, patch_share=1.0, reconstruction=0.0, freeze_encoder=False)
 
 
 def finetuning(
@@ -47,14 +59,17 @@ def finetuning(
     *,
     seed: int,
     init: Path | None,
+    network: str = "vit",
 ) -> GradientStep:
     """The step of training a classifier on the train images at the indices `labelled`; readings hold `val_accuracy`.
 
     Args:
         init: weights or run directory whose encoder to start from; None starts from random.
+        network: kind of classifier, one of NETWORKS.
     """
-    config = settings.finetune if init is not None else from_scratch(settings.finetune)
-    classifier = make_classifier(dataset, settings, seed, init)
+    config = form_of(settings.finetune, network, pretrained=init is not None)
+    settings = replace(settings, finetune=config)
+    classifier = make_classifier(dataset, settings, seed, init, network)
     if config.freeze_encoder:
         classifier.requires_grad_(False)
         classifier.head.requires_grad_(True)

@@ -17,7 +17,8 @@ from torch.autograd.graph import saved_tensors_hooks
 from pocketvit.config import Settings
 from pocketvit.data import Dataset
 from pocketvit.errors import UserError
-from pocketvit.model.vit import LONGEST_UNFUSED, ViT, ViTShape
+from pocketvit.model.networks import NETWORKS
+from pocketvit.model.vit import LONGEST_UNFUSED, ViT
 from pocketvit.training.finetune import finetuning
 from pocketvit.training.objectives.mae import MaskedAutoencoding
 from pocketvit.training.pretrain import pretraining
@@ -54,65 +55,77 @@ def saved_bytes(network: nn.Module, images: Tensor, loss: Callable[[], Tensor]) 
     return sum(size for _, size in kept.values())
 
 
-def step_bytes(stage: str, dataset: Dataset, settings: Settings, device: torch.device, bf16: bool) -> tuple[int, int]:
+def step_bytes(
+    stage: str, dataset: Dataset, settings: Settings, device: torch.device, bf16: bool, network: str = "vit"
+) -> tuple[int, int]:
     """Bytes that a step of "pretrain" or "finetune" takes: in any case, and for the images of a part of a batch.
+
+    `network` is the kind that is fine-tuned.
 
     Counted from the tensors that a forward pass keeps; at the sizes tried 1.1 to 1.8 times what training took.
     """
     config = settings.pretrain if stage == "pretrain" else settings.finetune
     height, width, channels = dataset.shape
-    shape, attention = ViTShape.of(settings.model, dataset.shape), 0
+    attention = 0
     with torch.device("meta"):
         images = torch.zeros(2, channels, height, width)
         if stage == "pretrain":
             mae = MaskedAutoencoding.build(settings, dataset.shape)
-            network: nn.Module = mae
+            trained: nn.Module = mae
             kept = saved_bytes(
                 mae,
                 images,
                 lambda: mae(images, settings.mae.mask_ratio, decode_share=settings.mae.decode_share).loss,
             )
         else:
-            network = vit = ViT(shape, len(dataset.classes) or 1, pool=settings.model.pool)
-            kept = saved_bytes(vit, images, lambda: vit(images).sum())
-            if device.type == "cpu" and bf16 and shape.patches < LONGEST_UNFUSED:
+            sizes, classes = settings.network(network), len(dataset.classes) or 1
+            trained = classifier = NETWORKS[network].build(sizes, dataset.shape, classes)
+            kept = saved_bytes(classifier, images, lambda: classifier(images).sum())
+            shape = classifier.shape if isinstance(classifier, ViT) else None
+            if shape and device.type == "cpu" and bf16 and shape.patches < LONGEST_UNFUSED:
                 # What the fused kernel, which is what runs on the meta device, does not keep: the weights, twice.
                 attention = 2 * len(images) * shape.depth * shape.heads * (shape.patches + 1) ** 2 * 2
     if bf16:
         kept = round(HALVED * kept)
     kept += attention
-    weights = WORKSPACE + COPIES * 4 * sum(parameter.numel() for parameter in network.parameters())
+    weights = WORKSPACE + COPIES * 4 * sum(parameter.numel() for parameter in trained.parameters())
     part = math.ceil(config.batch_size * getattr(config, "repeats", 1) / config.accumulate)
     return weights, part * (kept // len(images))
 
 
-def check_memory(stage: str, dataset: Dataset, settings: Settings, accelerator: Accelerator) -> None:
-    """Raise UserError, with what would fit, where a step of a stage would not fit into the memory that is free."""
+def check_memory(
+    stage: str, dataset: Dataset, settings: Settings, accelerator: Accelerator, network: str = "vit"
+) -> None:
+    """Raise UserError, with what would fit, where a step of a stage would not fit into the memory that is free.
+
+    `network` is the kind that is fine-tuned.
+    """
     device = accelerator.device
     free = free_bytes(device)
-    always, images = step_bytes(stage, dataset, settings, device, accelerator.mixed_precision != "no")
+    always, images = step_bytes(stage, dataset, settings, device, accelerator.mixed_precision != "no", network)
     if device.type == "cuda":
         images //= accelerator.num_processes  # each on a device of its own; on a CPU they share its memory
     if (always + images) / free > TRIED and always < SHARE * free:
-        images = round(images * _underestimate(stage, dataset, settings, accelerator))
+        images = round(images * _underestimate(stage, dataset, settings, accelerator, network))
     if always + images <= SHARE * free:
         return
     config = settings.pretrain if stage == "pretrain" else settings.finetune
     parts = math.ceil(images / max(1.0, SHARE * free - always)) * config.accumulate
     cut = f"--{stage}.accumulate {parts}" if parts <= config.batch_size else f"--{stage}.batch_size 16"
     height, width, _ = dataset.shape
+    of = "" if network == "vit" else f" of the {NETWORKS[network].title}"
     raise UserError(
-        f"a step of {stage} on {config.batch_size} images of {height}x{width} takes about "
+        f"a step of {stage}{of} on {config.batch_size} images of {height}x{width} takes about "
         f"{(always + images) / 1e9:.1f} GB of memory, and {free / 1e9:.1f} GB are free: give {cut}, a larger --patch, "
         f"or a smaller image as --size {max(1, height // 2)}x{max(1, width // 2)}"
     )
 
 
-def _underestimate(stage: str, dataset: Dataset, settings: Settings, accelerator: Accelerator) -> float:
+def _underestimate(stage: str, dataset: Dataset, settings: Settings, accelerator: Accelerator, network: str) -> float:
     """How many times what was estimated for its images a step on a few takes; 1 for less, or where it is not known."""
     config = getattr(settings, stage)
     bf16 = accelerator.mixed_precision != "no"
-    _, images = step_bytes(stage, dataset, settings, accelerator.device, bf16)
+    _, images = step_bytes(stage, dataset, settings, accelerator.device, bf16, network)
     batch = config.batch_size * config.repeats
     few = max(2, min(batch, int(TRIAL * free_bytes(accelerator.device) / images * batch)))
     brief = replace(settings, **{stage: replace(config, batch_size=few, accumulate=1, repeats=1, min_steps=0)})
@@ -120,11 +133,11 @@ def _underestimate(stage: str, dataset: Dataset, settings: Settings, accelerator
     if stage == "pretrain":
         step = pretraining(dataset, brief, accelerator)
     else:
-        step = finetuning(dataset, everything, brief, accelerator, seed=settings.seed, init=None)
+        step = finetuning(dataset, everything, brief, accelerator, seed=settings.seed, init=None, network=network)
     taken = peak_bytes(lambda: step.run(0), accelerator.device)
     if taken is None:
         return 1.0
-    always, images = step_bytes(stage, dataset, brief, accelerator.device, bf16)
+    always, images = step_bytes(stage, dataset, brief, accelerator.device, bf16, network)
     return max(1.0, (taken - always) / images)
 
 

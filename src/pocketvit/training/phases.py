@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from pocketvit.model.costs import TOTAL, macs_by_module
+from pocketvit.model.network import Network
 from pocketvit.model.patches import visible_count
 from pocketvit.model.vit import ViT
 
@@ -19,11 +20,15 @@ class Phases:
 
     Args:
         phases: (share of the time, share of the patches), in order
-        classifier: that is trained
+        classifier: that is trained; where there are several phases, a ViT
     """
 
-    def __init__(self, phases: Sequence[tuple[float, float]], classifier: ViT) -> None:
+    def __init__(self, phases: Sequence[tuple[float, float]], classifier: Network) -> None:
         self._shares = [share for _, share in phases]
+        if len(phases) == 1:
+            self._ends = [1.0]
+            return
+        assert isinstance(classifier, ViT)
         steps = [time / forward_macs(classifier, share) for time, share in phases]
         self._ends = torch.tensor(steps).cumsum(0).div(sum(steps)).tolist()
 

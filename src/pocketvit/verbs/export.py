@@ -15,6 +15,7 @@ from pocketvit.edge.verified import verified
 from pocketvit.errors import UserError
 from pocketvit.evaluation.predictor import Predictor
 from pocketvit.files import write_whole
+from pocketvit.model.vit import ViT
 from pocketvit.run.folder import RunFolder
 from pocketvit.verbs.models import Model, classifier_of, path_of, rendering_of
 
@@ -52,6 +53,8 @@ def export(
     if to not in KINDS:
         raise UserError(f"--to {to}: expected one of {', '.join(KINDS)}")
     vit, meta = classifier_of(model)
+    if not isinstance(vit, ViT):
+        raise UserError(f"a {meta.model.preset} cannot be exported yet: give a run that saved a ViT")
     dataset, file = _images_of(model, data), Path(out)
     draft = file.with_name(f".{file.name}.partial")
     draft.parent.mkdir(parents=True, exist_ok=True)

@@ -20,7 +20,7 @@ from pocketvit.edge.onnx import OnnxRuntime, read_meta
 from pocketvit.errors import UserError
 from pocketvit.evaluation.predictor import Predictor
 from pocketvit.model import weights
-from pocketvit.model.vit import ViT
+from pocketvit.model.network import Network
 from pocketvit.model.weights import WeightsMeta
 from pocketvit.training.device import make_accelerator
 from pocketvit.verbs.models import Model, path_of, rendering_of
@@ -58,9 +58,9 @@ class TrainedModel:
     (['0', '1', '2'], (2, 10))
     """
 
-    def __init__(self, network: ViT | Path, meta: WeightsMeta, device: str = "auto") -> None:
+    def __init__(self, network: Network | Path, meta: WeightsMeta, device: str = "auto") -> None:
         self.meta, self.device = meta, device
-        self._network = network.cpu().eval() if isinstance(network, ViT) else network
+        self._network = network.cpu().eval() if isinstance(network, Network) else network
 
     @property
     def classes_(self) -> NDArray[np.str_]:
@@ -91,7 +91,7 @@ class TrainedModel:
 
     def check_classifies(self) -> None:
         """Raise UserError for an encoder alone."""
-        if isinstance(self._network, ViT) and not self._network.classes:
+        if isinstance(self._network, Network) and not self._network.classes:
             raise UserError("pre-trained weights have no classifier: run finetune with init first")
 
     def batches(self, images: Images, skip_bad: bool = False, progress: bool = False) -> Iterator[Batch]:
@@ -131,7 +131,7 @@ def load(model: Model, device: str = "auto") -> TrainedModel:
     if (file := path_of(model)).suffix == ".onnx":
         return TrainedModel(file.resolve(), read_meta(file), device)
     network, meta = weights.load(path_of(model))
-    if not isinstance(network, ViT):
+    if not isinstance(network, Network):
         network, meta = weights.frozen_encoder(path_of(model)), weights.encoder_state(path_of(model))[1]
     return TrainedModel(network, meta, device)
 

@@ -11,7 +11,7 @@ from pocketvit.config import DataConfig, model_path
 from pocketvit.data import Dataset, Rendering, load
 from pocketvit.errors import UserError
 from pocketvit.model import weights
-from pocketvit.model.vit import ViT
+from pocketvit.model.network import Network
 from pocketvit.model.weights import WeightsMeta
 from pocketvit.run.folder import MAE_WEIGHTS
 
@@ -37,9 +37,9 @@ def mae_path_of(model: Model) -> Path:
     return path / MAE_WEIGHTS if (path / MAE_WEIGHTS).is_file() else path
 
 
-def classifier_of(model: Model) -> tuple[ViT, WeightsMeta]:
+def classifier_of(model: Model) -> tuple[Network, WeightsMeta]:
     module, meta = weights.load(path_of(model))
-    if not isinstance(module, ViT):
+    if not isinstance(module, Network):
         raise UserError(f"{path_of(model)}: pre-trained weights have no classifier: run finetune with --init first")
     return module, meta
 

@@ -9,20 +9,17 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from pocketvit.config import LENGTHS, Settings, default_recipe, flat_names, model_path, resolve, seconds_of
+from pocketvit.config import Settings, model_path, resolve, seconds_of
 from pocketvit.data import Arrays, Spec
 from pocketvit.data.sources import find
 from pocketvit.errors import UserError
 from pocketvit.files import write_whole
 from pocketvit.model import weights
-from pocketvit.pages import write_report
+from pocketvit.pages import words, write_report
 from pocketvit.pages.terminal import introduce, place_line, plan_lines
 from pocketvit.run.folder import RunFolder, discard
 from pocketvit.run.summary import printable
-from pocketvit.stages.arms import RANDOM, Arm, arms_named, known_arms
+from pocketvit.stages.arms import RANDOM, Arm, arms_named, arms_of
 from pocketvit.stages.baselines import pixels_stage, probe_stage
 from pocketvit.stages.comparison import choice, finetune_arms, initial, pretrain_arms, table
 from pocketvit.stages.context import Context
@@ -33,10 +30,8 @@ from pocketvit.stages.pretraining import pretrain_stage
 from pocketvit.stages.results import plan_and_truth, write_results
 from pocketvit.stages.speeds import outlay
 from pocketvit.training.device import from_main
+from pocketvit.verbs.asked import Data, asked, settings_for, spec_of
 from pocketvit.verbs.runs import Run
-
-Data = str | Path | Arrays | tuple[NDArray[np.uint8], Any]
-"""A set: a name, a folder, a file; or images (N, H, W) or (N, H, W, C) with labels (N,), in memory."""
 
 HALF_AN_HOUR = 1800.0
 
@@ -59,15 +54,15 @@ def fit(
 ) -> Run:
     """Images in; a tested classifier and a report out.
 
-    Pre-trains on every train image, then fine-tunes from those weights and from random init, equally many steps, at
-    each label budget and seed, beside baselines on raw pixels. What is saved as the classifier is the arm that did
-    better on the validation images at the largest budget; or, where these have more labels than that, the one from
-    MAE. Arguments and errors as for `pretrain`; `epochs`, `batch_size` and `lr` mean pre-training here.
+    Pre-trains on every train image, then fine-tunes from those weights, and trains the other arms from scratch for
+    equally many steps, at each label budget and seed, beside baselines on raw pixels. What is saved as the classifier
+    is the arm that did best on the validation images at the largest budget; or, where these have more labels than that,
+    the one from MAE. Arguments and errors as for `pretrain`; `epochs`, `batch_size` and `lr` mean pre-training here.
 
     Args:
         time_limit: seconds, or as "10m", by which all is over, counted from `began`: lengths are chosen to fill it, and
-            a stage that runs late lands. Where it is short, seeds give way first, then random init, then lengths. A
-            run that is resumed keeps its own.
+            a stage that runs late lands. Where it is short, seeds give way first, then arms from scratch, then
+            lengths. A run that is resumed keeps its own.
         elastic: whether on a CPU the recipe's lengths give way where they would take more than half an hour; None
             asks for that where neither a recipe nor settings are given.
         began: on time.monotonic's clock; None for now.
@@ -76,7 +71,7 @@ def fit(
     Raises:
         UserError: also, a time limit that cannot be kept; the message says what could.
     """
-    data, settings, elastic = _asked(data, recipe, config, settings, elastic, overrides)
+    data, settings, elastic = asked(data, recipe, config, settings, elastic, overrides)
     limit = None if time_limit is None else seconds_of(time_limit)
     context = Context.open(
         "fit", data, settings, out=out, overwrite=overwrite, resume=resume, pause_after=pause_after, need_labels=True,
@@ -105,7 +100,7 @@ def plan(
     Raises:
         UserError: as `fit`.
     """
-    data, settings, elastic = _asked(data, recipe, config, settings, elastic, overrides)
+    data, settings, elastic = asked(data, recipe, config, settings, elastic, overrides)
     limit = None if time_limit is None else seconds_of(time_limit)
     with TemporaryDirectory() as folder:
         context = Context.open(
@@ -127,9 +122,10 @@ def _planned(context: Context, limit: float | None, elastic: bool, resume: bool)
             raise UserError(f"--time-limit: {context.folder.root} was begun {before}: repeat that, or leave it out")
         return context.planned(made)
     try:
-        costs, spent = outlay(context, limit), from_main(context.accelerator, context.clock.seconds)
+        arms = arms_of(context.settings)
+        costs, spent = outlay(context, arms, limit), from_main(context.accelerator, context.clock.seconds)
         within = HALF_AN_HOUR if elastic and context.accelerator.device.type == "cpu" else None
-        made = make_plan(costs, known_arms(), context.seeds(), spent, finetune_key, limit=limit, within=within)
+        made = make_plan(costs, arms, context.seeds(), spent, finetune_key, limit=limit, within=within)
     except UserError:
         if not resume:  # what is gone on with stays
             context.on_main(lambda: discard(context.folder.root))
@@ -138,32 +134,6 @@ def _planned(context: Context, limit: float | None, elastic: bool, resume: bool)
     for line in plan_lines(context, made):
         context.log.say(line)
     return context.planned(made)
-
-
-def _asked(
-    data: Data,
-    recipe: str | None,
-    config: str | Path | None,
-    settings: Settings | None,
-    elastic: bool | None,
-    overrides: dict[str, Any],
-) -> tuple[Spec, Settings, bool]:
-    """The set, the settings, and whether their lengths may give way."""
-    named = {flat_names("pretrain").get(name, name) for name in overrides}
-    given = bool(settings or recipe or config or LENGTHS & named)
-    spec = _spec(data)
-    return spec, settings or _settings(spec, recipe, config, overrides), not given if elastic is None else elastic
-
-
-def _spec(data: Data) -> Spec:
-    return Arrays(*data) if isinstance(data, tuple) else data if isinstance(data, Arrays) else str(data)
-
-
-def _settings(
-    data: Spec, recipe: str | None, config: str | Path | None, overrides: dict[str, Any], stage: str = "pretrain"
-) -> Settings:
-    chosen = recipe or default_recipe(str(data), overrides.get("device"))
-    return resolve(chosen, config, stage=stage, **overrides)
 
 
 def complete(context: Context, arms: Sequence[Arm]) -> Run:
@@ -183,8 +153,8 @@ def complete(context: Context, arms: Sequence[Arm]) -> Run:
         pixels.append({"labels_per_class": per_class, **test})
     chosen = choice(context, arms, finetuned[data.largest_budget], probed)
     kept = folder.frozen(chosen.arm.name) if chosen.frozen else folder.classifier(chosen.arm.name)
-    what = "the frozen encoder" if chosen.frozen else "the network"
-    context.log.say(f"saved: {what} from {chosen.arm.title}, {chosen.why}")
+    what = words.network(chosen.arm.to_json(), chosen.frozen)
+    context.log.say(f"saved: {what}, {chosen.why}")
     context.on_main(lambda: shutil.copyfile(kept, folder.weights))
     every = [run for runs in finetuned.values() for arm in arms for run in runs[arm.name]]
     read = {name: {reading: values[reading] for reading in ("knn", "linear")} for name, values in probed.items()}
@@ -222,8 +192,8 @@ def pretrain(
         UserError: bad data, settings or directory.
         Paused: `pause_after` is over; what was done is saved, and `resume` goes on with it.
     """
-    data = _spec(data)
-    settings = settings or _settings(data, recipe, config, overrides)
+    data = spec_of(data)
+    settings = settings or settings_for(data, recipe, config, overrides)
     context = Context.open(
         "pretrain", data, settings,
         out=out, overwrite=overwrite, resume=resume, pause_after=pause_after, need_labels=False,
@@ -251,12 +221,13 @@ def finetune(
 ) -> Run:
     """Train a classifier from weights, or from random init.
 
-    `init` is a run, a weights file, a shipped model's name, or None for random.
+    `init` is a run, a weights file, a shipped model's name, or None for random; the latter is a ViT, unless `arms`
+    names another network that is trained from scratch.
     With several seeds the test accuracy is their mean. The weights that are saved are the first seed's at the largest
     label budget. Arguments and errors as for `pretrain`; `epochs`, `batch_size` and `lr` mean fine-tuning here.
     """
-    data = _spec(data)
-    settings = settings or _settings(data, recipe, config, overrides, "finetune")
+    data = spec_of(data)
+    settings = settings or settings_for(data, recipe, config, overrides, "finetune")
     source = init.path if isinstance(init, Run) else model_path(init) if init else None
     if source is not None:
         weights.encoder_state(source)  # before the data are decoded
@@ -267,7 +238,7 @@ def finetune(
     introduce(context, ["finetune"], doubts=not resume)
     _note_call(context, "finetune", data, init=source and str(source.resolve()))
     context.log.say(place_line(context))
-    (arm,), tables, every = arms_named(["mae"]) if source else (RANDOM,), [], []
+    arm, tables, every = _arm(settings, source), [], []
     for per_class in settings.data.label_budgets:
         runs = [finetune_stage(context, arm, source, per_class, seed) for seed in context.seeds()]
         tables.append(table(context, [arm], per_class, {arm.name: runs}))
@@ -275,6 +246,17 @@ def finetune(
     folder = context.folder
     context.on_main(lambda: shutil.copyfile(folder.classifier(arm.name), folder.weights))
     return _finished(context, [arm], {"pretrain": {}, "probe": {}, "finetune": tables}, {"runs": every}, source)
+
+
+def _arm(settings: Settings, init: Path | None) -> Arm:
+    """What a single fine-tuning is called; raises UserError for several, or one that starts from something else."""
+    if settings.arms == "all":
+        return arms_named(["mae"])[0] if init else RANDOM
+    arms = arms_of(settings)
+    if len(arms) > 1 or bool(arms[0].objective) != bool(init):
+        start = "pre-trained, as mae" if init else "trained from scratch, as random"
+        raise UserError(f"--arms {settings.arms}: finetune trains one arm: expected one that is {start}")
+    return arms[0]
 
 
 def resume(run: Run | str | Path, *, pause_after: str | float | None = None) -> Run:

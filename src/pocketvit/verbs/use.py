@@ -27,7 +27,7 @@ from pocketvit.evaluation.reconstruct import reconstruct_images
 from pocketvit.model import weights
 from pocketvit.model.costs import costs as count
 from pocketvit.model.mae import MaskedAutoencoder
-from pocketvit.model.vit import ViT
+from pocketvit.model.networks import NETWORKS
 from pocketvit.model.weights import weights_file
 from pocketvit.pages import write_report
 from pocketvit.run.folder import RECONSTRUCTION, RunFolder, learnt_images
@@ -52,7 +52,7 @@ def probe(data: str = "digits", *, model: Model, settings: Settings | None = Non
     images, labels = dataset.labelled("train")
     test_images, test_y = dataset.labelled("test")
     torch.manual_seed(settings.seed)
-    fresh = ViT(encoder.shape, pool=encoder.pool)
+    fresh = NETWORKS[meta.network].build(meta.model, meta.shape)
     results: dict[str, Any] = {"labels": len(labelled), "test": len(test_y)}
     for name, network in (("model", encoder), ("random", fresh)):
         predictor = Predictor.of(network, meta, device)

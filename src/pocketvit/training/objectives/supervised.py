@@ -13,9 +13,9 @@ from pocketvit import draws
 from pocketvit.config import Settings
 from pocketvit.data import Dataset
 from pocketvit.model.mae import SupervisedMAE
-from pocketvit.model.network import Trainable
+from pocketvit.model.network import Network, Trainable
 from pocketvit.model.patches import patchify, random_mask
-from pocketvit.model.vit import ViT
+from pocketvit.model.vit import ViT, ViTShape
 from pocketvit.training.augment import Augment, mix
 from pocketvit.training.batches import Batches
 from pocketvit.training.objectives.mae import MaskedAutoencoding
@@ -41,7 +41,7 @@ class Classification:
 
     def __init__(
         self,
-        classifier: ViT,
+        classifier: Network,
         dataset: Dataset,
         labelled: np.ndarray,
         settings: Settings,
@@ -49,7 +49,8 @@ class Classification:
         seed: int,
     ) -> None:
         self.config, self._masking = settings.finetune, settings.mae
-        self._phases, self._share, self._shape = Phases(self.config.patch_phases, classifier), 1.0, classifier.shape
+        self._phases, self._share = Phases(self.config.patch_phases, classifier), 1.0
+        self._shape = ViTShape.of(settings.model, dataset.shape)
         self._accelerator, self._classes = accelerator, len(dataset.classes)
         device = accelerator.device
         norm = {"mean": dataset.mean, "std": dataset.std, "device": device, "seed": seed}
@@ -64,6 +65,7 @@ class Classification:
         self.augment = Augment(self.config.augment, dataset.shape[2], dataset.mean, device)
         self.reading_images = len(self._heldout)
         if self.config.reconstruction:
+            assert isinstance(classifier, ViT)
             self.network = SupervisedMAE(MaskedAutoencoding.build(settings, dataset.shape), classifier).to(device)
             self._everything = Batches(dataset.train.images, None, batch_size=self.config.batch_size, **norm)
             self._augment_masked = Augment(settings.pretrain.augment, dataset.shape[2], dataset.mean, device)
@@ -81,7 +83,8 @@ class Classification:
         )
         images = self.batches.normalise(images)
         if not config.reconstruction:
-            return nn.functional.cross_entropy(network(images, visible).float(), targets)
+            logits = network(images) if visible is None else network(images, visible)
+            return nn.functional.cross_entropy(logits.float(), targets)
         others = self._everything.normalise(self._augment_masked(self._everything.sample(len(images))))
         logits, reconstruction = network(images, others, self._masking.mask_ratio, self._masking.decode_share, visible)
         return nn.functional.cross_entropy(logits.float(), targets) + config.reconstruction * reconstruction
