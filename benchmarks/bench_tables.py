@@ -11,6 +11,7 @@ from pocketvit.pages import words
 
 # Stages of the benchmarks in words, and their contestants with the columns they stand in.
 STAGES = {"pretrain": "pre-training", "finetune": "fine-tuning"}
+TITLES = {"mae": "from MAE", "random": "from random init", "resnet": "a ResNet"}  # of trials' arms
 RIVALS = {"pocketvit": "PocketViT", "transformers": "transformers", "vit-pytorch": "vit-pytorch"}
 SPREAD: dict[str, Callable[[Sequence[float]], float]] = {"median": statistics.median, "min": min, "max": max}
 PARTS = ("draw", "augment", "normalise", "forward", "backward", "optimiser")
@@ -106,36 +107,54 @@ def scaling_table(evidence: Json) -> str:
 
 
 def trials_table(evidence: Json) -> str:
-    """A row for each trial: accuracy on validation images from both inits, and what the training took."""
-    rows = []
-    for trial in evidence["trials"]:
+    """A row for each trial: accuracy on validation images of each arm, and what the training took."""
+    rows, trials = [], evidence["trials"]
+    inits = [name for name in TITLES if name in trials[0]]
+    for trial in trials:
         changes = " ".join(f"`{name} {value}`" for name, value in trial["changes"].items()) or "none"
-        before, tuned = trial.get("pretrain"), [trial.get(init) for init in ("mae", "random")]
-        accuracies = [
-            f"{100 * found['validation_accuracy']:.1f} ± {100 * found['std']:.1f} %" if found else "–"
-            for found in tuned
-        ]
-        took = [f"{before['epochs']} epochs, {minutes(before['seconds'])}"] if before else ["–"]
-        took += [
-            f"{found['steps']:,} steps, {minutes(found['seconds'] / len(found['all']))}" if found else "–"
-            for found in tuned
-        ]
-        rows.append([changes, *accuracies, *took])
+        tuned = [trial[init] for init in inits]
+        accuracies = [f"{100 * found['validation_accuracy']:.1f} ± {100 * found['std']:.1f} %" for found in tuned]
+        found = trial.get("pretrain")
+        before = [f"{found['epochs']} epochs, {minutes(found['seconds'])}"] if found else []
+        took = [f"{found['steps']:,} steps, {minutes(found['seconds'] / len(found['all']))}" for found in tuned]
+        rows.append([changes, *accuracies, *before, *took])
     head = [
         "changes",
-        "from MAE, validation",
-        "from random init, validation",
-        "pre-training",
-        "fine-tuning, MAE",
-        "fine-tuning, random init",
+        *(f"{TITLES[name]}, validation" for name in inits),
+        *(["pre-training"] if "pretrain" in trials[0] else []),
     ]
+    head += [f"training {TITLES[name]}" for name in inits]
     details = evidence["details"]
-    labels = next(trial[init]["labels"] for trial in evidence["trials"] for init in ("mae", "random") if init in trial)
+    labels = next(trial[init]["labels"] for trial in trials for init in inits)
     seeds = ", ".join(str(seed) for seed in details["seeds"])
     machine = device(details)
     count = details["environment"]["threads"]
     threads = f"{count} thread{'s' if count > 1 else ''}"
     origin = f"`{details['command']}`. {labels:,} labels; {machine}, {threads}. Seeds {seeds}; {when(details)}."
+    return plain(f"{markdown(head, rows)}\n\n<sub>{origin}</sub>\n")
+
+
+def equal_time_table(evidence: Json) -> str:
+    """A row for each form and length: its accuracy on validation images, and its gain over the first form."""
+    rows = []
+    for form in evidence["forms"]:
+        changes = " ".join(f"`{name} {value}`" for name, value in form["changes"].items()) or "as the recipe is"
+        for length in form["lengths"]:
+            gain = length["gain"]
+            told = "–" if gain is None else words.points(gain["mean"])
+            span = "–" if gain is None else f"{words.points(gain['low'])} to {words.points(gain['high'])}"
+            spent = statistics.fmean(length["cpu_seconds"])
+            reached = f"{100 * length['validation_accuracy']:.1f} ± {100 * length['std']:.1f} %"
+            speed = f"{form['images_per_second']:,.0f}"
+            asked = [f"{length['seconds']} s", f"{spent:.0f} s", f"{length['steps']:,}"]
+            rows.append([changes, *asked, speed, reached, told, span])
+    details = evidence["details"]
+    head = ["form", "CPU time asked", "taken", "steps", "images/s", "validation accuracy", "gain, points", "95 %"]
+    seeds = ", ".join(str(seed) for seed in details["seeds"])
+    origin = (
+        f"`{details['command']}`. {evidence['labels']:,} labels, {evidence['images']:,} validation images; "
+        f"{device(details)}, one thread. Seeds {seeds}; {when(details)}."
+    )
     return plain(f"{markdown(head, rows)}\n\n<sub>{origin}</sub>\n")
 
 

@@ -2,8 +2,8 @@
 
 A table stands between `<!-- table:NAME -->` and `<!-- /table -->`. NAME is `budget`, which is counted here and now;
 `cifar`: what benchmarks/reproduce.py wrote for the recipes of CIFAR-10 and CIFAR-100, beside what others have published
-(benchmarks/published.json); or a file results/NAME.json: `throughput-DEVICE`, `scaling-DEVICE` and `trials-NAME` are
-written by the benchmarks of those names, and any other is a copy of a run's summary.json.
+(benchmarks/published.json); or a file results/NAME.json: `throughput-DEVICE`, `scaling-DEVICE`, `trials-NAME` and
+`equal-time-NAME` are written by the benchmarks of those names, and any other is a copy of a run's summary.json.
 
     python benchmarks/tables.py           write the tables
     python benchmarks/tables.py --check   write nothing; exit status 1 where a table differs from its evidence
@@ -19,7 +19,15 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from bench_tables import STAGES, labels_table, plans_table, scaling_table, throughput_table, trials_table
+from bench_tables import (
+    STAGES,
+    equal_time_table,
+    labels_table,
+    plans_table,
+    scaling_table,
+    throughput_table,
+    trials_table,
+)
 from writing import Json, device, markdown, minutes, plain, when
 
 from pocketvit.pages import words
@@ -80,6 +88,7 @@ def table(name: str, results: Path) -> str:
         "throughput": (throughput_table, "the evidence of benchmarks/throughput.py"),
         "labels": (labels_table, "the evidence of benchmarks/labels.py"),
         "plans": (plans_table, "the evidence of benchmarks/plans.py"),
+        "equal": (equal_time_table, "the evidence of benchmarks/equal_time.py"),
         "scaling": (scaling_table, "the evidence of benchmarks/scaling.py"),
         "trials": (trials_table, "the evidence of benchmarks/trials.py"),
     }

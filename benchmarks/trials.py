@@ -4,7 +4,7 @@
         --trial "pretrain.optimizer=adamw mae.normalise_targets=false"
 
 The recipe as it is comes first. Each trial pre-trains, unless one before it did so with the same settings, and
-fine-tunes from that and from random init. The same command goes on where it stopped.
+fine-tunes from that; from random init; and, where asked for, a ResNet. The same command goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -25,12 +25,14 @@ from pocketvit.config import flat_names, recipe_path, resolve, seconds_of
 from pocketvit.errors import UserError
 from pocketvit.run.folder import CONFIG
 from pocketvit.run.summary import read_summary
+from pocketvit.stages.arms import known_arms
 from pocketvit.training.device import make_accelerator
 from pocketvit.training.stops import Interrupted, NonFiniteLoss, Paused
 from pocketvit.verbs.runs import Run
 
 Changes = dict[str, str]
-INITS = ("mae", "random")
+INITS = tuple(arm.name for arm in known_arms())
+USUAL = ("mae", "random")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -47,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
         "--trial", action="append", default=[], metavar="CHANGES", help='"NAME=VALUE ...", of settings; once a trial'
     )
     made.add_argument(
-        "--inits", nargs="+", choices=INITS, default=list(INITS), help="what to fine-tune (default: both)"
+        "--inits", nargs="+", choices=INITS, default=list(USUAL), help="what to train (default: mae random)"
     )
     made.add_argument("--seeds", type=at_least_1, default=3, help="fine-tunings of each (default: 3)")
     made.add_argument("--pause-after", help="as 9m: save and stop; the next call goes on")
@@ -121,7 +123,8 @@ class Bench:
         for init in self.given.inits:
             # Pre-training's settings matter to a random init where it reconstructs too.
             kept = changes if init == "mae" or beside else after(changes)
-            tuned = self._run("finetune", kept, f"-{init}", init=run if init == "mae" else None, seeds=self.given.seeds)
+            start = {"init": run} if init == "mae" else {"arms": init}
+            tuned = self._run("finetune", kept, f"-{init}", **start, seeds=self.given.seeds)
             runs = read_summary(tuned.path)["details"]["runs"]
             values = [r["val_accuracy"] for r in runs]
             found[init] = {

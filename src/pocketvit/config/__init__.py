@@ -1,6 +1,6 @@
 """Typed, frozen settings; how recipes, files and flags fill them; the files that ship."""
 
-from pocketvit.config.network import PRESETS, ModelConfig, NetworkSizes
+from pocketvit.config.network import PRESETS, ModelConfig, NetworkConfig, NetworkSizes, ResNetConfig
 from pocketvit.config.parsing import LENGTHS, as_yaml, default_recipe, flat_names, resolve, seconds_of
 from pocketvit.config.settings import (
     AugmentConfig,
@@ -21,9 +21,11 @@ __all__ = [
     "FinetuneConfig",
     "MAEConfig",
     "ModelConfig",
+    "NetworkConfig",
     "NetworkSizes",
     "OptimConfig",
     "PretrainConfig",
+    "ResNetConfig",
     "Settings",
     "as_yaml",
     "default_recipe",

@@ -6,8 +6,10 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pocketvit.config.fields import ABOVE_0, AT_LEAST_0, AT_LEAST_1, Checked, setting
+from pocketvit.config.fields import ABOVE_0, AT_LEAST_0, AT_LEAST_1, Checked, Limit, setting
 from pocketvit.errors import UserError
+
+DEPTH = Limit(lambda value: value >= 8 and value % 6 == 2, "6 n + 2 with n of at least 1, as 20")
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,26 @@ class ModelConfig(Checked):
         """The same network with every size named, as files keep it."""
         return dataclasses.replace(self, **dataclasses.asdict(self.sizes()))
 
+
+@dataclass(frozen=True)
+class ResNetConfig(Checked):
+    """Size of the CNN that is trained beside the network (see `pocketvit.model.resnet`)."""
+
+    prefix = "resnet."
+    depth: int = setting(20, "layers of the ResNet: 6 n + 2, as 20, 32, 56 or 110", DEPTH)
+
+    @property
+    def preset(self) -> str:
+        """What it is called."""
+        return f"resnet-{self.depth}"
+
+    def resolved(self) -> ResNetConfig:
+        """Itself: every size is named."""
+        return self
+
+
+NetworkConfig = ModelConfig | ResNetConfig
+"""Sizes of a classifier, of any kind."""
 
 _VIT = {"width": 192, "depth": 12, "heads": 3, "mlp_ratio": 2.0}
 _DECODER = {"decoder_width": 96, "decoder_depth": 2, "decoder_heads": 3}

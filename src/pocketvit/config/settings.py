@@ -23,7 +23,7 @@ from pocketvit.config.fields import (
     group,
     setting,
 )
-from pocketvit.config.network import ModelConfig
+from pocketvit.config.network import ModelConfig, NetworkConfig, ResNetConfig
 from pocketvit.errors import UserError
 
 
@@ -205,6 +205,7 @@ class FinetuneConfig(OptimConfig):
     scratch_rate: float = setting(
         1.0, "factor on lr and min_lr from random init, which also goes without layer_decay", ABOVE_0
     )
+    resnet_rate: float = setting(3.0, "factor on lr and min_lr of the ResNet, which has no layer_decay either", ABOVE_0)
     freeze_encoder: bool = setting(False, "train the head alone (a linear probe with augmentation)")
     patch_share: float | str = setting(
         1.0,
@@ -273,13 +274,15 @@ class Settings(Checked):
     tensorboard: bool = setting(False, 'also write TensorBoard events into the run directory; needs the extra "track"')
     data: DataConfig = group(DataConfig, "images")
     model: ModelConfig = group(ModelConfig, "the network")
+    resnet: ResNetConfig = group(ResNetConfig, "the CNN that `fit` trains beside it")
     mae: MAEConfig = group(MAEConfig, "masked autoencoding")
     pretrain: PretrainConfig = group(PretrainConfig, "pre-training")
     finetune: FinetuneConfig = group(FinetuneConfig, "fine-tuning")
 
-    def network(self, name: str) -> ModelConfig:
+    def network(self, name: str) -> NetworkConfig:
         """Sizes of a kind of classifier, one of `pocketvit.model.networks`."""
-        return {"vit": self.model}[name]
+        sizes: dict[str, NetworkConfig] = {"vit": self.model, "resnet": self.resnet}
+        return sizes[name]
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -22,6 +22,7 @@ from pocketvit.model.weights import WeightsMeta
 OPSET = 18
 BATCH = 256
 INPUT, OUTPUTS = "pixels", ("logits", "probabilities")
+WITHOUT_FEATURES = "an exported file has logits and no features: give the run that it came from"
 EXTRA = 'onnx is not installed: pip install "pocketvit[onnx]"'
 
 
@@ -101,7 +102,7 @@ class OnnxRuntime:
 
     def features(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """None are in such a file."""
-        raise UserError("an exported file has logits and no features: give the run that it came from")
+        raise UserError(WITHOUT_FEATURES)
 
 
 def read_meta(file: Path) -> WeightsMeta:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from pocketvit.config import ModelConfig
+from pocketvit.config import ModelConfig, NetworkConfig
 from pocketvit.model.mae import MaskedAutoencoder
 from pocketvit.model.networks import NETWORKS
 from pocketvit.model.vit import ViT
@@ -50,7 +50,7 @@ class Costs(ClassifierCosts):
     pretrain_params: int
 
 
-def classifier_costs(network: str, config: ModelConfig, shape: tuple[int, int, int], classes: int) -> ClassifierCosts:
+def classifier_costs(network: str, config: NetworkConfig, shape: tuple[int, int, int], classes: int) -> ClassifierCosts:
     """Count what a classifier costs, without allocating it.
 
     Args:

@@ -34,6 +34,8 @@ class Network(Trainable):
     classes: int
     """Outputs of the head; 0 where there is none."""
     head: nn.Module
+    width: int
+    """Of what the head reads."""
 
     @classmethod
     @abstractmethod

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pocketvit.model.network import Network
+from pocketvit.model.resnet import ResNet
 from pocketvit.model.vit import ViT
 
-NETWORKS: dict[str, type[Network]] = {"vit": ViT}
+NETWORKS: dict[str, type[Network]] = {"vit": ViT, "resnet": ResNet}

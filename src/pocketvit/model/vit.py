@@ -132,6 +132,7 @@ class ViT(Network):
         super().__init__()
         check_patch(*shape.image[:2], shape.patch)
         self.shape, self.classes, self.pool, self.drop_path = shape, classes, pool, drop_path
+        self.width = shape.width
         self.patch_embed = nn.Linear(shape.patch_dim, shape.width)
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + shape.patches, shape.width))
         self.blocks = nn.ModuleList(Block(shape.width, shape.heads, shape.mlp_ratio) for _ in range(shape.depth))

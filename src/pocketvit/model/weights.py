@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
-from pocketvit.config import PRESETS, ModelConfig
+from pocketvit.config import PRESETS, ModelConfig, NetworkConfig, ResNetConfig
 from pocketvit.errors import UserError
 from pocketvit.files import write_whole
 from pocketvit.model.mae import MaskedAutoencoder
@@ -52,7 +52,7 @@ class WeightsMeta:
     """
 
     kind: Literal["mae", "classifier"]
-    model: ModelConfig
+    model: NetworkConfig
     shape: tuple[int, int, int]
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -76,6 +76,7 @@ class WeightsMeta:
     def build(self) -> Network | MaskedAutoencoder:
         """The network, freshly initialised."""
         if self.kind == "mae":
+            assert isinstance(self.model, ModelConfig)
             return MaskedAutoencoder(self.model, self.shape, self.visible_discount, self.normalise_targets)
         return NETWORKS[self.network].build(self.model, self.shape, len(self.classes))
 
@@ -125,7 +126,8 @@ def from_text(text: str | None, file: Path) -> WeightsMeta:
         tuples = {name: tuple(values[name]) for name in ("shape", "mean", "std", "classes")}
         if values.get("native"):  # older files have none
             tuples["native"] = tuple(values["native"])
-        return WeightsMeta(**values | tuples | {"model": ModelConfig(**values["model"])})
+        sizes = {"vit": ModelConfig, "resnet": ResNetConfig}[values.get("network", "vit")]  # older files have none
+        return WeightsMeta(**values | tuples | {"model": sizes(**values["model"])})
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{file}: damaged metadata ({type(error).__name__}: {_line(error)})") from None
 
@@ -175,8 +177,11 @@ def load_encoder(vit: ViT, path: str | Path) -> WeightsMeta:
         UserError: as `load`, or weights of another kind of network, preset, image shape or patch.
     """
     state, meta = encoder_state(path)
-    if meta.network != "vit":
-        raise UserError(f"{weights_file(path)}: weights of a {meta.model.preset}: only a ViT's can be started from")
+    if not isinstance(meta.model, ModelConfig):
+        raise UserError(
+            f"{weights_file(path)}: weights of a {meta.model.preset}: only a ViT's can be started from, "
+            "as those that a run of fit keeps in mae.safetensors"
+        )
     saved, asked = ViTShape.of(meta.model, meta.shape), vit.shape
     if saved != asked:
         what = "of another preset"

@@ -14,10 +14,12 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from pocketvit.config import ModelConfig
 from pocketvit.data import mirrored_classes
 from pocketvit.model.costs import classifier_costs
 from pocketvit.pages import words
 from pocketvit.pages.sections import arranged, leaderboard
+from pocketvit.stages.arms import networks_of
 from pocketvit.stages.context import Context, StageName
 from pocketvit.stages.plan import Part, Plan, plan_arms
 from pocketvit.training.device import describe
@@ -46,16 +48,24 @@ def introduce(context: Context, stages: Sequence[StageName], doubts: bool) -> No
         lines += [finding.text for finding in mirrored_classes(*dataset.labelled("train"), dataset.classes)]
     for line in (*dataset.notes, *lines):
         say(_line("", line))
-    cost = classifier_costs("vit", settings.model, dataset.shape, len(dataset.classes))
-    patch = settings.model.sizes().patch
+    networks = networks_of(settings, compared=len(stages) > 1)
+    networks = tuple(dict.fromkeys(("vit", *networks))) if "pretrain" in stages else networks
+    for place, name in enumerate(networks):
+        say(_line("" if place else "Model", " · ".join(_sizes(context, name))))
     on = describe(context.accelerator)
     cores = f", {os.cpu_count()} cores" if on["device"] == "cpu" else ""
-    facts = [
-        settings.model.preset, f"patch {patch}", f"{height // patch * (width // patch)} patches",
-        f"{words.amount(cost.params)} parameters", f"{words.amount(cost.macs)} MACs",
-        f"{on['device']}{cores}, {on['precision']}",
-    ]  # fmt: skip
-    say(_line("Model", " · ".join(facts)))
+    say(_line("Device", f"{on['device']}{cores}, {on['precision']}"))
+
+
+def _sizes(context: Context, network: str) -> Iterator[str]:
+    """What a kind of network is called, and its sizes."""
+    config, (height, width, _) = context.settings.network(network), context.dataset.shape
+    yield config.preset
+    if isinstance(config, ModelConfig):
+        patch = config.sizes().patch
+        yield from (f"patch {patch}", f"{height // patch * (width // patch)} patches")
+    cost = classifier_costs(network, config, context.dataset.shape, len(context.dataset.classes))
+    yield from (f"{words.amount(cost.params)} parameters", f"{words.amount(cost.macs)} MACs")
 
 
 def plan_lines(context: Context, plan: Plan) -> list[str]:

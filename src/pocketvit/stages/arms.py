@@ -62,6 +62,13 @@ def arms_of(settings: Settings) -> tuple[Arm, ...]:
         raise UserError(f"--arms: no arm is called {error}: expected some of {known}, or all") from None
 
 
+def networks_of(settings: Settings, *, compared: bool) -> tuple[str, ...]:
+    """Kinds of network that are trained: where arms are `compared`, of all of them; or else that of one."""
+    if settings.arms == "all" and not compared:
+        return (RANDOM.network,)
+    return tuple(dict.fromkeys(arm.network for arm in arms_of(settings)))
+
+
 def arms_named(names: list[str]) -> tuple[Arm, ...]:
     """Arms by their names, in the order of `known_arms`; KeyError for a name that none has."""
     by_name = {arm.name: arm for arm in known_arms()}

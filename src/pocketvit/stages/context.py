@@ -41,7 +41,7 @@ from pocketvit.model.weights import WeightsMeta, weights_file
 from pocketvit.run.clock import Clock
 from pocketvit.run.evidence import evidence
 from pocketvit.run.folder import RunFolder, check_origin, hold, open_run
-from pocketvit.stages.arms import arms_of
+from pocketvit.stages.arms import networks_of
 from pocketvit.stages.plan import Plan
 from pocketvit.training.device import from_main, make_accelerator
 from pocketvit.training.finetune import make_classifier
@@ -287,9 +287,9 @@ def _check_networks(
     with torch.device("meta"):
         for objective in PRETRAINING.values():
             objective.build(settings, dataset.shape)
-    networks = {arm.network: None for arm in arms_of(settings)} if len(stages) > 1 else {"vit": None}
+    networks = networks_of(settings, compared=len(stages) > 1)
     for stage in stages:
-        for network in networks if stage == "finetune" else ["vit"]:
+        for network in networks if stage == "finetune" else ("vit",):
             check_memory(stage, dataset, settings, accelerator, network)
     if init is not None:
         make_classifier(dataset, settings, settings.seed, init)

@@ -44,8 +44,8 @@ def form_of(config: FinetuneConfig, network: str = "vit", *, pretrained: bool) -
     """
     if pretrained:
         return config
-    rate = config.scratch_rate
-    scratch = replace(config, layer_decay=1.0, lr=rate * config.lr, min_lr=rate * config.min_lr, scratch_rate=1.0)
+    rate = config.scratch_rate if network == "vit" else config.resnet_rate
+    scratch = replace(config, layer_decay=1.0, lr=rate * config.lr, min_lr=rate * config.min_lr)
     if network == "vit":
         return scratch
     return replace(scratch, patch_share=1.0, reconstruction=0.0, freeze_encoder=False)

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import track
 
 from pocketvit.data import Header, list_images, read_images
-from pocketvit.edge.onnx import OnnxRuntime, read_meta
+from pocketvit.edge.onnx import WITHOUT_FEATURES, OnnxRuntime, read_meta
 from pocketvit.errors import UserError
 from pocketvit.evaluation.predictor import Predictor
 from pocketvit.model import weights
@@ -66,6 +66,13 @@ class TrainedModel:
     def classes_(self) -> NDArray[np.str_]:
         """(K,) names, in the order of the probabilities' columns; of an encoder alone, those of its set."""
         return np.array(self.meta.classes, dtype=np.str_)
+
+    @property
+    def width(self) -> int:
+        """D, of the features. Raises UserError for an exported file, which has none."""
+        if isinstance(self._network, Path):
+            raise UserError(f"{self._network}: {WITHOUT_FEATURES}")
+        return self._network.width
 
     def predict(self, images: Images) -> NDArray[np.str_]:
         """(N,) names of the likeliest classes. Raises UserError for an encoder alone, and as `batches`."""

@@ -104,7 +104,7 @@ def embed(
         raise UserError(f"--out {out}: expected a name that ends in .parquet or .csv")
     trained, strange, count = load(model, device), Strange(), 0
     predictor = trained.predictor()
-    writer = (_parquet if kind == ".parquet" else _csv)(str(out), trained.meta.model.sizes().width)
+    writer = (_parquet if kind == ".parquet" else _csv)(str(out), trained.width)
     next(writer)
     for batch in trained.batches(paths, skip_bad, progress):
         strange.add(batch, trained.meta)

@@ -231,6 +231,7 @@ def finetune(
     source = init.path if isinstance(init, Run) else model_path(init) if init else None
     if source is not None:
         weights.encoder_state(source)  # before the data are decoded
+    arm = _arm(settings, source)
     context = Context.open(
         "finetune", data, settings, out=out, overwrite=overwrite, resume=resume, pause_after=pause_after,
         need_labels=True, init=source,
@@ -238,7 +239,7 @@ def finetune(
     introduce(context, ["finetune"], doubts=not resume)
     _note_call(context, "finetune", data, init=source and str(source.resolve()))
     context.log.say(place_line(context))
-    arm, tables, every = _arm(settings, source), [], []
+    tables, every = [], []
     for per_class in settings.data.label_budgets:
         runs = [finetune_stage(context, arm, source, per_class, seed) for seed in context.seeds()]
         tables.append(table(context, [arm], per_class, {arm.name: runs}))
