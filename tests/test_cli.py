@@ -24,11 +24,13 @@ import pocketvit
 from pocketvit.cli import ARGUMENTS, VERBS, main
 from pocketvit.config import shipped
 from pocketvit.model import weights
+from pocketvit.run.folder import RunFolder
 from pocketvit.stages import baselines, finetuning, pretraining
 
 SIZES = {"width": 16, "depth": 1, "heads": 2, "decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2}
 TINY = [
     *(f"--model.{name}={value}" for name, value in SIZES.items()),
+    "--resnet.depth=8",
     *("--epochs=2", "--finetune.epochs=1", "--finetune.min_steps=5", "--device=cpu", "--precision=float32"),
 ]
 SEVERAL = ["fit", "digits", *TINY, "--seeds=2", "--labels-per-class=5,all", "--json"]
@@ -187,7 +189,7 @@ def test_fit_prints_one_object_of_the_promised_keys(single: Fitted) -> None:
     result = single.result
     (table,) = result["finetune"]
     assert result["format"] == 2
-    assert [arm["name"] for arm in result["arms"]] == ["mae", "random"]
+    assert [arm["name"] for arm in result["arms"]] == ["mae", "random", "resnet"]
     assert set(result) == {"format", "dataset", "model", "arms", "pretrain", "probe", "finetune", "files"}
     assert {key: set(result[key]) for key in ("dataset", "model", "probe", "files")} == {
         "dataset": {"name", "classes", "train", "val", "test", "shape"},
@@ -204,7 +206,8 @@ def test_fit_prints_one_object_of_the_promised_keys(single: Fitted) -> None:
         "mae": {"knn", "linear"},
         "random": {"knn", "linear"},
     }
-    for name in ("mae", "random"):
+    assert set(table["arms"]) == {"mae", "random", "resnet"}
+    for name in table["arms"]:
         assert set(table["arms"][name]) == {"accuracy", "std", "seeds"}
         assert table["arms"][name]["seeds"] == [0]
     assert set(table["pixels"]) == {"name", "accuracy"}
@@ -224,10 +227,12 @@ def test_fit_counts_what_it_was_given(single: Fitted) -> None:
 
 def test_gain_is_what_pretraining_added(single: Fitted) -> None:
     (table,) = single.result["finetune"]
-    (gain,) = table["gains"]
-    assert (gain["arm"], gain["over"]) == ("mae", "random")
-    assert gain["mean"] == pytest.approx(table["arms"]["mae"]["accuracy"] - table["arms"]["random"]["accuracy"])
-    assert gain["interval"]["low"] <= gain["mean"] <= gain["interval"]["high"]
+    gains = {gain["over"]: gain for gain in table["gains"]}
+    assert {over: gain["alike"] for over, gain in gains.items()} == {"random": True, "resnet": False}
+    for over, gain in gains.items():
+        assert gain["arm"] == "mae"
+        assert gain["mean"] == pytest.approx(table["arms"]["mae"]["accuracy"] - table["arms"][over]["accuracy"])
+        assert gain["interval"]["low"] <= gain["mean"] <= gain["interval"]["high"]
 
 
 def test_the_files_that_fit_names_are_there(single: Fitted) -> None:
@@ -421,7 +426,7 @@ def test_a_shipped_model_is_found_by_its_name(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    module, meta = weights.load(fitted.path)
+    module, meta = weights.load(RunFolder(fitted.path).classifier("mae"))
     file = tmp_path / place / "some-digits.safetensors"
     weights.save(file, module, meta, torch.float16)
     (tmp_path / "recipes").symlink_to(shipped.recipe_path("digits").parent)

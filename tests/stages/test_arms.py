@@ -11,8 +11,10 @@ import pytest
 from sklearn.datasets import load_digits
 
 import pocketvit
+from pocketvit.errors import UserError
 from pocketvit.model import weights
 from pocketvit.pages import words
+from pocketvit.run.summary import read_summary
 from pocketvit.stages.arms import arms_named, known_arms
 from pocketvit.training.objectives import PRETRAINING
 from pocketvit.training.objectives.mae import MaskedAutoencoding
@@ -34,20 +36,21 @@ def test_a_new_objective_is_an_arm_of_every_fit(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setitem(PRETRAINING, "copy", Copy)
     run = pocketvit.fit("digits", recipe="digits", out=tmp_path / "run", **SMALL)
     summary, (table,) = run.summary, run.summary["finetune"]
-    assert [arm["name"] for arm in summary["arms"]] == ["mae", "copy", "random"]
-    assert list(table["arms"]) == ["mae", "copy", "random"]
+    assert [arm["name"] for arm in summary["arms"]] == ["mae", "copy", "random", "resnet"]
+    assert list(table["arms"]) == ["mae", "copy", "random", "resnet"]
     # A copy it is: the same seed gives the same weights.
     assert summary["pretrain"]["copy"]["heldout_loss"] == summary["pretrain"]["mae"]["heldout_loss"]
     assert table["arms"]["copy"] == table["arms"]["mae"]
     assert summary["probe"]["copy"] == summary["probe"]["mae"]
-    assert [(gain["arm"], gain["over"]) for gain in table["gains"]] == [("mae", "random"), ("copy", "random")]
+    pairs = [(first, over) for first in ("mae", "copy") for over in ("random", "resnet")]
+    assert [(gain["arm"], gain["over"]) for gain in table["gains"]] == pairs
     page = (run.path / "report.html").read_text().replace(words.NBSP, " ")
     assert "Copied MAE, fine-tuned" in page
     assert "#118844" in page
 
 
 def test_arms_keep_their_order_whatever_theirs_is_in_a_flag() -> None:
-    assert arms_named(["random", "mae"]) == known_arms()
+    assert arms_named(["resnet", "random", "mae"]) == known_arms()
     assert [arm.name for arm in arms_named(["random"])] == ["random"]
     with pytest.raises(KeyError):
         arms_named(["mea"])
@@ -107,3 +110,42 @@ def test_wrong_labels_are_listed_and_shown(tmp_path: Path, monkeypatch: pytest.M
 def leaderboard_of(run: Any) -> list[dict[str, Any]]:
     found = run.leaderboard()
     return found if isinstance(found, list) else found.to_dict("records")
+
+
+def test_a_fit_compares_what_it_is_asked_to(tmp_path: Path) -> None:
+    settings = {**SMALL, "labels_per_class": 5, "resnet.depth": 8}
+    run = pocketvit.fit("digits", recipe="digits", out=tmp_path / "run", arms="resnet, random", **settings)
+    summary, (table,) = run.summary, run.summary["finetune"]
+    assert [arm["name"] for arm in summary["arms"]] == list(table["arms"]) == ["random", "resnet"]
+    assert summary["pretrain"] == {}
+    assert table["gains"] == []
+    assert not (run.path / "mae.safetensors").exists()
+    with pytest.raises(UserError, match="arms: no arm is called 'cnn': expected some of mae, random, resnet, or all"):
+        pocketvit.fit("digits", arms="mae,cnn", out=tmp_path / "other", **SMALL)
+
+
+def test_a_resnet_is_saved_where_it_is_best_and_serves_every_verb(tmp_path: Path) -> None:
+    settings = {**SMALL, "seeds": 1, "labels_per_class": "all", "resnet.depth": 8, "finetune.min_steps": 40}
+    run = pocketvit.fit("digits", recipe="digits", out=tmp_path / "run", **settings)
+    details = read_summary(run.path)["details"]
+    assert details["shipped"] == "resnet"
+    assert run.summary["model"]["preset"] == "resnet-8"
+    network, meta = weights.load(run.path)
+    assert (type(network).__name__, meta.network) == ("ResNet", "resnet")
+    accuracy = run.summary["finetune"][0]["arms"]["resnet"]["accuracy"]
+    assert pocketvit.evaluate("digits", model=run)["accuracy"] == pytest.approx(accuracy)
+    assert pocketvit.load(run).embed(np.zeros((2, 8, 8), np.uint8)).shape == (2, 64)
+    assert set(pocketvit.probe("digits", model=run)) >= {"model", "random"}
+    page = (run.path / "report.html").read_text().replace(words.NBSP, " ")
+    assert "The ResNet was saved" in page
+    assert "A ResNet trained from scratch for as many steps has" in page
+
+
+def test_finetune_trains_one_arm(tmp_path: Path) -> None:
+    settings = {**SMALL, "labels_per_class": 5, "resnet.depth": 8}
+    run = pocketvit.finetune("digits", recipe="digits", out=tmp_path / "run", arms="resnet", **settings)
+    assert list(run.summary["finetune"][0]["arms"]) == ["resnet"]
+    for arms in ("mae", "random,resnet"):
+        with pytest.raises(UserError, match=f"arms {arms}: finetune trains one arm: expected one that is trained fr"):
+            pocketvit.finetune("digits", arms=arms, out=tmp_path / "other", **SMALL)
+    assert not (tmp_path / "other").exists()
