@@ -162,7 +162,7 @@ def time_epochs(
 
     dataset = load(str(folder), own.data)
     augment = settings.pretrain.augment
-    files = Files(folder / "train", dataset, augment.crop_scale, augment.flip)
+    files = Files(folder / "train", dataset, augment.crop_scale, settings.data.symmetry == "mirror")
     rivals = {name: make(name, "pretrain", dataset, settings, accelerator) for name in names() if name != OURS}
     cores = os.cpu_count() or 1
     tried = {

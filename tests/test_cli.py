@@ -156,7 +156,7 @@ def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None
         ("pocketvit fit digits --time-", {"--time-limit"}),
         ("pocketvit fit my", {"my_images/"}),
         ("pocketvit predict a.png --model runs/", {"runs/first"}),
-        ("pocketvit finetune digits --finetune.augment.f", {"--finetune.augment.flip"}),
+        ("pocketvit finetune digits --finetune.augment.e", {"--finetune.augment.erase"}),
     ],
 )
 def test_the_shell_is_told_what_may_follow(line: str, expected: set[str], tmp_path: Path) -> None:

@@ -355,7 +355,8 @@ def test_a_key_without_a_value_is_refused(tmp_path: Path, text: str) -> None:
         ),
         (lambda: DataConfig(size="x"), "--size: 'x' is neither a side"),
         (lambda: DataConfig(split_seed=None), "--data.split_seed: has no value"),
-        (lambda: AugmentConfig(flip="x"), "--augment.flip: 'x' is not valid: expected true or false"),
+        (lambda: DataConfig(skip_bad="x"), "--data.skip_bad: 'x' is not valid: expected true or false"),
+        (lambda: DataConfig(symmetry="x"), "--data.symmetry: 'x' is not valid: expected one of none, mirror, all"),
         (lambda: AugmentConfig(erase=True), "--augment.erase: 'True' is not valid: expected a number"),
         (
             lambda: AugmentConfig(policy="x"),
@@ -381,13 +382,13 @@ def test_every_setting_is_described_where_it_stands() -> None:
     texts = {setting.flag: setting.text for setting in described(Settings)}
     assert len(texts) > 80
     assert min(len(text) for text in texts.values()) > 5
-    assert {"data.size", "mae.mask_ratio", "pretrain.augment.flip", "finetune.scratch_rate"} <= texts.keys()
+    assert {"data.size", "mae.mask_ratio", "pretrain.augment.erase", "finetune.scratch_rate"} <= texts.keys()
 
 
 def test_booleans_are_known_by_their_types(capsys: pytest.CaptureFixture[str]) -> None:
     flags = boolean_settings()
     assert "--finetune.freeze_encoder" in flags
-    assert "--pretrain.augment.flip" in flags
+    assert "--data.skip_bad" in flags
     assert "--data.val_fraction" not in flags
     values = printed(["fit", "digits", "--shard", "--data.skip-bad", "--mae.normalise_targets"], capsys)
     assert (values["shard"], values["data"]["skip_bad"], values["mae"]["normalise_targets"]) == (True, True, True)
@@ -395,9 +396,9 @@ def test_booleans_are_known_by_their_types(capsys: pytest.CaptureFixture[str]) -
 
 def test_a_file_stands_on_its_base(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "mine.yaml"
-    file.write_text("base: tiny\nseed: 3\nfinetune: {augment: {flip: false}}\n")
+    file.write_text("base: tiny\nseed: 3\nfinetune: {augment: {erase: 0.5}}\n")
     tiny, mine = resolve("tiny"), resolve(config=file)
-    finetune = dataclasses.replace(tiny.finetune, augment=dataclasses.replace(tiny.finetune.augment, flip=False))
+    finetune = dataclasses.replace(tiny.finetune, augment=dataclasses.replace(tiny.finetune.augment, erase=0.5))
     assert mine == dataclasses.replace(tiny, recipe=None, seed=3, finetune=finetune)
     # What is written and printed are plain values.
     assert "base" not in yaml.safe_load(as_yaml(mine))
@@ -427,3 +428,17 @@ def test_a_file_that_holds_no_settings_is_named(tmp_path: Path, text: str, words
     message = refused(config=tmp_path / "bad.yaml")
     assert str(tmp_path / "bad.yaml") in message
     assert words in message
+
+
+@pytest.mark.parametrize(
+    ("flips", "expected"), [((True, True), "mirror"), ((False, True), "mirror"), ((False, False), "none")]
+)
+def test_a_run_of_an_earlier_version_keeps_its_mirrors(flips: tuple[bool, bool], expected: str, tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    stages = ("pretrain", "finetune")
+    values = {stage: {"augment": {"flip": flip, "erase": 0.1}} for stage, flip in zip(stages, flips, strict=True)}
+    file.write_text(yaml.safe_dump({**values, "data": {"val_fraction": 0.3}}))
+    made = resolve(config=file)
+    assert (made.data.symmetry, made.data.val_fraction, made.pretrain.augment.erase) == (expected, 0.3, 0.1)
+    with pytest.raises(UserError, match=r"augment.flip.*\(now --symmetry none, mirror or all\)"):
+        resolve(**{"pretrain.augment.flip": True})

@@ -126,14 +126,24 @@ def arrows():
     return (np.stack([images[i % 3] for i in range(30)]) + noise).astype(np.uint8)[..., None], np.arange(30) % 3
 
 
+def test_classes_that_are_each_other_turned_are_named_where_training_turns():
+    images, labels = arrows()
+    upwards = np.where((labels == 1)[:, None, None, None], images[labels == 0][:1].swapaxes(1, 2), images)
+    (finding,) = mirrored_classes(upwards, labels, ["right", "down", "dot"], "all")
+    assert finding.items == ("right", "down")
+    assert "--symmetry none" in finding.text
+    assert mirrored_classes(upwards, labels, ["right", "down", "dot"], "mirror") == []
+
+
 def test_classes_that_mirror_each_other_are_named():
     images, labels = arrows()
-    (finding,) = mirrored_classes(images, labels, ["right", "left", "dot"])
+    (finding,) = mirrored_classes(images, labels, ["right", "left", "dot"], "mirror")
     assert "'right' and 'left'" in finding.text
     assert finding.items == ("right", "left")
-    assert mirrored_classes(images[labels != 1], labels[labels != 1], ["right", "left", "dot"]) == []
+    assert mirrored_classes(images[labels != 1], labels[labels != 1], ["right", "left", "dot"], "mirror") == []
     random = np.random.default_rng(1).integers(0, 256, (60, 8, 8, 3), dtype=np.uint8)
-    assert mirrored_classes(random, np.arange(60) % 3, "abc") == []
+    assert mirrored_classes(random, np.arange(60) % 3, "abc", "all") == []
+    assert mirrored_classes(images, labels, ["right", "left", "dot"], "none") == []
 
 
 def test_12_bits_in_16_fill_8(tmp_path):

@@ -11,9 +11,13 @@ import pytest
 from sklearn.datasets import load_digits
 
 import pocketvit
+from pocketvit.config import resolve
+from pocketvit.data import load
+from pocketvit.data.symmetry import views
 from pocketvit.errors import UserError
 from pocketvit.model import weights
 from pocketvit.pages import words
+from pocketvit.pages.sections import leaderboard
 from pocketvit.run.summary import read_summary
 from pocketvit.stages.arms import arms_named, known_arms
 from pocketvit.training.objectives import PRETRAINING
@@ -149,3 +153,18 @@ def test_finetune_trains_one_arm(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=f"arms {arms}: finetune trains one arm: expected one that is trained fr"):
             pocketvit.finetune("digits", arms=arms, out=tmp_path / "other", **SMALL)
     assert not (tmp_path / "other").exists()
+
+
+def test_predictions_averaged_over_symmetries_stand_apart(tmp_path: Path) -> None:
+    settings = {**SMALL, "seeds": 1, "labels_per_class": 5}
+    plain = pocketvit.finetune("digits", recipe="digits", out=tmp_path / "plain", **settings)
+    assert "over_views" not in plain.summary["finetune"][0]["arms"]["random"]
+    run = pocketvit.finetune("digits", recipe="digits", out=tmp_path / "run", symmetry="all", **settings)
+    found = run.summary["finetune"][0]["arms"]["random"]
+    images, labels = load("digits", resolve("digits", **settings).data).labelled("test")
+    predictor = pocketvit.load(run).predictor()
+    logits = sum(predictor.logits(np.ascontiguousarray(one)) for one in views(images, "all"))
+    assert found["over_views"]["accuracy"] == (logits.argmax(axis=1) == labels).mean()
+    assert found["accuracy"] == (predictor.logits(images).argmax(axis=1) == labels).mean()
+    rows = [row["name"] for row in leaderboard(run.summary, run.summary["finetune"])]
+    assert "Random init, trained alike, mean over symmetries" in rows

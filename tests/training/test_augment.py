@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pocketvit.config import AugmentConfig
+from pocketvit.data.symmetry import views
 from pocketvit.errors import UserError
 from pocketvit.training.augment import Augment, mix
 
-OFF = AugmentConfig(flip=False)
+OFF = AugmentConfig()
 ALL = AugmentConfig(crop_scale=0.3, shift=0.2, rotate=40, erase=0.5)
 POLICIES = ("randaugment", "trivialaugment")
 
@@ -35,7 +36,7 @@ def test_off_changes_nothing() -> None:
 def test_flip_mirrors_half_of_the_images_left_to_right_and_leaves_the_rest() -> None:
     torch.manual_seed(0)
     images = random_images(400)
-    flipped = Augment(only(flip=True), 3)(images)
+    flipped = Augment(OFF, 3, symmetry="mirror")(images)
     same, mirrored = ((flipped == other).flatten(1).all(1) for other in (images, images.flip(-1)))
     assert (same ^ mirrored).all()
     assert 150 < mirrored.sum() < 250
@@ -45,17 +46,32 @@ def test_flip_in_the_affine_map_is_the_same_mirror() -> None:
     torch.manual_seed(0)
     images = random_images(40)
     # A rotation too small to see sends the images through resampling.
-    flipped = Augment(only(flip=True, rotate=1e-6), 3)(images)
+    flipped = Augment(only(rotate=1e-6), 3, symmetry="mirror")(images)
     errors = torch.stack([(flipped - other).abs().amax((1, 2, 3)) for other in (images, images.flip(-1))])
     assert (errors.amin(0) < 1e-4).all()
     assert 5 < (errors[1] < 1e-4).sum() < 35
+
+
+@pytest.mark.parametrize(("width", "expected"), [(8, 8), (12, 4)])
+@pytest.mark.parametrize("rotate", [0.0, 1e-6], ids=["exact", "in the affine map"])
+def test_all_symmetries_are_drawn_equally_often(width: int, expected: int, rotate: float) -> None:
+    torch.manual_seed(0)
+    image = random_images(1, width=width)
+    changed = Augment(only(rotate=rotate), 3, symmetry="all")(image.expand(800, -1, -1, -1))
+    known = [torch.from_numpy(one.copy()).movedim(-1, 1) for one in views(image.movedim(1, -1).numpy(), "all")]
+    assert len(known) == expected
+    # (views, images): which view each image has become.
+    errors = torch.stack([(changed - one).abs().amax((1, 2, 3)) for one in known])
+    assert (errors.amin(0) < 1e-3).all()
+    counts = errors.argmin(0).bincount(minlength=expected)
+    assert counts.min() > 0.7 * 800 / expected
 
 
 @given(channels=st.integers(1, 13), height=st.integers(1, 20), width=st.integers(1, 20), batch=st.integers(1, 5))
 @settings(deadline=None)
 def test_everything_at_once_keeps_shape_and_range(channels: int, height: int, width: int, batch: int) -> None:
     images = random_images(batch, channels, height, width)
-    changed = Augment(ALL, channels, fill=[0.5] * channels)(images)
+    changed = Augment(ALL, channels, fill=[0.5] * channels, symmetry="all")(images)
     assert changed.shape == images.shape
     assert changed.min() >= -1e-5
     assert changed.max() <= 1 + 1e-5

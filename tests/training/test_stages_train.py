@@ -163,7 +163,7 @@ def test_a_classifier_learns_to_reconstruct_beside(digits: Dataset, monkeypatch:
 
     monkeypatch.setattr(MaskedAutoencoder, "forward", recorded)
     longer = {"finetune.reconstruction": 1.0, "finetune.min_steps": 300, "finetune.lr": 5e-3}
-    straight = {"finetune.augment.flip": False, "finetune.augment.crop_scale": 1.0}
+    straight = {"finetune.augment.crop_scale": 1.0}
     result = finetuned(digits, np.arange(400), **longer, **straight)
     assert len(losses) == 300
     assert np.mean(losses[-30:]) < 0.8 * np.mean(losses[:30])
@@ -225,7 +225,6 @@ def test_fine_tuning_learns_from_few_labels(digits: Dataset) -> None:
     longer = {
         "finetune.min_steps": 400,
         "finetune.lr": 5e-3,
-        "finetune.augment.flip": False,
         "finetune.augment.crop_scale": 1.0,
     }
     history = finetuned(digits, np.arange(400), **longer).history

@@ -24,6 +24,7 @@ FLAT: dict[str, str] = {
     "skip_bad": "data.skip_bad",
     "label_column": "data.label_column",
     "group_by": "data.group_by",
+    "symmetry": "data.symmetry",
     "preset": "model.preset",
     "patch": "model.patch",
     "mask_ratio": "mae.mask_ratio",
@@ -34,6 +35,7 @@ RENAMED = {
     f"pretrain.{name}": f"mae.{name}"
     for name in ("mask_ratio", "decode_share", "visible_discount", "normalise_targets")
 }
+FLIP = "augment.flip"  # of each stage, before symmetry was a setting of the data
 # Settings that say how long a run is.
 LENGTHS = frozenset(("pretrain.epochs", "pretrain.min_steps", "finetune.epochs", "finetune.min_steps", "seeds"))
 # These mean the stage that the verb runs; `fit` runs both, and takes them for pre-training.
@@ -175,6 +177,15 @@ def _read(file: Path) -> dict[str, Any]:
         (group, name), (new_group, new_name) = before.split("."), now.split(".")
         if isinstance(values.get(group), dict) and name in values[group]:
             values.setdefault(new_group, {})[new_name] = values[group].pop(name)
+    flips = [
+        values[stage]["augment"].pop("flip")
+        for stage in ("pretrain", "finetune")
+        if isinstance(values.get(stage), dict)
+        and isinstance(values[stage].get("augment"), dict)
+        and "flip" in values[stage]["augment"]
+    ]
+    if flips:
+        values["data"] = {"symmetry": "mirror" if any(flips) else "none"} | (values.get("data") or {})
     return values
 
 
@@ -189,6 +200,8 @@ def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
 
 def _one_line(message: str, known: list[str]) -> str:
     text = " ".join(message.split())
+    if FLIP in text:
+        return f"{text} (now --symmetry none, mirror or all)"
     unknown = re.search(r"unrecognized arguments: --([\w.-]+)|does not accept option '([^']+)'", text)
     if unknown:
         name = (unknown[1] or unknown[2]).replace("-", "_")

@@ -61,6 +61,12 @@ class DataConfig(Checked):
         "learn from about this many of the train images, the same share of every class; null takes them all",
         AT_LEAST_1,
     )
+    symmetry: Literal["none", "mirror", "all"] = setting(
+        "none",
+        "changes of an image that leave its class what it is, drawn in training: mirror, left to right, as for "
+        "photographs; all, the eight of a square, or four of an oblong, as for satellite tiles and microscopy (wrong "
+        "for glyphs: a 6 becomes a 9)",
+    )
     skip_bad: bool = setting(
         False, "leave out images that cannot be decoded; they are listed, where training would stop otherwise"
     )
@@ -114,7 +120,6 @@ class AugmentConfig(Checked):
     """Random changes to training images, drawn anew for every image of every batch, on the device."""
 
     prefix = "augment."
-    flip: bool = setting(True, "mirror half of the images left to right (wrong for glyphs)")
     crop_scale: float = setting(
         1.0, "least share of the area that a random resized crop keeps; 1 turns cropping off", SOME
     )

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketvit.data.structures import Finding, Split
+from pocketvit.data.symmetry import views
 from pocketvit.errors import UserError
 
 CHUNK = 1 << 20  # bytes at a time
@@ -87,32 +88,34 @@ def _single_coloured(images: NDArray[np.uint8]) -> NDArray[np.bool_]:
     return found
 
 
-def mirrored_classes(images: NDArray[np.uint8], labels: NDArray[np.int64], classes: Sequence[str]) -> list[Finding]:
-    """A warning where two classes look like mirror images of each other, as arrows to the left and to the right.
+def mirrored_classes(
+    images: NDArray[np.uint8], labels: NDArray[np.int64], classes: Sequence[str], symmetry: str
+) -> list[Finding]:
+    """A warning where a symmetry makes one class look like another, as arrows to the left and to the right.
 
     Args:
         images: (N, H, W, C), of which up to 100 a class are looked at
         labels: (N,)
         classes: names
+        symmetry: that training draws from, as `views` has them
     """
     means = []
     for label in np.unique(labels):
         chosen = np.flatnonzero(labels == label)[:LOOKED_AT]
         means.append(images[chosen].mean(axis=0, dtype=np.float64))
-    own = np.stack(means)
-    mirrored = own[:, :, ::-1]
-    # (K, K): how far each class's mirrored mean is from each class's mean.
-    far = np.stack([np.abs(own - one).mean(axis=(1, 2, 3)) for one in mirrored])
-    nearest = far.argmin(axis=1)
-    present = np.unique(labels)
-    for a, b in enumerate(nearest.tolist()):
-        if a < b and nearest[b] == a and max(far[a, b], far[b, a]) < CLOSER * min(far[a, a], far[b, b]):
-            names = (classes[present[a]], classes[present[b]])
-            text = (
-                f"classes '{names[0]}' and '{names[1]}' look like mirror images of each other, and training mirrors "
-                "images: --pretrain.augment.flip false --finetune.augment.flip false turns it off"
-            )
-            return [Finding("mirrored classes", text, names)]
+    own, present = np.stack(means), np.unique(labels)
+    for changed in views(own, symmetry)[1:]:
+        # (K, K): how far each class's changed mean is from each class's mean.
+        far = np.stack([np.abs(own - one).mean(axis=(1, 2, 3)) for one in changed])
+        nearest = far.argmin(axis=1)
+        for a, b in enumerate(nearest.tolist()):
+            if a < b and nearest[b] == a and max(far[a, b], far[b, a]) < CLOSER * min(far[a, a], far[b, b]):
+                names, how = (classes[present[a]], classes[present[b]]), "mirrors" if symmetry == "mirror" else "turns"
+                text = (
+                    f"classes '{names[0]}' and '{names[1]}' look like each other when mirrored or turned, and training "
+                    f"{how} images: --symmetry none would not"
+                )
+                return [Finding("mirrored classes", text, names)]
     return []
 
 

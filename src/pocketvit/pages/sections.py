@@ -91,7 +91,11 @@ def _result(entry: Context, arms: Sequence[words.Json], pixels: Any, fraction: A
         if words.accuracy(found := entry["arms"].get(arm["name"])) is not None:
             how = "fine-tuned" if arm["pretrained"] else "trained alike"
             how = how if words.is_vit(arm) else "trained from scratch"
-            rows.append(_row(f"{_capital(arm['title'])}, {how}", arm["name"], found))
+            name = f"{_capital(arm['title'])}, {how}"
+            rows.append(_row(name, arm["name"], found))
+            if "over_views" in found:
+                told = found["over_views"] | {"seeds": found.get("seeds")}
+                rows.append(_row(f"{name}, mean over symmetries", "views", told))
     strongest = entry.get("pixels") or {}
     labels = entry.get("labels_per_class")
     tested: Context = next((row for row in pixels or [] if row.get("labels_per_class") == labels), {})

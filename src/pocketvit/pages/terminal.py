@@ -42,10 +42,13 @@ def introduce(context: Context, stages: Sequence[StageName], doubts: bool) -> No
     kind = {1: "grey", 3: "RGB"}.get(channels, f"{channels} channels")
     classes = f"{len(dataset.classes)} classes   " if dataset.classes else ""
     say(_line("Data", f"{dataset.name}   {size}{width}x{height} {kind}   {classes}{counts}"))
-    mirrored = [stage for stage in stages if getattr(settings, stage).augment.flip]
-    lines = [] if not mirrored else [f"training mirrors images ({' and '.join(mirrored)}: augment.flip)"]
-    if mirrored and doubts:
-        lines += [finding.text for finding in mirrored_classes(*dataset.labelled("train"), dataset.classes)]
+    symmetry, lines = settings.data.symmetry, []
+    if symmetry != "none":
+        lines.append(
+            f"training {'mirrors' if symmetry == 'mirror' else 'mirrors and turns'} images (--symmetry {symmetry})"
+        )
+        found = mirrored_classes(*dataset.labelled("train"), dataset.classes, symmetry) if doubts else []
+        lines += [finding.text for finding in found]
     for line in (*dataset.notes, *lines):
         say(_line("", line))
     networks = networks_of(settings, compared=len(stages) > 1)

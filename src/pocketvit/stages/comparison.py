@@ -52,13 +52,17 @@ def initial(context: Context, arm: Arm) -> Path | None:
 
 
 def over_seeds(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Mean and standard deviation of the test accuracy over seeds, 0 where there is one."""
-    values = [run["accuracy"] for run in runs]
-    return {
-        "accuracy": float(np.mean(values)),
-        "std": deviation(values),
-        "seeds": [run["seed"] for run in runs],
-    }
+    """Mean and standard deviation of the test accuracy over seeds, 0 where there is one.
+
+    "over_views" has those of predictions averaged over the symmetries that training draws from, where it does.
+    """
+    over = [run["accuracy_over_views"] for run in runs if run.get("accuracy_over_views") is not None]
+    told = {**_spread([run["accuracy"] for run in runs]), "seeds": [run["seed"] for run in runs]}
+    return told | ({"over_views": _spread(over)} if over else {})
+
+
+def _spread(values: Sequence[float]) -> dict[str, float]:
+    return {"accuracy": float(np.mean(values)), "std": deviation(values)}
 
 
 def table(

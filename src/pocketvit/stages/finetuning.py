@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pocketvit.data.symmetry import views
 from pocketvit.evaluation.calibration import calibration_error
 from pocketvit.evaluation.metrics import Metrics
 from pocketvit.model import weights
@@ -101,6 +102,8 @@ def _tested(context: Context, result: TrainResult, key: str, budget: int, arm: A
     logits = predictor.logits(images)
     probabilities, plain = predictor.calibrated(logits), context.predictor(network).calibrated(logits)
     metrics = Metrics.of(probabilities, labels, context.dataset.classes)
+    _, *others = views(images, context.settings.data.symmetry)
+    averaged = sum((predictor.logits(np.ascontiguousarray(one)) for one in others), logits)
     predicted, folder = probabilities.argmax(axis=1).astype(np.int32), context.folder
 
     def keep() -> None:
@@ -113,6 +116,7 @@ def _tested(context: Context, result: TrainResult, key: str, budget: int, arm: A
     context.on_main(keep)
     return {
         "accuracy": metrics.accuracy,
+        "accuracy_over_views": float((averaged.argmax(axis=1) == labels).mean()) if others else None,
         "ece": metrics.ece,
         "ece_uncalibrated": calibration_error(plain, labels),
         "temperature": temperature,

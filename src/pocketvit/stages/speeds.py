@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from pocketvit.data.symmetry import views
 from pocketvit.evaluation.doubts import FOLDS
 from pocketvit.evaluation.pixels import expected_seconds
 from pocketvit.evaluation.probe import expected_fit
@@ -65,7 +66,8 @@ def outlay(context: Context, arms: Sequence[Arm], limit: float | None) -> Outlay
     neighbours = forward * (min(train, KNN_IMAGES) + val)
     every = settings.pretrain.knn_every * pretrain.batches.steps_per_epoch
     count = pretrain.schedule.planned
-    tested = test + min(val, len(largest))
+    seen = len(views(dataset.train.images[:1], settings.data.symmetry))
+    tested = seen * test + min(val, len(largest))
     probed = _probed(context, forward, limit)
     read = {"labelled": len(largest), "train": train, "val": val, "test": test}
     read = {name: count if probed is None else min(probed, count) for name, count in read.items()}

@@ -30,6 +30,8 @@ class Augment:
         channels: C
         fill: what erased pixels become, a value for each channel (the mean, say); None makes them 0
         device: where the images will be
+        symmetry: "mirror" turns half of the images left to right; "all" draws one of the eight symmetries of a square,
+            or of the four of an oblong; "none"
 
     Raises:
         UserError: a strength out of range.
@@ -41,6 +43,7 @@ class Augment:
         channels: int,
         fill: Sequence[float] | None = None,
         device: torch.device | str = "cpu",
+        symmetry: str = "none",
     ) -> None:
         for name, highest in (("crop_scale", 1), ("shift", 1), ("rotate", 180), ("erase", 1)):
             value = getattr(config, name)
@@ -49,7 +52,7 @@ class Augment:
                     f"augment.{name}: {value} is not {'above' if name == 'crop_scale' else 'at least'} 0 "
                     f"and at most {highest}"
                 )
-        self.config = config
+        self.config, self.symmetry = config, symmetry
         self.fill = torch.tensor([0.0] * channels if fill is None else fill, device=device).view(-1, 1, 1)
 
     @torch.no_grad()
@@ -64,8 +67,14 @@ class Augment:
             # Mirrored at the border: neither bars nor smears for the model to learn from.
             grid = F.affine_grid(theta, list(images.shape), align_corners=False)
             images = F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
-        elif config.flip:
+        elif self.symmetry == "mirror":
             images = torch.where(_uniform(images, 1) < 0.5, images.flip(-1), images)
+        elif self.symmetry == "all":
+            mirrored, upended, swapped = _uniform(images, 3) < 0.5
+            images = torch.where(mirrored, images.flip(-1), images)
+            images = torch.where(upended, images.flip(-2), images)
+            if images.shape[-2] == images.shape[-1]:
+                images = torch.where(swapped, images.transpose(-2, -1), images)
         for operation in operations:
             images = policy.recolour(images, operation)
         return self._erase(images) if config.erase else images
@@ -73,7 +82,7 @@ class Augment:
     def _affine(self, images: Tensor) -> Tensor:
         """(B, 2, 3): where each output pixel is read, in coordinates from -1 to 1.
 
-        Flip, then scale, then turn, then move: a window, turned about its own centre, with its content mirrored.
+        Mirror, then scale, then turn, then move: a window, turned about its own centre, with its content mirrored.
         """
         config, (height, width) = self.config, images.shape[-2:]
         area, ratio, x, y, shift_x, shift_y, angle, flip = _uniform(images, 8)[..., 0, 0, 0]
@@ -83,12 +92,19 @@ class Augment:
         scale_x, scale_y = (area * log_ratio.exp()).sqrt(), (area / log_ratio.exp()).sqrt()
         move_x = (2 * x - 1) * (1 - scale_x) + 2 * config.shift * (2 * shift_x - 1)
         move_y = (2 * y - 1) * (1 - scale_y) + 2 * config.shift * (2 * shift_y - 1)
-        mirrored = torch.where(flip < 0.5, -scale_x, scale_x) if config.flip else scale_x
+        mirrored = scale_x if self.symmetry == "none" else torch.where(flip < 0.5, -scale_x, scale_x)
+        upended, swapped = scale_y, None
+        if self.symmetry == "all":
+            upend, swap = _uniform(images, 2)[..., 0, 0, 0]
+            upended, swapped = torch.where(upend < 0.5, -scale_y, scale_y), swap < 0.5
         angle = (2 * angle - 1) * math.radians(config.rotate)
         # Coordinates run from -1 to 1 along either side, so a turn in pixels is sheared by the sides' ratio.
-        row_x = [angle.cos() * mirrored, -angle.sin() * scale_y * (height / width), move_x]
-        row_y = [angle.sin() * mirrored * (width / height), angle.cos() * scale_y, move_y]
-        return torch.stack([*row_x, *row_y], dim=1).view(-1, 2, 3)
+        row_x = [angle.cos() * mirrored, -angle.sin() * upended * (height / width), move_x]
+        row_y = [angle.sin() * mirrored * (width / height), angle.cos() * upended, move_y]
+        theta = torch.stack([*row_x, *row_y], dim=1).view(-1, 2, 3)
+        if swapped is None or height != width:
+            return theta
+        return torch.where(swapped.view(-1, 1, 1), theta[..., [1, 0, 2]], theta)
 
     def _erase(self, images: Tensor) -> Tensor:
         chance, area, ratio, y, x = _uniform(images, 5)

@@ -48,7 +48,7 @@ class Pretraining(ABC):
         device, config = accelerator.device, settings.pretrain
         torch.manual_seed(settings.seed)
         self.network = self.build(settings, dataset.shape).to(device)
-        self.augment = Augment(config.augment, dataset.shape[2], dataset.mean, device)
+        self.augment = Augment(config.augment, dataset.shape[2], dataset.mean, device, settings.data.symmetry)
         norm = {"mean": dataset.mean, "std": dataset.std, "device": device}
         self.batches = Batches(
             dataset.train.images, None, batch_size=config.batch_size, repeats=config.repeats, seed=settings.seed, **norm

@@ -62,13 +62,15 @@ class Classification:
         )
         self._heldout = Batches(val_images, None, batch_size=HELDOUT_BATCH, **norm)
         self._truth = torch.from_numpy(val_labels).to(device)
-        self.augment = Augment(self.config.augment, dataset.shape[2], dataset.mean, device)
+        self.augment = Augment(self.config.augment, dataset.shape[2], dataset.mean, device, settings.data.symmetry)
         self.reading_images = len(self._heldout)
         if self.config.reconstruction:
             assert isinstance(classifier, ViT)
             self.network = SupervisedMAE(MaskedAutoencoding.build(settings, dataset.shape), classifier).to(device)
             self._everything = Batches(dataset.train.images, None, batch_size=self.config.batch_size, **norm)
-            self._augment_masked = Augment(settings.pretrain.augment, dataset.shape[2], dataset.mean, device)
+            self._augment_masked = Augment(
+                settings.pretrain.augment, dataset.shape[2], dataset.mean, device, settings.data.symmetry
+            )
 
     def prepare(self, course: float) -> None:
         """Choose the share of the patches that a step sees."""
