@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from pocketvit.errors import UserError
-from pocketvit.pages import words, write_report
+from pocketvit.pages import caveats, words, write_report
 from pocketvit.run.summary import updated
 
 SECTIONS = [
@@ -240,8 +240,8 @@ def test_a_difference_names_its_ground(seeds: int, tail: str) -> None:
 def test_fine_tuning_below_its_own_probe_is_said() -> None:
     entries = [{"mae": {"accuracy": 0.7}, "random": {"accuracy": 0.6}}]
     high, low = (updated({"finetune": entries, "probe": {"mae": {"linear": linear}}}) for linear in (0.75, 0.65))
-    assert words.undertrained(low, low["finetune"]) is None
-    said = words.undertrained(high, high["finetune"])
+    assert caveats.undertrained(low, low["finetune"]) is None
+    said = caveats.undertrained(high, high["finetune"])
     assert said is not None
     assert "below the 75.0" in said
 
@@ -378,3 +378,37 @@ def test_one_reading_makes_no_chart(tmp_path: Path) -> None:
     page = write_report(folder).read_text()
     assert "Loss of pre-training by epoch" not in page
     assert "finetuning" not in sections(page)
+
+
+@pytest.mark.parametrize(("low", "said"), [(0.01, False), (-0.01, True)])
+def test_pre_training_that_left_the_distances_as_they_were_is_said_so(low: float, said: bool) -> None:
+    over = {"mean": 0.014, "low": low, "high": 0.04}
+    entry = {"labels_per_class": None, "labels": 441, "knn": 0.55, "over_random": over}
+    arms = [{"name": "mae", "title": "MAE", "pretrained": True}]
+    summary = {"arms": arms, "details": {"metric": {"mae": {"rank": 9.0, "dimensions": 96, "budgets": [entry]}}}}
+    found = " ".join(caveats.unmoved(summary)).replace(words.NBSP, " ")
+    assert ("name 55.0 % of the test images, on an untrained encoder's 53.6 %" in found) == said
+
+
+def test_a_rival_of_another_kind_stands_beside_the_verdict() -> None:
+    arms = [
+        {"name": "mae", "title": "MAE", "pretrained": True, "network": "vit"},
+        {"name": "random", "title": "random init", "pretrained": False, "network": "vit"},
+        {"name": "resnet", "title": "ResNet", "pretrained": False, "network": "resnet"},
+    ]
+    sure = {"low": 0.02, "high": 0.06, "seeds": 3, "images": 400}
+    gains = [
+        {"arm": "mae", "over": "resnet", "alike": False, "mean": 0.04, "interval": sure},
+        {"arm": "mae", "over": "random", "alike": True, "mean": 0.1, "interval": sure | {"low": 0.05, "high": 0.15}},
+    ]
+    reached = {"mae": {"accuracy": 0.9}, "random": {"accuracy": 0.8}, "resnet": {"accuracy": 0.86}}
+    entry = {"labels_per_class": None, "arms": reached, "gains": gains}
+    # Pre-training is judged by what differs in that alone, in whatever order the gains stand.
+    headline = words.headline({"arms": arms}, [entry]).replace(words.NBSP, " ")
+    assert headline == "Pre-training helped: 90.0 % against 80.0 % from random init, with all labels"
+    (said,) = (line.replace(words.NBSP, " ") for line in caveats.rivals({"arms": arms}, entry))
+    expected = "86.0 %: \u22124.0 points from MAE (\u22126.0 to \u22122.0 with 95 % confidence)."
+    assert said == f"A ResNet trained from scratch for as many steps has {expected}"
+    gains[0]["interval"] = sure | {"low": -0.01}
+    (said,) = caveats.rivals({"arms": arms}, entry)
+    assert "which of the two is better cannot be told" in said

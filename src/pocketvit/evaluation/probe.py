@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,10 +28,16 @@ def knn_accuracy(train_x: Features, train_y: Labels, test_x: Features, test_y: L
         test_y: (M,)
         k: neighbours
     """
+    return float(knn_right(train_x, train_y, test_x, test_y, k).mean())
+
+
+def knn_right(train_x: Features, train_y: Labels, test_x: Features, test_y: Labels, k: int = 20) -> NDArray[np.bool_]:
+    """(M,): which test images `knn_accuracy` counts as right; arguments as there."""
     from sklearn.neighbors import KNeighborsClassifier
 
     knn = KNeighborsClassifier(min(k, len(train_x)), metric="cosine", weights="distance")
-    return float(knn.fit(train_x, train_y).score(test_x, test_y))
+    right: NDArray[np.bool_] = knn.fit(train_x, train_y).predict(test_x) == test_y
+    return right
 
 
 def linear_classifier(train_x: Features, train_y: Labels) -> Any:
@@ -97,3 +104,54 @@ def probe(train_x: Features, train_y: Labels, test_x: Features, test_y: Labels) 
     """What features are worth, fitted on train (N, D), (N,) of two classes or more, and read on test (M, D), (M,)."""
     linear = linear_classifier(train_x, train_y)
     return Probed(knn_accuracy(train_x, train_y, test_x, test_y), float(linear.score(test_x, test_y)), linear)
+
+
+class Metric(NamedTuple):
+    """What frozen features know of the classes, by few labels or many: by their distances, and by directions.
+
+    Args:
+        probed: features as they are
+        knn_whitened: test accuracy of the nearest neighbours where no direction outweighs the others
+        linear_whitened: of `linear_classifier` on the same
+        right: (M,) which test images the nearest neighbours name rightly, as they are
+    """
+
+    probed: Probed
+    knn_whitened: float
+    linear_whitened: float
+    right: NDArray[np.bool_]
+
+    def to_json(self) -> dict[str, float]:
+        """The accuracies."""
+        whitened = {"knn_whitened": self.knn_whitened, "linear_whitened": self.linear_whitened}
+        return self.probed.to_json() | whitened
+
+
+def metric(train_x: Features, train_y: Labels, test_x: Features, test_y: Labels, unlabelled: Features) -> Metric:
+    """Readings of features (N, D) with labels (N,), of two classes or more, on test (M, D), (M,).
+
+    `unlabelled` features, (U, D), are what whitening is fitted to.
+    """
+    right, linear = knn_right(train_x, train_y, test_x, test_y), linear_classifier(train_x, train_y)
+    probed = Probed(float(right.mean()), float(linear.score(test_x, test_y)), linear)
+    whiten = whitening(unlabelled)
+    whitened = (whiten(train_x), train_y, whiten(test_x), test_y)
+    return Metric(probed, knn_accuracy(*whitened), linear_accuracy(*whitened), right)
+
+
+def whitening(features: Features) -> Callable[[Features], Features]:
+    """A map to the principal components of (N, D) features that hold 99 % of their variance, each of variance 1."""
+    from sklearn.decomposition import PCA
+
+    fitted = PCA(n_components=0.99, whiten=True, svd_solver="full").fit(features)
+    return lambda some: np.asarray(fitted.transform(some), np.float32)
+
+
+def effective_rank(features: Features) -> float:
+    """Dimensions that (N, D) features fill: the exponential of the entropy of their singular values, centred.
+
+    Roy and Vetterli 2007 (EUSIPCO), definition 1: D for features alike in all directions, 1 for those on a line.
+    """
+    values = np.linalg.svd(features - features.mean(axis=0), compute_uv=False).astype(np.float64)
+    shares = values[values > 0] / values.sum()
+    return float(np.exp(-(shares * np.log(shares)).sum())) if len(shares) else 0.0

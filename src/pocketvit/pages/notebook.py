@@ -7,7 +7,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from pocketvit.pages import words
+from pocketvit.pages import caveats, words
 from pocketvit.pages.sections import arranged, leaderboard
 
 
@@ -15,8 +15,7 @@ def notebook(summary: Mapping[str, Any], run: Path) -> str:
     """HTML of a run."""
     details = summary.get("details") or {}
     entries, fraction = arranged(summary.get("finetune")), details.get("label_fraction")
-    outdone = words.outdone(summary, entries, fraction)
-    said = [outdone, *words.standfirst(summary, entries)]
+    said = caveats.first(summary, entries, fraction)
     heads = "".join(f"<th>{escape(words.budget(entry, fraction))}</th>" for entry in entries)
     rows = "".join(
         f"<tr{' style=font-weight:bold' if row['saved'] else ''}><td style=text-align:left>{escape(row['name'])}</td>"
@@ -27,7 +26,7 @@ def notebook(summary: Mapping[str, Any], run: Path) -> str:
     table = (
         f"<table><tr><th style=text-align:left>test accuracy</th>{heads}<th></th></tr>{rows}</table>" if rows else ""
     )
-    text = " ".join(escape(line) for line in said if line)
+    text = " ".join(escape(line) for line in said)
     link = escape(str(run / "report.html"))
     return (
         f"<div><b>{escape(words.headline(summary, entries, fraction))}</b><p>{text}</p>{table}"

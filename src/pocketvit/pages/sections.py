@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from pocketvit.pages import figures, words
+from pocketvit.pages import caveats, figures, words
 from pocketvit.pages.judgement import Arrays, Context, class_name, doubts, judgement, mistakes
 
 
@@ -21,13 +21,14 @@ def page_context(summary: Context, metrics: Sequence[Context], arrays: Arrays, s
         "dataset": dataset,
         "class_count": len(classes),
         "headline": words.headline(summary, entries, fraction),
-        "standfirst": [*filter(None, [words.outdone(summary, entries, fraction)]), *words.standfirst(summary, entries)],
+        "standfirst": caveats.first(summary, entries, fraction),
         "model": summary.get("model") or {},
         "saved": _saved(summary),
-        "sound": words.soundness(summary, entries) if entries else [],
+        "sound": caveats.soundness(summary, entries) if entries else [],
         "times": _times(details.get("plan")),
         "results": [_result(entry, arms, details.get("pixels"), fraction) for entry in entries],
         "probe": _probe(summary.get("probe"), arms),
+        "metric": _metric(details.get("metric") or {}, arms, fraction),
         "samples": _samples(arrays, classes),
         "pretrain": _pretrain(summary.get("pretrain") or {}, arms, metrics),
         "finetune_curves": _finetune_curves(entries, arms, metrics, fraction),
@@ -63,6 +64,11 @@ def leaderboard(summary: Context, entries: Sequence[Context]) -> list[Context]:
             saved = bool(details.get("frozen")) and (probe["kind"], reading) == (details.get("shipped"), "linear")
             rows[name] = {"name": name, "kind": "probe", "saved": saved, **_blank(max(1, len(results)))}
             rows[name]["accuracies"][-1] = words.number(probe[reading])
+            read = (details.get("metric") or {}).get(probe["kind"]) or {"budgets": []}
+            known = {entry["labels_per_class"]: entry[reading] for entry in read["budgets"]}
+            for place, entry in enumerate(entries):
+                if entry.get("labels_per_class") in known:
+                    rows[name]["accuracies"][place] = known[entry["labels_per_class"]]
     if rows and (chance := _chance(details.get("evaluation"))) is not None:
         blank = _blank(len(results)) | {"accuracies": [chance] * len(results)}
         rows["chance"] = {"name": "the most frequent class, always", "kind": "chance", "saved": False, **blank}
@@ -157,6 +163,16 @@ def _probe(probe: Any, arms: Sequence[words.Json]) -> list[Context]:
             name = _capital(arm["title"])
             rows.append({"name": name, "kind": arm["name"], "knn": result.get("knn"), "linear": result.get("linear")})
     return rows
+
+
+def _metric(metric: words.Json, arms: Sequence[words.Json], fraction: Any) -> list[Context]:
+    """Readings of each frozen encoder at each label budget, fewest labels first."""
+    rows = [
+        {"name": _capital(arm["title"]), "kind": arm["name"], "budget": words.budget(entry, fraction), **entry,
+         "rank": f"{found['rank']:.0f} of {found['dimensions']}"}
+        for arm in arms if (found := metric.get(arm["name"])) for entry in found["budgets"]
+    ]  # fmt: skip
+    return sorted(rows, key=lambda row: words.number(row.get("labels_per_class")) or float("inf"))
 
 
 def _curve(records: Sequence[Context], x: str, y: str) -> dict[float, float]:

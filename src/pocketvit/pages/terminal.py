@@ -17,7 +17,7 @@ from rich.text import Text
 from pocketvit.config import ModelConfig
 from pocketvit.data import mirrored_classes
 from pocketvit.model.costs import classifier_costs
-from pocketvit.pages import words
+from pocketvit.pages import caveats, words
 from pocketvit.pages.sections import arranged, leaderboard
 from pocketvit.stages.arms import networks_of
 from pocketvit.stages.context import Context, StageName
@@ -117,9 +117,9 @@ def ending(summary: Json, run: str) -> RenderableType:
     """The end of a run: what was found, what was saved, and what people want next; to be printed without wrapping."""
     details, entries = summary.get("details") or {}, arranged(summary.get("finetune"))
     fraction = details.get("label_fraction")
-    said = [words.outdone(summary, entries, fraction), words.headline(summary, entries, fraction)]
+    said = [caveats.outdone(summary, entries, fraction), words.headline(summary, entries, fraction)]
     first, *rest = [line if line.endswith(".") else f"{line}." for line in said if line]
-    rest += words.standfirst(summary, entries)
+    rest += caveats.standfirst(summary, entries)
     parts: list[RenderableType] = ["", Text(_filled(first), style="bold"), Text(_filled(" ".join(rest)))]
     rows = leaderboard(summary, entries)
     if rows:

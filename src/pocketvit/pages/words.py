@@ -9,9 +9,6 @@ NBSP = "\u00a0"  # keeps a number and its unit on one line
 
 _METHODS = {"svm": "SVM", "knn": "kNN", "logistic regression": "Logistic regression", "ridge": "Ridge regression"}
 
-# Of what is said of the data: findings that speak against a verdict.
-DOUBTED = ("are identical to", "stand under two labels", "file names look like groups")
-
 Json = Mapping[str, Any]
 
 
@@ -108,25 +105,6 @@ def lead(entry: Json) -> Json:
     return next((gain for gain in entry.get("gains") or [] if gain.get("alike", True)), {})
 
 
-def rivals(summary: Json, entry: Json) -> list[str]:
-    """A sentence for each network of another kind beside the pre-trained one: which is ahead, as far as can be told."""
-    said = []
-    for gain in entry.get("gains") or []:
-        reached, difference = accuracy(entry["arms"].get(gain["over"])), number(gain.get("mean"))
-        if gain.get("alike", True) or reached is None or difference is None:
-            continue
-        interval = gain.get("interval") or {}
-        low, high = number(interval.get("low")), number(interval.get("high"))
-        first, second = (arms(summary)[gain[end]]["title"] for end in ("arm", "over"))
-        if low is None or high is None or low <= 0 <= high:
-            ahead = f"which of the two is better cannot be told ({points(-difference)} points)"
-        else:
-            end = f"{points(-high)} to {points(-low)} with 95{NBSP}% confidence"
-            ahead = f"{points(-difference)} points from {first} ({end})"
-        said.append(f"A {second} trained from scratch for as many steps has {percent(reached)}: {ahead}.")
-    return said
-
-
 def gain(entry: Json) -> float | None:
     """Of the pre-trained arm over the other, as a fraction; None where either is missing."""
     return number(lead(entry).get("mean"))
@@ -195,80 +173,6 @@ def _verdict(summary: Json, compared: Sequence[Json], fraction: object) -> str:
     return f"{verb}: {first} against {second} from {arms(summary)[names[1]]['title']}, {at_budget(entry, fraction)}"
 
 
-def undertrained(summary: Json, entries: Sequence[Json]) -> str | None:
-    """A sentence where fine-tuning ended below the linear probe of the encoder that it started from, at its largest."""
-    for name in (name for name, arm in arms(summary).items() if arm["pretrained"]):
-        probe = number(((summary.get("probe") or {}).get(name) or {}).get("linear"))
-        reached = [value for entry in entries if (value := accuracy(entry["arms"].get(name))) is not None]
-        if probe is not None and reached and reached[-1] < probe:
-            return (
-                f"Fine-tuning ended at {percent(reached[-1])}, below the {percent(probe)} of a linear classifier on "
-                "the frozen encoder that it started from: it was too short, or its rate does not suit."
-            )
-    return None
-
-
-def outdone(summary: Json, entries: Sequence[Json], fraction: object = None) -> str | None:
-    """A sentence where something simpler did better than the network that was saved, at the largest label budget."""
-    details = summary.get("details") or {}
-    shipped = str(details.get("shipped"))
-    probe = (summary.get("probe") or {}).get(shipped) or {}
-    tuned = accuracy((entries[-1]["arms"] if entries else {}).get(shipped))
-    own = number(probe.get("linear")) if details.get("frozen") else tuned
-    if own is None:
-        return None
-    pixels = entries[-1].get("pixels") or {}
-    others = {
-        f"the {arm['title']}": accuracy(entries[-1]["arms"].get(name))
-        for name, arm in arms(summary).items()
-        if name != shipped and not is_vit(arm)
-    }
-    simpler = {
-        **others,
-        f"{method(str(pixels.get('name', 'a classifier')))} on raw pixels": accuracy(pixels),
-        "a linear classifier on the frozen encoder": number(probe.get("linear")),
-    }
-    better = {name: value for name, value in simpler.items() if value is not None and value > own}
-    if not better:
-        return None
-    best = max(better, key=lambda name: better[name])
-    return (
-        f"Something simpler does better {at_budget(entries[-1], fraction)}: {best} has {percent(better[best])}, the "
-        f"network that was saved {percent(own)}."
-    )
-
-
-def soundness(summary: Json, entries: Sequence[Json]) -> list[tuple[bool, str]]:
-    """What speaks for the verdict on pre-training, and what against it: (for, a sentence)."""
-    details, entry = summary.get("details") or {}, entries[-1]
-    known, runs = arms(summary), details.get("runs") or []
-    said: list[tuple[bool, str]] = []
-    seeds = min((len(arm.get("seeds") or [0]) for arm in entry["arms"].values()), default=0)
-    said.append(
-        (seeds >= 3, f"{seeds} seed{'' if seeds == 1 else 's'} of each arm; three are the least that tell chance.")
-    )
-    tested = number((summary.get("dataset") or {}).get("test")) or 0
-    said.append((tested >= 300, f"{tested:.0f} test images; below 300, one point is less than three of them."))
-    if gain(entry) is None:
-        said.append(
-            (False, "Nothing was trained from random init beside it, so that pre-training is compared to nothing.")
-        )
-    else:
-        said.append((sure(entry) != 0, ground(entry)))
-        steps = {name: {run.get("steps") for run in runs if run.get("init") == name} for name in known}
-        taken = [sum(found) for found in steps.values() if found and None not in found]
-        equal = len(taken) > 1 and max(taken) <= 1.1 * min(taken)
-        said.append((equal, "All arms were fine-tuned for as many steps." if equal else "Arms had unequal steps."))
-    if (short := undertrained(summary, entries)) is not None:
-        said.append((False, short))
-    for name, found in (summary.get("pretrain") or {}).items():
-        if found.get("verdict"):
-            done = found["verdict"] == "flat"
-            said.append((done, f"Pre-training by {known[name]['title']}: the held-out loss is {found['verdict']}."))
-    doubts = [note for note in details.get("notes") or [] if any(words in note for words in DOUBTED)]
-    return [*said, *((False, note[:1].upper() + note[1:] + ".") for note in doubts)]
-
-
 def weakest(evaluation: Json) -> str | None:
     """The class that the saved classifier knows least, what it takes it for, and of how many images; None of none."""
     shares = {name: share for name, value in (evaluation.get("per_class") or {}).items()
@@ -282,29 +186,3 @@ def weakest(evaluation: Json) -> str | None:
     taken = f", most taken for {max(wrong, key=lambda other: wrong[other])}" if wrong else ""
     of = f" of {sum(row)} test images" if row else ""
     return f"{name}: {percent(shares[name])}{of}{taken}"
-
-
-def standfirst(summary: Json, entries: Sequence[Json]) -> list[str]:
-    """What the headline owes its reader: how sure it is, what plain pixels reach, what pre-training cost."""
-    said = []
-    entry = next((entry for entry in entries if gain(entry) is not None), None)
-    if entry is not None:
-        said.append(ground(entry))
-        baseline = accuracy(entry.get("pixels"))
-        if baseline is not None:
-            own = accuracy(entry["arms"].get(lead(entry)["arm"])) or 0.0
-            rank = "more than" if baseline > own else "as much as" if baseline == own else "less than"
-            name = method(str(entry["pixels"].get("name", "classifier")))
-            said.append(
-                f"The classifier on raw pixels that was picked without the test images ({name}) reaches "
-                f"{percent(baseline)}, {rank} the pre-trained model."
-            )
-    said += rivals(summary, entry or (entries[-1] if entries else {}))
-    if (warning := undertrained(summary, entries)) is not None:
-        said.append(warning)
-    device = (summary.get("details") or {}).get("device")
-    for name, pretrained in (summary.get("pretrain") or {}).items():
-        if (seconds := number(pretrained.get("seconds"))) is not None:
-            of = f" by {arms(summary)[name]['title']}" if len(summary["pretrain"]) > 1 else ""
-            said.append(f"Pre-training{of} took {duration(seconds)}{f' on {device}' if device else ''}.")
-    return said

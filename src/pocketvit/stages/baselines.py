@@ -3,54 +3,106 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from pocketvit.evaluation.pixels import pixel_baselines
-from pocketvit.evaluation.probe import Probed, as_head, probe
-from pocketvit.evaluation.statistics import deviation
+from pocketvit.evaluation.probe import Metric, Probed, as_head, effective_rank, metric
+from pocketvit.evaluation.statistics import deviation, difference
 from pocketvit.model import weights
 from pocketvit.model.vit import ViT
 from pocketvit.stages.arms import RANDOM
 from pocketvit.stages.context import Context, temperature_of
 
+SPREAD = 5000  # train images, with labels or not, that show how an encoder's features lie
 PIXELS_SHARE = 0.1  # of a time limit that a classifier on raw pixels may take, over all its seeds and label budgets
 
 
-def probe_stage(context: Context, pretrained: Mapping[str, Path]) -> dict[str, dict[str, float]]:
+def probe_stage(context: Context, pretrained: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
     """kNN and linear probe of frozen encoders by arm, pre-trained and random, with the labels of the largest budget.
 
+    "metric" has the readings of each budget (see `pocketvit.evaluation.probe.Metric`), by the first seed's labels, and
+    the effective rank; and for pre-trained ones "over_random", the gain of their neighbours over the untrained one's.
     Those of pre-trained ones also have "validation", the accuracy of the linear classifier on the validation images,
     and are kept as networks: the frozen encoder with that classifier for its head.
     """
     dataset, settings = context.dataset, context.settings
 
-    def compute() -> dict[str, dict[str, float]]:
-        labelled = context.labelled(settings.data.largest_budget, settings.seed)
-        labelled = labelled[np.isin(labelled, context.probed("train"))] if context.plan.probed else labelled
+    def compute() -> dict[str, dict[str, Any]]:
         (images, labels), (test_images, test_y) = dataset.labelled("train"), dataset.labelled("test")
-        train_y, test_y, found = labels[labelled], test_y[context.probed("test")], {}
+        test_y, every, largest = test_y[context.probed("test")], context.probed("train"), _largest(context)
+        torch.manual_seed(settings.seed)
+        fresh = context.predictor(ViT.build(settings.model, dataset.shape)).features
+        # The untrained encoder reads no more than is asked of it: what has labels, and what shows how its features lie.
+        some = np.union1d(_readable(context, settings.data.largest_budget), every[:SPREAD])
+        random = Features(some, fresh(images[some]), fresh(test_images[context.probed("test")]))
+        untrained, found = _metrics(context, random, labels, test_y), {}
         for name, file in pretrained.items():
             # Of all the train images, since the search for wrong labels reads them too.
-            place = np.searchsorted(context.probed("train"), labelled)
-            probed = probe(context.features(file, "train")[place], train_y, context.features(file, "test"), test_y)
-            validation = _keep_frozen(context, name, file, probed, len(labelled))
-            found[name] = {**probed.to_json(), "validation": validation}
-        torch.manual_seed(settings.seed)
-        fresh = ViT.build(settings.model, dataset.shape)
-        read = context.predictor(fresh).features
-        random = probe(read(images[labelled]), train_y, read(test_images[context.probed("test")]), test_y)
-        return {**found, RANDOM.name: random.to_json()}
+            features = Features(every, context.features(file, "train"), context.features(file, "test"))
+            read = _metrics(context, features, labels, test_y)
+            told = _told(context, features, read)
+            if len(test_y) > 1:
+                for entry, first, second in zip(told["budgets"], read, untrained, strict=True):
+                    entry["over_random"] = difference(first.right[None], second.right[None]).to_json()
+            probed, budget = read[largest].probed, told["budgets"][largest]["labels"]
+            validation = _keep_frozen(context, name, file, probed, budget)
+            found[name] = {**probed.to_json(), "validation": validation, "metric": told}
+        alone = {**untrained[largest].probed.to_json(), "metric": _told(context, random, untrained)}
+        return {**found, RANDOM.name: alone}
 
-    found: dict[str, dict[str, float]] = context.once("probe", compute)
+    found: dict[str, dict[str, Any]] = context.once("probe", compute)
     for name, values in found.items():
         context.log.say(f"probe of {name}: kNN {100 * values['knn']:.2f} %, linear {100 * values['linear']:.2f} %")
     return found
+
+
+class Features(NamedTuple):
+    """What an encoder makes of the train images `indices`, ascending, (N, D), and of the test images, (M, D)."""
+
+    indices: NDArray[np.intp]
+    train: NDArray[np.float32]
+    test: NDArray[np.float32]
+
+    def of(self, chosen: NDArray[np.intp]) -> NDArray[np.float32]:
+        """Of some of the train images."""
+        return self.train[np.searchsorted(self.indices, chosen)]
+
+
+def _readable(context: Context, per_class: int | None) -> NDArray[np.intp]:
+    """Train images whose labels a budget has, as far as frozen encoders read them."""
+    labelled = context.labelled(per_class, context.settings.seed)
+    return labelled[np.isin(labelled, context.probed("train"))] if context.plan.probed else labelled
+
+
+def _largest(context: Context) -> int:
+    """Place of the largest label budget among all."""
+    return context.settings.data.label_budgets.index(context.settings.data.largest_budget)
+
+
+def _metrics(
+    context: Context, features: Features, labels: NDArray[np.int64], test_y: NDArray[np.int64]
+) -> list[Metric]:
+    """Readings of an encoder at each budget."""
+    chosen = (_readable(context, per_class) for per_class in context.settings.data.label_budgets)
+    spread = features.train[:SPREAD]
+    return [metric(features.of(some), labels[some], features.test, test_y, spread) for some in chosen]
+
+
+def _told(context: Context, features: Features, read: Sequence[Metric]) -> dict[str, Any]:
+    """The same as JSON, with how many dimensions the features fill."""
+    budgets = [
+        {"labels_per_class": per_class, "labels": len(_readable(context, per_class)), **one.to_json()}
+        for per_class, one in zip(context.settings.data.label_budgets, read, strict=True)
+    ]
+    spread = features.train[:SPREAD]
+    return {"rank": effective_rank(spread), "dimensions": spread.shape[1], "budgets": budgets}
 
 
 def _keep_frozen(context: Context, arm: str, file: Path, probed: Probed, budget: int) -> float:

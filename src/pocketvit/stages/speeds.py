@@ -71,6 +71,8 @@ def outlay(context: Context, arms: Sequence[Arm], limit: float | None) -> Outlay
     probed = _probed(context, forward, limit)
     read = {"labelled": len(largest), "train": train, "val": val, "test": test}
     read = {name: count if probed is None else min(probed, count) for name, count in read.items()}
+    # Plain and whitened.
+    fits = sum(2 * _probe_fit(context, some[: read["labelled"]]) for some in labelled.values())
     found = Outlay(
         pretrain=length(pretrain, count, forward, neighbours, neighbours * (count // every) if every else 0.0),
         finetune={
@@ -80,11 +82,11 @@ def outlay(context: Context, arms: Sequence[Arm], limit: float | None) -> Outlay
             }
             for name, step in finetune.items()
         },
-        probe=forward * (read["labelled"] + read["test"]) + _probe_fit(context, largest[: read["labelled"]]),
+        probe=forward * (read["train"] + read["test"]) + fits,
         probed=probed,
         pixels={budget: _pixels(context, some, pixels_time(context, limit)) for budget, some in labelled.items()},
         pixel_seeds=settings.data.label_budgets != (None,) or settings.data.label_fraction is not None,
-        labels=forward * (read["train"] + read["val"]) + FOLDS * _probe_fit(context, slice(sum(read.values()))),
+        labels=forward * read["val"] + FOLDS * _probe_fit(context, slice(sum(read.values()))),
         report=REPORT_SECONDS + 2 * max(forwards.values()) * tested,
     )
     return from_main(accelerator, found)

@@ -159,8 +159,10 @@ def complete(context: Context, arms: Sequence[Arm]) -> Run:
     every = [run for runs in finetuned.values() for arm in arms for run in runs[arm.name]]
     read = {name: {reading: values[reading] for reading in ("knn", "linear")} for name, values in probed.items()}
     results = {"pretrain": found, "probe": read, "finetune": tables}
+    metric = {name: values["metric"] for name, values in probed.items() if "metric" in values}
     details = {
         "shipped": chosen.arm.name, "frozen": chosen.frozen, "chosen_by": chosen.why, "doubtful_labels": doubts,
+        "metric": metric,
         "runs": every, "pixels": pixels,
     }  # fmt: skip
     return _finished(context, arms, results, details, next((initial(context, arm) for arm in arms), None))
