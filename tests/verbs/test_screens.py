@@ -15,8 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+import numpy as np
 import pytest
 from nbclient import NotebookClient
+
+from pocketvit.verbs.progress import PART, in_parts
 
 REPO = Path(__file__).resolve().parents[2]
 BRIEF = (
@@ -102,3 +105,20 @@ def test_the_tour_runs_from_import_to_a_csv(tmp_path: Path) -> None:
         rows = list(csv.reader(file))
     assert len(rows) == 1798
     assert {row[1] for row in rows[1:]} <= {str(digit) for digit in range(10)}
+
+
+def test_a_bar_moves_while_images_are_read(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    images = np.arange(5000, dtype=np.uint8).reshape(-1, 1, 1, 1)
+    sizes: list[int] = []
+
+    def compute(part: np.ndarray) -> np.ndarray:
+        sizes.append(len(part))
+        return part[:, 0, 0].astype(np.float32)
+
+    found = in_parts(compute, images, "test images")
+    assert (sizes, found.shape) == ([PART, PART, 5000 - 2 * PART], (5000, 1))
+    assert (found[:, 0] == images[:, 0, 0, 0]).all()
+    assert capsys.readouterr().err == ""  # no terminal
+    monkeypatch.setenv("FORCE_COLOR", "1")  # which makes one of anything
+    in_parts(compute, images, "test images")
+    assert "test images" in capsys.readouterr().err

@@ -35,6 +35,7 @@ from pocketvit.stages.context import labelled_indices, patching_of
 from pocketvit.training.device import make_accelerator
 from pocketvit.verbs.model import load as load_model
 from pocketvit.verbs.models import Model, dataset_like, few, mae_path_of, path_of, rendering_of
+from pocketvit.verbs.progress import in_parts, waiting
 
 
 def probe(data: str = "digits", *, model: Model, settings: Settings | None = None, **overrides: Any) -> dict[str, Any]:
@@ -56,8 +57,10 @@ def probe(data: str = "digits", *, model: Model, settings: Settings | None = Non
     results: dict[str, Any] = {"labels": len(labelled), "test": len(test_y)}
     for name, network in (("model", encoder), ("random", fresh)):
         predictor = Predictor.of(network, meta, device)
-        train_x, test_x = (predictor.features(some) for some in (images[labelled], test_images))
-        results[name] = probing.probe(train_x, labels[labelled], test_x, test_y).to_json()
+        title = f"features of {'the model' if name == 'model' else 'random init'}"
+        train_x, test_x = (in_parts(predictor.features, some, title) for some in (images[labelled], test_images))
+        with waiting(f"a linear classifier on {len(labelled):,} labels"):
+            results[name] = probing.probe(train_x, labels[labelled], test_x, test_y).to_json()
     return results
 
 
@@ -108,7 +111,7 @@ def evaluate(
     if images.shape[3] != channels:
         raise UserError(f"{data}: images have {images.shape[3]} channels, but the model takes {channels}")
     labels = _as_known(data, labels, found.classes, meta.classes)
-    probabilities = trained.predictor().probabilities(images)
+    probabilities = in_parts(trained.predictor().probabilities, images, "test images")
     metrics = Metrics.of(probabilities, labels, meta.classes)
     missing = [name for name, value in metrics.per_class.items() if value is None]
     notes += [f"no images of {len(missing)} classes: {few(missing)}"] if missing else []
