@@ -25,7 +25,6 @@ from typing import Any
 REPO = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(REPO / "src"), str(REPO / "benchmarks")]  # a clone runs as it is
 
-import roofline  # noqa: E402
 import torch  # noqa: E402
 from accelerate import Accelerator  # noqa: E402
 from common import default_source, settings_in  # noqa: E402
@@ -38,6 +37,7 @@ from pocketvit.errors import UserError  # noqa: E402
 from pocketvit.files import write_whole  # noqa: E402
 from pocketvit.stages import planner  # noqa: E402
 from pocketvit.stages.context import patching_of  # noqa: E402
+from pocketvit.training.ceilings import Ceilings, fastest  # noqa: E402
 from pocketvit.training.device import describe, make_accelerator  # noqa: E402
 
 PARTS = (*planner.STAGES, "device")
@@ -127,14 +127,14 @@ def waits() -> Iterator[list[str]]:
 def measure_device(accelerator: Accelerator) -> dict[str, Any]:
     """What the device does at best, and the milliseconds of attention by each kernel, forward and backward."""
     device, bf16 = accelerator.device, accelerator.mixed_precision == "bf16"
-    ceilings = roofline.Ceilings.measure(device, torch.bfloat16 if bf16 else torch.float32)
+    ceilings = Ceilings.measure(device, torch.bfloat16 if bf16 else torch.float32)
     attention: dict[str, float | str] = {}
     for name, shape in SHAPES.items() if device.type == "cuda" else ():
         q, k, v = torch.randn(3, *shape, device=device, dtype=torch.bfloat16, requires_grad=True).unbind()
         for kernel, backend in KERNELS.items():
             try:
                 with sdpa_kernel(backend):
-                    took = roofline.fastest(lambda: scaled_dot_product_attention(q, k, v).sum().backward(), device)  # noqa: B023
+                    took = fastest(lambda: scaled_dot_product_attention(q, k, v).sum().backward(), device)  # noqa: B023
                 attention[f"{name} {shape}, {kernel}"] = round(1000 * took, 3)
             except RuntimeError as error:
                 attention[f"{name} {shape}, {kernel}"] = str(error).splitlines()[0]

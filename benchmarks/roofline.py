@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,9 +14,8 @@ from pocketvit.config import Settings
 from pocketvit.data import Dataset
 from pocketvit.model.costs import costs
 from pocketvit.stages.planner import Json, first, labels_of, train_briefly
+from pocketvit.training.ceilings import Ceilings
 from pocketvit.training.device import describe
-
-REPEATS = 10
 
 
 def speed(
@@ -80,51 +77,6 @@ def bytes_of_a_step(stage: str, dataset: Dataset, settings: Settings, accelerato
             train_briefly(stage, one_batch, brief, accelerator)
         totals.append(moved.total)
     return totals[1] - totals[0]
-
-
-@dataclass(frozen=True)
-class Ceilings:
-    """What the device does at best: FLOP/s of a matrix product, bytes/s (read and written) of a copy."""
-
-    flops: float
-    bytes: float
-
-    @classmethod
-    def measure(cls, device: torch.device, dtype: torch.dtype) -> Ceilings:
-        """Square matrices of random numbers, and a copy that no cache holds; the best of REPEATS."""
-        big = device.type == "cuda"
-        side, count = (8192, 2**28) if big else (1536, 2**25)
-        a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
-        source, target = torch.randn(count, device=device), torch.empty(count, device=device)
-        product = fastest(lambda: a @ b, device)
-        copy = fastest(lambda: target.copy_(source), device)
-        return cls(2 * side**3 / product, 2 * source.nbytes / copy)
-
-    def roofline(self, flops: float, bytes: float, seconds: float) -> dict[str, float]:
-        """A step's work and time beside the least time that the ceilings allow it; see docs/reproduce.md."""
-        least = {"matmul_seconds": flops / self.flops, "copy_seconds": bytes / self.bytes}
-        return {
-            "flops": flops, "bytes": bytes, "seconds": seconds, **least,
-            "utilisation": least["matmul_seconds"] / seconds,
-            "roofline": max(least.values()) / seconds,
-        }  # fmt: skip
-
-
-def fastest(work: Callable[[], Any], device: torch.device) -> float:
-    """Seconds of the fastest of REPEATS calls, after three that warm up."""
-    took = []
-    for _ in range(3 + REPEATS):
-        _wait(device)
-        began = time.perf_counter()
-        work()
-        _wait(device)
-        took.append(time.perf_counter() - began)
-    return min(took[3:])
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 class BytesMoved(TorchDispatchMode):
