@@ -22,8 +22,6 @@ from pocketvit.arguments import (
     PURPOSES,
     Arguments,
     add_arguments,
-    complete,
-    completion_script,
     front_page,
     parsed,
     parser_of_images,
@@ -31,6 +29,7 @@ from pocketvit.arguments import (
     settings_given,
     typed_at,
 )
+from pocketvit.completion import complete, completion_script
 from pocketvit.errors import UnlikeTraining, UserError
 
 Verb = Callable[[list[str]], int]
@@ -248,20 +247,8 @@ def completion(args: list[str]) -> int:
 
 
 EVERY = (
-    fit,
-    pretrain,
-    finetune,
-    resume,
-    evaluate,
-    probe,
-    reconstruct,
-    report,
-    predict,
-    embed,
-    export,
-    budget,
-    completion,
-)
+    fit, pretrain, finetune, resume, evaluate, probe, reconstruct, report, predict, embed, export, budget, completion,
+)  # fmt: skip
 VERBS: dict[str, Verb] = {verb.__name__: verb for verb in EVERY}
 
 
