@@ -1,6 +1,6 @@
 """Write the tables of README and docs from the evidence in results/: no published number is typed by hand.
 
-A table stands between `<!-- table:NAME -->` and `<!-- /table -->`. NAME is `budget`, which is counted here and now;
+A table stands between `<!-- table:NAME -->` and `<!-- /table -->`. NAME is `budget` or `devices`, counted here and now;
 `cifar`: what benchmarks/reproduce.py wrote for the recipes of CIFAR-10 and CIFAR-100, beside what others have published
 (benchmarks/published.json); or a file results/NAME.json: `throughput-DEVICE`, `scaling-DEVICE`, `trials-NAME` and
 `equal-time-NAME` are written by the benchmarks of those names, and any other is a copy of a run's summary.json.
@@ -28,6 +28,7 @@ from bench_tables import (
     throughput_table,
     trials_table,
 )
+from edge_tables import devices_table
 from writing import Json, device, markdown, minutes, plain, when
 
 from pocketvit.pages import words
@@ -79,6 +80,8 @@ def table(name: str, results: Path) -> str:
     """The body of one table, ending in a newline; raises BadEvidence."""
     if name == "budget":
         return budget_table()
+    if name == "devices":
+        return devices_table(BUDGETS)
     if name == "cifar":
         return cifar_table(results)
     file = results / f"{name}.json"

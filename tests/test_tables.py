@@ -165,6 +165,12 @@ def test_budget_is_counted(tables: ModuleType) -> None:
     assert re.search(r"`paper` \| 36×36×3 \| 145 \| 3\.60 M \| 611 M \| 257 M \|", text)
 
 
+def test_small_devices_are_on_paper(tables: ModuleType) -> None:
+    text = tables.table("devices", REPO / "results")
+    assert re.search(r"`lite` \| 3\.67 / 14\.35 \| 88 / 350 \| [\d. /|]+ \| does not fit \| does not fit \|", text)
+    assert "Raspberry Pi 5, 2,400 MHz" in text
+
+
 def reproduced(seed: int, mae: float, recipe: str = "lite-cifar10", **about: object) -> dict[str, Any]:
     """What benchmarks/reproduce.py writes, as far as the table reads it."""
     found: dict[str, Any] = {

@@ -226,16 +226,13 @@ def report(args: list[str]) -> int:
 
 
 def budget(args: list[str]) -> int:
-    """parameters, multiply-accumulates and size of a network"""
+    """parameters, multiply-accumulates and size of a network, and what small devices would take"""
     given, settings = settings_given("budget", str(budget.__doc__), args, ARGUMENTS["budget"])
+    from pocketvit.pages.speed import budget_text
     from pocketvit.verbs.use import budget as verb
 
     result = verb(channels=given["channels"], classes=given["classes"], settings=settings)
-    text = [
-        f"{name}: {value:,}" if isinstance(value, (int, float)) else f"{name}: {value}"
-        for name, value in result.items()
-    ]
-    return _show(given, result, "\n".join(text))
+    return _show(given, result, budget_text(result))
 
 
 def completion(args: list[str]) -> int:

@@ -26,6 +26,7 @@ from pocketvit.evaluation.predictor import Predictor
 from pocketvit.evaluation.reconstruct import reconstruct_images
 from pocketvit.model import weights
 from pocketvit.model.costs import costs as count
+from pocketvit.model.devices import on_paper
 from pocketvit.model.mae import MaskedAutoencoder
 from pocketvit.model.networks import NETWORKS
 from pocketvit.model.weights import weights_file
@@ -196,10 +197,12 @@ def budget(
 ) -> dict[str, Any]:
     """Parameters and MACs of a network; see `pocketvit.model.costs.Costs` for the keys.
 
-    Images are of 32 px where no size is given.
+    "devices" says what it would take on small devices: see `pocketvit.model.devices.on_paper`. Images are of 32 px
+    where no size is given.
     """
     settings = settings or resolve(recipe, **overrides)
     height, width = settings.data.shape or scaled_size(32, 32, patching_of(settings), settings.data.scale)
     shape, mae = (height, width, channels), settings.mae
     cost = count(settings.model, shape, classes, mae.mask_ratio, mae.decode_share, mae.visible_discount)
-    return {"preset": settings.model.preset, "shape": list(shape), "classes": classes, **dataclasses.asdict(cost)}
+    about = {"preset": settings.model.preset, "shape": list(shape), "classes": classes}
+    return {**about, **dataclasses.asdict(cost), "devices": on_paper(cost)}
