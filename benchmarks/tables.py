@@ -3,7 +3,8 @@
 A table stands between `<!-- table:NAME -->` and `<!-- /table -->`. NAME is `budget` or `devices`, counted here and now;
 `cifar`: what benchmarks/reproduce.py wrote for the recipes of CIFAR-10 and CIFAR-100, beside what others have published
 (benchmarks/published.json); or a file results/NAME.json: `throughput-DEVICE`, `scaling-DEVICE`, `trials-NAME` and
-`equal-time-NAME` are written by the benchmarks of those names, and any other is a copy of a run's summary.json.
+`equal-time-NAME` are written by the benchmarks of those names, `bench-NAME` by `pocketvit bench`, and any other is a
+copy of a run's summary.json.
 
     python benchmarks/tables.py           write the tables
     python benchmarks/tables.py --check   write nothing; exit status 1 where a table differs from its evidence
@@ -28,7 +29,7 @@ from bench_tables import (
     throughput_table,
     trials_table,
 )
-from edge_tables import devices_table
+from cost_tables import bench_table, budget_table, devices_table
 from writing import Json, device, markdown, minutes, plain, when
 
 from pocketvit.pages import words
@@ -79,7 +80,7 @@ def filled(text: str, results: Path) -> str:
 def table(name: str, results: Path) -> str:
     """The body of one table, ending in a newline; raises BadEvidence."""
     if name == "budget":
-        return budget_table()
+        return budget_table(BUDGETS)
     if name == "devices":
         return devices_table(BUDGETS)
     if name == "cifar":
@@ -89,6 +90,7 @@ def table(name: str, results: Path) -> str:
         return MISSING
     made_by: dict[str, tuple[Callable[[Json], str], str]] = {
         "throughput": (throughput_table, "the evidence of benchmarks/throughput.py"),
+        "bench": (bench_table, "what `pocketvit bench` writes"),
         "labels": (labels_table, "the evidence of benchmarks/labels.py"),
         "plans": (plans_table, "the evidence of benchmarks/plans.py"),
         "equal": (equal_time_table, "the evidence of benchmarks/equal_time.py"),
@@ -161,23 +163,6 @@ def _probes(probe: Json) -> str:
     first = next(iter(probe))
     probed = [f"{words.percent(probe[first][k])} ({words.percent(probe['random'][k])})" for k in ("knn", "linear")]
     return f"Frozen pre-trained encoder (random init in brackets): kNN {probed[0]}, linear probe {probed[1]}"
-
-
-def budget_table() -> str:
-    """What each preset costs; counted, not measured."""
-    import pocketvit as pv
-
-    lines = [
-        "| preset | image | tokens | parameters | MACs | MACs without attention | MACs of pre-training, forward |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for preset, (size, channels) in BUDGETS.items():
-        cost = pv.budget(preset=preset, size=size, channels=channels)
-        tokens = 1 + (size // _patch(preset)) ** 2
-        counts = (cost["params"], cost["macs"], cost["macs_without_attention"], cost["pretrain_macs"])
-        cells = [f"{size}×{size}×{channels}", str(tokens), *(words.amount(count) for count in counts)]
-        lines.append(f"| `{preset}` | {' | '.join(cells)} |")
-    return plain("\n".join(lines) + "\n")
 
 
 NOT_MEASURED = "not measured"
@@ -309,12 +294,6 @@ def _origin_of_seeds(runs: list[Json]) -> str:
         f"{first['precision']}; {'seeds' if len(runs) > 1 else 'seed'} {seeds}; commit {commits}; "
         f"{first['date'][:10]}. Images averaged with their mirror images at test: {mirrored:.2f} %."
     )
-
-
-def _patch(preset: str) -> int:
-    from pocketvit.config import PRESETS
-
-    return int(PRESETS[preset]["patch"])
 
 
 if __name__ == "__main__":

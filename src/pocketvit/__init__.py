@@ -14,6 +14,7 @@ from pocketvit.errors import UserError, in_python
 if TYPE_CHECKING:
     from pocketvit.data import Arrays as Arrays
     from pocketvit.estimator import PocketViTClassifier as PocketViTClassifier
+    from pocketvit.verbs.bench import bench as bench
     from pocketvit.verbs.export import export as export
     from pocketvit.verbs.model import TrainedModel as TrainedModel
     from pocketvit.verbs.model import load as load
@@ -36,6 +37,7 @@ _PLACES = {
     "Run": "pocketvit.verbs.runs",
     **dict.fromkeys(("load", "TrainedModel"), "pocketvit.verbs.model"),
     **dict.fromkeys(("predict", "embed"), "pocketvit.verbs.predict"),
+    "bench": "pocketvit.verbs.bench",
     "export": "pocketvit.verbs.export",
     **dict.fromkeys(("probe", "evaluate", "reconstruct", "report", "budget"), "pocketvit.verbs.use"),
     "Arrays": "pocketvit.data",

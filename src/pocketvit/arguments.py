@@ -39,10 +39,15 @@ FIT: Arguments = {
     "time_limit": (str, None, "have all done by then, as 10m; lengths are chosen to fit"),
     "plan": (bool, False, "say what would be done and how long it takes, and stop"),
 }
+BENCH: Arguments = {
+    "data": (str, None, "images that the models came from; default: those that each run was begun with"),
+    "out": (str, None, "JSON file to write, and beside it a figure in SVG"),
+    "rounds": (int, 10, "turns of ten calls that each has: one and 32 images, on one thread and on all"),
+}
 PURPOSES = {
     "train": ("fit", "pretrain", "finetune", "resume"),
     "judge": ("evaluate", "probe", "reconstruct", "report"),
-    "use": ("predict", "embed", "export", "budget", "completion"),
+    "use": ("predict", "embed", "export", "bench", "budget", "completion"),
 }
 # Of the verbs that take settings, what they take beside.
 ARGUMENTS: dict[str, Arguments] = {

@@ -17,6 +17,7 @@ from typing import Any
 
 from pocketvit.arguments import (
     ARGUMENTS,
+    BENCH,
     MODEL,
     OUT,
     PURPOSES,
@@ -181,6 +182,19 @@ def export(args: list[str]) -> int:
     return _show(given, found, text)
 
 
+def bench(args: list[str]) -> int:
+    """every runtime that is installed: speed, memory, size and accuracy, in one table"""
+    parser = plain_parser("bench", str(bench.__doc__), "MODEL [MODEL ...]")
+    parser.add_argument("models", nargs="+", help=f"{MODEL[2]}, or exported file")
+    add_arguments(parser, BENCH)
+    given = parsed(parser, args)
+    from pocketvit.pages.speed import bench_text
+    from pocketvit.verbs.bench import bench as verb
+
+    found = verb(*given["models"], **{name: given[name] for name in BENCH})
+    return _show(given, found, bench_text(found))
+
+
 def embed(args: list[str]) -> int:
     """features of image files or of a folder, with their names, as Parquet or CSV"""
     out = (str, "-", "file that ends in .parquet or .csv; default: CSV on standard output")
@@ -244,7 +258,8 @@ def completion(args: list[str]) -> int:
 
 
 EVERY = (
-    fit, pretrain, finetune, resume, evaluate, probe, reconstruct, report, predict, embed, export, budget, completion,
+    fit, pretrain, finetune, resume, evaluate, probe, reconstruct, report, predict, embed, export, bench, budget,
+    completion,
 )  # fmt: skip
 VERBS: dict[str, Verb] = {verb.__name__: verb for verb in EVERY}
 

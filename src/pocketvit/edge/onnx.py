@@ -110,6 +110,13 @@ def read_meta(file: Path) -> WeightsMeta:
     return OnnxRuntime(file, threads=1).meta
 
 
+def precision_of(file: Path) -> str:
+    """What a file multiplies in, "float32" or "int8". Raises UserError as `OnnxRuntime`."""
+    read_meta(file)  # refuses what is no such file
+    graph = _module("onnx").load(file, load_external_data=False).graph
+    return "int8" if any(node.op_type == "DequantizeLinear" for node in graph.node) else "float32"
+
+
 class _Calibration:
     """Train images for the quantiser, some at a time."""
 

@@ -8,18 +8,19 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
 from markupsafe import Markup, escape
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 from PIL import Image
 
 COLOUR = "#2b7bba"  # of what is not an arm's
+SERIES = (COLOUR, "#d1603d", "#3b8b5a", "#8a5aa8", "#a8842c")
 DASHES = ("-", "--", "-.", ":")  # for who tells colours apart badly
 INK = "#010203"  # sentinel: no figure uses this colour for anything else
 
@@ -146,6 +147,42 @@ def kept_curve(kept: Curve) -> Markup:
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
 
     return _draw("kept", "Accuracy by the share of the images that is kept, the surest first", paint)
+
+
+class Timed(NamedTuple):
+    """A point of `accuracy_by_latency`: what was timed, its latency in ms, and its accuracy."""
+
+    network: str
+    runtime: str
+    precision: str
+    ms: float
+    accuracy: float
+
+
+def accuracy_by_latency(points: Sequence[Timed]) -> str:
+    """A file of SVG, ink and paper its own: a colour for each network, a mark for each runtime."""
+    colours = dict(zip(dict.fromkeys(point.network for point in points), cycle(SERIES), strict=False))
+    marks = dict(zip(dict.fromkeys(point.runtime for point in points), cycle("os^Dv"), strict=False))
+
+    def paint(axes: Axes) -> None:
+        axes.set_xscale("log")
+        for runtime, mark in marks.items():
+            axes.plot([], [], mark, color=INK, alpha=0.55, label=runtime)
+        for network, colour in colours.items():
+            axes.plot([], [], "_", color=colour, markersize=9, markeredgewidth=4, label=network)
+        for point in points:
+            axes.plot(point.ms, point.accuracy, marks[point.runtime], color=colours[point.network], markersize=7)
+            at = (point.ms, point.accuracy)
+            axes.annotate(point.precision, at, (0, 7), textcoords="offset points", fontsize=9, ha="center")
+        _dress(axes, "latency of one image on one thread, ms", "test accuracy", fraction=True)
+        axes.margins(0.1, 0.25)
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.minorticks_off()
+
+    drawn = _draw("latency", "Test accuracy by latency", paint, (7.0, 4.2))
+    head = '<svg xmlns="http://www.w3.org/2000/svg" style="color: #1f2328; background: #fff"'
+    return str(drawn).replace("<svg", head, 1)
 
 
 def confusion_matrix(counts: NDArray[np.float64], classes: Sequence[str]) -> Markup:

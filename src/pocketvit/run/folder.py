@@ -140,6 +140,15 @@ class RunFolder:
         """A frozen encoder with the linear probe for its head."""
         return self.root / STAGES / f"frozen-{arm}.safetensors"
 
+    def classifiers(self) -> dict[str, Path]:
+        """Weights of all classifiers that are kept, by the name of the arm; frozen encoders say that they are."""
+        found = {}
+        for file in sorted((self.root / STAGES).glob("*.safetensors")):
+            kind, _, arm = file.stem.partition("-")
+            if kind in ("classifier", "frozen"):
+                found[arm if kind == "classifier" else f"{arm}, frozen"] = file
+        return found
+
     def checkpoints(self, stage: str) -> Path:
         """The folder of a stage's checkpoints."""
         return self.root / CHECKPOINTS / stage

@@ -19,6 +19,12 @@ from pocketvit.errors import UserError
 
 T = TypeVar("T")
 MMAP_THRESHOLD = 32 * 2**20  # bytes; glibc itself comes to it as soon as so large a piece is freed
+# By torch's names; those of x86, then those of ARM.
+INSTRUCTIONS = {
+    "avx2": "AVX2", "avx512_f": "AVX-512", "avx_vnni": "AVX-VNNI", "avx512_vnni": "AVX512-VNNI",
+    "avx512_bf16": "AVX512-BF16", "amx_int8": "AMX-INT8", "amx_bf16": "AMX-BF16",
+    "neon": "NEON", "dot": "DotProd", "i8mm": "I8MM", "bf16": "BF16", "sve": "SVE", "sme": "SME",
+}  # fmt: skip
 WAIT = timedelta(hours=12)  # for the main process, while it alone evaluates or decodes
 
 
@@ -37,7 +43,7 @@ def make_accelerator(device: str = "auto", precision: str = "auto", deterministi
         raise UserError(f"--device {device}: none found here; use --device auto")
     kind = device if device != "auto" else next(name for name in ("cuda", "mps", "cpu") if there[name])
     if precision == "auto":
-        has_bf16 = {"cuda": torch.cuda.is_bf16_supported, "cpu": _cpu_multiplies_bf16}
+        has_bf16 = {"cuda": torch.cuda.is_bf16_supported, "cpu": cpu_multiplies_bf16}
         precision = "bf16" if kind in has_bf16 and has_bf16[kind]() else "float32"
     if kind == "cpu":
         keep_freed_memory()
@@ -85,8 +91,15 @@ def from_main(accelerator: Accelerator, value: T) -> T:
     return value
 
 
-def _cpu_multiplies_bf16() -> bool:
+def cpu_multiplies_bf16() -> bool:
+    """Whether the CPU has instructions for it, of x86."""
     return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+
+
+def cpu_instructions() -> list[str]:
+    """Those of the CPU that products are made of, in words, as far as PyTorch tells; speeds in int8 hold for them."""
+    told = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return [words for name, words in INSTRUCTIONS.items() if told.get(name)]
 
 
 def describe(accelerator: Accelerator) -> dict[str, str]:

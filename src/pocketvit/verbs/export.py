@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pocketvit.config import resolve, run_config
 from pocketvit.data import Dataset, load
@@ -16,6 +17,7 @@ from pocketvit.errors import UserError
 from pocketvit.evaluation.predictor import Predictor
 from pocketvit.files import write_whole
 from pocketvit.model.vit import ViT
+from pocketvit.model.weights import WeightsMeta
 from pocketvit.run.folder import RunFolder
 from pocketvit.verbs.models import Model, classifier_of, path_of, rendering_of
 
@@ -55,15 +57,13 @@ def export(
     vit, meta = classifier_of(model)
     if not isinstance(vit, ViT):
         raise UserError(f"a {meta.model.preset} cannot be exported yet: give a run that saved a ViT")
-    dataset, file = _images_of(model, data), Path(out)
+    dataset, file = images_of(path_of(model), meta, data), Path(out)
     draft = file.with_name(f".{file.name}.partial")
     draft.parent.mkdir(parents=True, exist_ok=True)
     try:
         write_onnx(draft, vit, meta)
         if int8:
-            images, _ = dataset.labelled("train")
-            chosen = np.sort(np.random.default_rng(0).permutation(len(images))[:CALIBRATING])
-            write_int8(draft, draft, images[chosen])
+            write_int8(draft, draft, calibrating(dataset))
         exported = Predictor(OnnxRuntime(draft), meta.shape, meta.classes, meta.temperature)
         found = verified(exported, Predictor.of(vit, meta, "cpu"), *dataset.labelled("test"))
         if not found.holds(max_drop / 100):
@@ -79,16 +79,23 @@ def export(
     return result
 
 
-def _images_of(model: Model, data: str | None) -> Dataset:
-    """The images that a run came from, split as it split them."""
-    path = path_of(model)
+def calibrating(dataset: Dataset) -> NDArray[np.uint8]:
+    """Train images (N, H, W, C), for a network in int8 to be calibrated on."""
+    images, _ = dataset.labelled("train")
+    return images[np.sort(np.random.default_rng(0).permutation(len(images))[:CALIBRATING])]
+
+
+def images_of(path: Path, meta: WeightsMeta, data: str | None) -> Dataset:
+    """The images that a run, or a file in one, came from, split as it split them; `data` where it does not say which.
+
+    Raises UserError where they are not known, or not those.
+    """
     folder = RunFolder(path if path.is_dir() else path.parent)
     if data is None:
         try:
             data = json.loads(folder.call.read_text())["data"]
         except (OSError, ValueError, KeyError):
             raise UserError(f"{path}: it is not known which images it came from: give --data") from None
-    _, meta = classifier_of(model)
     config = resolve(config=run_config(path)).data
     sized = replace(config, size="{}x{}".format(*meta.shape))
     dataset = load(str(data), sized, rendering=rendering_of(meta), channels=meta.shape[2], need_labels=True)

@@ -1,0 +1,63 @@
+"""Tables of what networks cost: counted, on small devices on paper, and measured by `pocketvit bench`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from writing import Json, markdown, plain, when
+
+from pocketvit.config import PRESETS
+from pocketvit.model.devices import DEVICES, VALUE_BYTES
+from pocketvit.pages import words
+from pocketvit.pages.speed import HEADS, by_case, case_title, cells, conditions, fitting_ms, row_title
+
+
+def budget_table(presets: Mapping[str, tuple[int, int]]) -> str:
+    """What each preset costs at its (size, channels); counted, not measured."""
+    import pocketvit as pv
+
+    head = [
+        "preset", "image", "tokens", "parameters", "MACs", "MACs without attention", "MACs of pre-training, forward",
+    ]  # fmt: skip
+    rows = []
+    for preset, (size, channels) in presets.items():
+        cost = pv.budget(preset=preset, size=size, channels=channels)
+        tokens = 1 + (size // int(PRESETS[preset]["patch"])) ** 2
+        counts = (cost["params"], cost["macs"], cost["macs_without_attention"], cost["pretrain_macs"])
+        amounts = (words.amount(count) for count in counts)
+        rows.append([f"`{preset}`", f"{size}×{size}×{channels}", str(tokens), *amounts])
+    return plain(markdown(head, rows) + "\n")
+
+
+def devices_table(presets: Mapping[str, tuple[int, int]]) -> str:
+    """What each preset takes at its (size, channels), in int8 and float32; counted, not measured."""
+    import pocketvit as pv
+
+    head = ["preset", "weights, MB", "peak activations, kB", *(f"{device.core}, ms" for device in DEVICES)]
+    rows = []
+    for preset, (size, channels) in presets.items():
+        found = pv.budget(preset=preset, size=size, channels=channels)["devices"]
+        first = [one for one in found if one["part"] == DEVICES[0].part]
+        cells = [
+            " / ".join(f"{one['weights_bytes'] / 1e6:.2f}" for one in first),
+            " / ".join(f"{one['activations_bytes'] / 1e3:.0f}" for one in first),
+        ]
+        for device in DEVICES:
+            times = [fitting_ms(one) for one in found if one["part"] == device.part]
+            cells.append(" / ".join(dict.fromkeys(times)))
+        rows.append([f"`{preset}`", *cells])
+    notes = [f"- {device.core}: {device.part}, {device.clock / 1e6:,.0f} MHz; {device.grounds}." for device in DEVICES]
+    return plain("\n".join([markdown(head, rows), "", f"Each is {' / '.join(VALUE_BYTES)}.", "", *notes]) + "\n")
+
+
+def bench_table(found: Json) -> str:
+    """A table for each number of images and threads, the fastest first, and what they hold for."""
+    rows, details = found["rows"], found["details"]
+    tables = [
+        markdown([case_title(*case), *HEADS], [[row_title(row, rows), *cells(row)] for row in some])
+        for case, some in by_case(rows).items()
+    ]
+    calls = rows[0]["seconds"]["calls"]
+    versions = ", ".join(f"{name} {version}" for name, version in details["runtimes"].items())
+    origin = f"`{details['command']}`. {conditions(found)} {calls} calls each; {versions}; {when(details)}."
+    return plain("\n\n".join([*tables, *found["notes"], f"<sub>{origin}</sub>"]) + "\n")
