@@ -105,7 +105,7 @@ def test_help_starts_at_once_and_without_torch() -> None:
     assert done.stdout.splitlines()[-1] == "[]"
     assert min(took) < 1
     assert all(f" {verb} " in done.stdout for verb in VERBS)
-    assert len(done.stdout.splitlines()) <= 21
+    assert len(done.stdout.splitlines()) <= 22
 
 
 @pytest.mark.parametrize("verb", list(VERBS))
