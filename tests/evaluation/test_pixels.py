@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from sklearn.neighbors import KNeighborsClassifier
 
 from pocketvit.evaluation.pixels import pixel_baselines
+from pocketvit.evaluation.spreading import Spreading
 
 
 def test_pixel_baselines_on_digits_are_strong() -> None:
@@ -42,3 +44,29 @@ def test_no_baseline_is_chosen_on_more_labels_than_it_has() -> None:
     found = pixel_baselines(*few, *wrong, *many)
     assert all(result["validation"] > 0.5 for result in found.values())
     assert pixel_baselines(*many, *wrong, *few)["svm"]["validation"] < 0.1
+
+
+def test_images_without_labels_help_where_labels_are_few() -> None:
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    images = (digits.images * 255 / 16).astype(np.uint8)[..., None]
+    few, rest, test = slice(0, 50), slice(50, 1300), slice(1300, None)
+    parts = [(images[part], digits.target[part]) for part in (few, few, test)]
+    found = pixel_baselines(*parts[0], *parts[1], *parts[2], unlabelled=images[rest])
+    assert found["label spreading"]["test"] > max(found[name]["test"] for name in ("svm", "knn")) + 0.03
+    # With no more of them than labels they are not worth a graph.
+    assert "label spreading" not in pixel_baselines(*parts[0], *parts[1], *parts[2], unlabelled=images[few])
+
+
+def test_spread_labels_reach_along_a_moon() -> None:
+    """Two half circles, one label at the end of each: distance alone would cut them across."""
+    angles = np.linspace(0, np.pi, 60)
+    first = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    second = np.stack([1 - np.cos(angles), 0.3 - np.sin(angles)], axis=1)
+    points = np.concatenate([first, second]).astype(np.float32)
+    truth = np.repeat([0, 1], 60)
+    ends = np.array([0, 60])
+    spread = Spreading(np.delete(points, ends, axis=0)).fit(points[ends], truth[ends])
+    assert (spread.predict(points) == truth).mean() > 0.95
+    assert (KNeighborsClassifier(1).fit(points[ends], truth[ends]).predict(points) == truth).mean() < 0.9

@@ -11,8 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pocketvit.evaluation.spreading import Spreading
+
 SVM_MOST_IMAGES = 5000  # fitting takes time with the square of their number
 LOGISTIC_MOST_IMAGES = 20_000  # it goes over all their pixels up to 1,000 times
+SPREAD_MOST_IMAGES = 5000  # without labels
 KNN_NEIGHBOURS = 5
 RIDGE_PENALTY = 1e-3
 FOLDS = 5
@@ -30,11 +33,13 @@ def pixel_baselines(
     test_images: NDArray[np.uint8],
     test_y: NDArray[np.integer],
     most_seconds: float = math.inf,
+    unlabelled: NDArray[np.uint8] | None = None,
 ) -> dict[str, dict[str, float]]:
     """Accuracies on validation and test of classifiers fitted to the train images' pixels in [0, 1].
 
     "svm" has a radial kernel. With more than 5,000 train images it would take too long, and is left out; with more than
-    20,000 so is "logistic regression". In place of either "ridge", least squares with a penalty, joins.
+    20,000 so is "logistic regression". In place of either "ridge", least squares with a penalty, joins. Where more images
+    have no label than have one, "label spreading" learns from up to 5,000 of them.
 
     Args:
         train_images: (N, H, W, C)
@@ -44,17 +49,19 @@ def pixel_baselines(
         test_images: (M, H, W, C), at least one
         test_y: (M,)
         most_seconds: that fitting and testing a classifier may take; one that is expected to take more is left out
+        unlabelled: (U, H, W, C), of the same set
 
     Returns:
-        "svm", "logistic regression", "knn" and "ridge", as said above, each with "test" and "validation". The latter is
-        what a choice among them may go by: accuracy on the validation images or, where these have more labels than the
-        train images, so that the choice would see more than the budget, by cross-validation within the train images.
+        "svm", "logistic regression", "knn", "label spreading" and "ridge", as said above, each with "test" and
+        "validation". The latter is what a choice among them may go by: accuracy on the validation images or, where
+        these have more labels than the train images, so that the choice would see more than the budget, by
+        cross-validation within the train images.
 
     Raises:
         ValueError: `train_y` has a single class, or no images.
     """
     train_x, val_x, test_x = (_pixels(images) for images in (train_images, val_images, test_images))
-    models = _affordable(train_x, train_y, len(val_y), len(test_y), most_seconds)
+    models = _affordable(train_x, train_y, len(val_y), len(test_y), most_seconds, unlabelled)
     results = {}
     for name, (model, _) in models.items():
         model.fit(train_x, train_y)
@@ -68,15 +75,25 @@ def pixel_baselines(
 
 
 def expected_seconds(
-    images: NDArray[np.uint8], labels: NDArray[np.integer], val: int, test: int, most_seconds: float = math.inf
+    images: NDArray[np.uint8],
+    labels: NDArray[np.integer],
+    val: int,
+    test: int,
+    most_seconds: float = math.inf,
+    unlabelled: NDArray[np.uint8] | None = None,
 ) -> float:
     """That `pixel_baselines` will take with these train images, and `val` and `test` others, by brief trials."""
-    models = _affordable(_pixels(images), labels, val, test, most_seconds)
+    models = _affordable(_pixels(images), labels, val, test, most_seconds, unlabelled)
     return sum(seconds for _, seconds in models.values())
 
 
 def _affordable(
-    x: NDArray[np.float32], y: NDArray[np.integer], val: int, test: int, most_seconds: float
+    x: NDArray[np.float32],
+    y: NDArray[np.integer],
+    val: int,
+    test: int,
+    most_seconds: float,
+    unlabelled: NDArray[np.uint8] | None,
 ) -> dict[str, tuple[Any, float]]:
     """The classifiers to fit to pixels (N, D), each with the seconds that it is expected to take."""
     from sklearn.linear_model import LogisticRegression, RidgeClassifier
@@ -95,10 +112,19 @@ def _affordable(
         brief = LogisticRegression(max_iter=TRIED_STEPS)
         seconds = times * seconds_of_fit(lambda: brief.fit(x, y)) * LOGISTIC_STEPS / TRIED_STEPS
         found["logistic regression"] = LogisticRegression(max_iter=LOGISTIC_STEPS), seconds
+    if unlabelled is not None and len(unlabelled) > len(y):
+        some = np.random.default_rng(0).permutation(len(unlabelled))[:SPREAD_MOST_IMAGES]
+        others, part = _pixels(unlabelled[some]), _part(y)
+        brief = Spreading(others[:TRIED_IMAGES])
+        seconds = seconds_of_fit(lambda: brief.fit(x[part], y[part]))
+        # It takes time with the square of the images, for the neighbours of each are looked for among all.
+        times_as_many = ((len(y) + len(others)) / (len(part) + len(others[:TRIED_IMAGES]))) ** 2
+        fits = times + heldout / (len(y) + len(others))
+        found["label spreading"] = Spreading(others), seconds * times_as_many * fits
     knn = KNeighborsClassifier(min(KNN_NEIGHBOURS, len(y)))
     kept = {name: fitted for name, fitted in found.items() if fitted[1] <= most_seconds}
     kept["knn"] = knn, KNN_SECONDS * x.shape[1] * len(y) * ((times > 1) * len(y) + heldout)
-    if len(kept) < 3:
+    if not {"svm", "logistic regression"} <= kept.keys():
         # The penalty is in units of its inputs' squares, summed over images.
         ridge = RidgeClassifier(RIDGE_PENALTY * len(y))
         part = _part(y)

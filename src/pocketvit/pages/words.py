@@ -7,7 +7,10 @@ from typing import Any
 
 NBSP = "\u00a0"  # keeps a number and its unit on one line
 
-_METHODS = {"svm": "SVM", "knn": "kNN", "logistic regression": "Logistic regression", "ridge": "Ridge regression"}
+_METHODS = {
+    "svm": "SVM", "knn": "kNN", "logistic regression": "Logistic regression", "ridge": "Ridge regression",
+    "label spreading": "Label spreading",
+}  # fmt: skip
 
 Json = Mapping[str, Any]
 

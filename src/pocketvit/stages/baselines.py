@@ -145,7 +145,8 @@ def _pixels(context: Context, per_class: int | None) -> dict[str, Any]:
     for seed in [context.settings.seed] if everything else context.seeds():
         labelled = context.labelled(per_class, seed)
         most = pixels_time(context, context.plan.limit)
-        runs.append(pixel_baselines(images[labelled], labels[labelled], *heldout, most))
+        others = np.delete(images, labelled, axis=0)
+        runs.append(pixel_baselines(images[labelled], labels[labelled], *heldout, most, others))
     return {
         name: {
             "accuracy": float(np.mean([run[name]["test"] for run in runs])),

@@ -147,4 +147,5 @@ def _probe_fit(context: Context, labelled: np.ndarray | slice) -> float:
 def _pixels(context: Context, labelled: np.ndarray, most: float) -> float:
     images, labels = context.dataset.labelled("train")
     val, test = (len(context.dataset.labelled(name)[1]) for name in ("val", "test"))
-    return expected_seconds(images[labelled], labels[labelled], val, test, most)
+    others = np.delete(images, labelled, axis=0)
+    return expected_seconds(images[labelled], labels[labelled], val, test, most, others)
