@@ -10,11 +10,11 @@ from __future__ import annotations
 import argparse
 import io
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+from browser import chromium
 from common import REPO
 from rich._export_format import CONSOLE_SVG_FORMAT
 from rich.console import Console
@@ -26,7 +26,6 @@ from pocketvit.pages.terminal import ending
 from pocketvit.run.summary import read_summary
 
 COLUMNS = 92
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -55,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
     form = re.sub(r"@font-face \{\{.*?\}\}\s*", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL)
     form = form.replace("Fira Code", "ui-monospace, Menlo, Consolas")
     write_whole(given.out / "terminal.svg", console.export_svg(title="PocketViT", code_format=form, theme=MONOKAI))
-    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
+    browser = chromium()
     if browser is None:
         print("pictures: no Chromium here: report.png is left as it is", file=sys.stderr)
         return 0

@@ -159,11 +159,11 @@ def predict(args: list[str]) -> int:
 
 
 def export(args: list[str]) -> int:
-    """a file that runs elsewhere: ONNX in float32 or int8, verified on the test images"""
+    """a file that runs elsewhere, ONNX or one HTML page, in float32 or int8, verified on the test images"""
     parser = plain_parser("export", str(export.__doc__), "RUN")
     parser.add_argument("model", help=MODEL[2])
     added: Arguments = {
-        "to": (str, "onnx", "kind of file: onnx"),
+        "to": (str, "onnx", "kind of file: onnx, or html for a page that classifies in a browser"),
         "out": (str, ..., "file to write; a card is written beside it"),
         "int8": (bool, False, "quantise, calibrated on train images"),
         "data": (str, None, "images that the run came from; default: those that it was begun with"),

@@ -177,4 +177,4 @@ def test_foreign_and_damaged_files_get_one_line(
     monkeypatch.setitem(sys.modules, "onnx", None)
     assert main(["export", str(run.path), "--out", str(tmp_path / "n.onnx")]) == 2
     assert 'pip install "pocketvit[onnx]"' in capsys.readouterr().err
-    assert verb.KINDS == ("onnx",)
+    assert verb.KINDS == ("onnx", "html")

@@ -2,15 +2,14 @@
 Every run directory here is synthetic, so nothing is trained."""
 
 import json
-import os
 import re
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from windows import chromium_or_skip
 
 from pocketvit.errors import UserError
 from pocketvit.pages import caveats, words, write_report
@@ -275,17 +274,6 @@ def test_damaged_figures_name_the_file(full_run: Path) -> None:
         write_report(full_run)
 
 
-def browser() -> str:
-    """Chromium's path; CI must have it, elsewhere its absence skips."""
-    path = shutil.which("chromium")
-    if path is None and Path("/usr/bin/chromium").exists():
-        path = "/usr/bin/chromium"
-    if path is None and not os.environ.get("CI"):
-        pytest.skip("chromium is not installed: the page was not opened in a browser")
-    assert path is not None, "CI must install chromium"
-    return path
-
-
 PROBE = """<!doctype html><body>
 <iframe src="report.html" style="width:{width}px;height:900px;border:0"></iframe>
 <script>
@@ -298,7 +286,7 @@ addEventListener("load", () => {{
 
 @pytest.mark.parametrize("width", [390, 1280])
 def test_no_console_error_and_no_sideways_scroll(full_run: Path, tmp_path: Path, width: int) -> None:
-    chromium = browser()
+    chromium = chromium_or_skip()
     write_report(full_run)
     # a headless window has a minimum width above a phone's, hence the frame
     (full_run / "probe.html").write_text(PROBE.format(width=width))

@@ -25,6 +25,7 @@ class Deployed(nn.Module):
         meta: that describes it
     """
 
+    outputs: tuple[str, ...] = ("logits", "probabilities")
     scale: Tensor
     shift: Tensor
     class_token: Tensor
@@ -50,15 +51,22 @@ class Deployed(nn.Module):
         self.register_buffer("class_token", bias + vit.pos_embed.detach()[:, :1])
         self.register_buffer("positions", vit.pos_embed.detach()[:, 1:])
 
-    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
         """uint8 (N, C, H, W) to logits and probabilities, both (N, K)."""
+        x = self.embedded(pixels)
+        for number, block in enumerate(self.blocks, start=1):
+            x = block(x, first_only=self.pool == "token" and number == len(self.blocks))
+        return self.read(self.norm(x))
+
+    def embedded(self, pixels: Tensor) -> Tensor:
+        """uint8 (N, C, H, W) to the tokens of the first layer, (N, 1 + P, D)."""
         patches = patchify(pixels, self.patch).to(torch.float32)
         if not self.folded:
             patches = patches * self.scale + self.shift
         tokens = self.embed(patches) + self.positions
-        x = torch.cat([self.class_token.expand(pixels.shape[0], -1, -1), tokens], dim=1)
-        for number, block in enumerate(self.blocks, start=1):
-            x = block(x, first_only=self.pool == "token" and number == len(self.blocks))
-        x = self.norm(x)
+        return torch.cat([self.class_token.expand(pixels.shape[0], -1, -1), tokens], dim=1)
+
+    def read(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens of the last layer, normalised, to logits and probabilities, both (N, K)."""
         logits = self.head(x[:, 0] if self.pool == "token" else x[:, 1:].mean(dim=1))
         return logits, F.softmax(logits / self.temperature, dim=-1)

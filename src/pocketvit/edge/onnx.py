@@ -21,22 +21,23 @@ from pocketvit.model.weights import WeightsMeta
 
 OPSET = 18
 BATCH = 256
-INPUT, OUTPUTS = "pixels", ("logits", "probabilities")
+INPUT, OUTPUTS = "pixels", Deployed.outputs
 WITHOUT_FEATURES = "an exported file has logits and no features: give the run that it came from"
 EXTRA = 'onnx is not installed: pip install "pocketvit[onnx]"'
 
 
-def write_onnx(file: Path, vit: ViT, meta: WeightsMeta) -> None:
-    """Write a classifier in float32, of any batch; UserError where the extra is missing."""
+def write_onnx(file: Path, vit: ViT, meta: WeightsMeta, form: type[Deployed] = Deployed) -> None:
+    """Write a classifier in float32, of any batch and in the form given; UserError where the extra is missing."""
     onnx = _module("onnx")
     height, width, channels = meta.shape
     example = torch.zeros(2, channels, height, width, dtype=torch.uint8)
-    deployed = Deployed(vit.cpu().eval(), meta).eval()
+    deployed = form(vit.cpu().eval(), meta).eval()
     with warnings.catch_warnings(), _quiet():
         warnings.simplefilter("ignore")  # of the exporter's own
         program = torch.onnx.export(
-            deployed, (example,), dynamo=True, opset_version=OPSET, input_names=[INPUT], output_names=list(OUTPUTS),
-            dynamic_shapes={"pixels": {0: torch.export.Dim("N", min=1)}}, external_data=False, verbose=False,
+            deployed, (example,), dynamo=True, opset_version=OPSET, external_data=False, verbose=False,
+            input_names=[INPUT], output_names=list(form.outputs),
+            dynamic_shapes={"pixels": {0: torch.export.Dim("N", min=1)}},
         )  # fmt: skip
     assert program is not None
     model = program.model_proto

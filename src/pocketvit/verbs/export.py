@@ -16,12 +16,13 @@ from pocketvit.edge.verified import verified
 from pocketvit.errors import UserError
 from pocketvit.evaluation.predictor import Predictor
 from pocketvit.files import write_whole
+from pocketvit.model.costs import parameters
 from pocketvit.model.vit import ViT
 from pocketvit.model.weights import WeightsMeta
 from pocketvit.run.folder import RunFolder
 from pocketvit.verbs.models import Model, classifier_of, path_of, rendering_of
 
-KINDS = ("onnx",)
+KINDS = ("onnx", "html")
 CALIBRATING = 512  # train images
 
 
@@ -38,7 +39,7 @@ def export(
 
     Args:
         model: a run, or weights of a classifier.
-        to: "onnx".
+        to: "onnx", or "html" for a page that classifies in a browser, offline.
         out: the file; a card, FILE.md, is written beside it.
         int8: quantise the products with weights, calibrated on train images.
         data: the images that the run came from; None takes those that it was begun with.
@@ -50,6 +51,8 @@ def export(
     Raises:
         UserError: no classifier, no such kind, no images, or a file that is not as good, which is not left behind.
     """
+    from pocketvit.edge.deployed import Deployed
+    from pocketvit.edge.html import Looking, card, write_page
     from pocketvit.edge.onnx import OnnxRuntime, write_int8, write_onnx
 
     if to not in KINDS:
@@ -61,7 +64,7 @@ def export(
     draft = file.with_name(f".{file.name}.partial")
     draft.parent.mkdir(parents=True, exist_ok=True)
     try:
-        write_onnx(draft, vit, meta)
+        write_onnx(draft, vit, meta, Looking if to == "html" else Deployed)
         if int8:
             write_int8(draft, draft, calibrating(dataset))
         exported = Predictor(OnnxRuntime(draft), meta.shape, meta.classes, meta.temperature)
@@ -71,11 +74,15 @@ def export(
                 f"--out {out}: not written: its test accuracy is {100 * found.exported_accuracy:.2f} %, that of the "
                 f"network {100 * found.accuracy:.2f} %; --max-drop {100 * found.drop + 0.01:.2f} would allow that"
             )
+        if to == "html":
+            about = {**found.to_json(), "int8": int8, "parameters": parameters(vit)}
+            write_page(draft, draft, meta, dataset, about)
         draft.replace(file)
     finally:
         draft.unlink(missing_ok=True)
     result = {"file": str(file), "to": to, "int8": int8, "bytes": file.stat().st_size, **found.to_json()}
-    write_whole(file.with_name(f"{file.name}.md"), _card(result, file, meta, dataset))
+    text = card(file, meta, dataset, result) if to == "html" else _card(result, file, meta, dataset)
+    write_whole(file.with_name(f"{file.name}.md"), text)
     return result
 
 

@@ -1,0 +1,187 @@
+"""A classifier as one HTML page: model, runtime and sample images are inside it, and it opens from disk offline."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import hashlib
+import io
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch.nn.functional as F
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+
+from pocketvit.config import ModelConfig
+from pocketvit.data import Dataset
+from pocketvit.edge.deployed import Deployed
+from pocketvit.errors import UserError
+from pocketvit.files import write_whole
+from pocketvit.model.vit import Attention, Block
+from pocketvit.model.weights import WeightsMeta
+from pocketvit.pages.words import amount, percent
+
+PAGE = Path(__file__).parent / "page"
+RUNTIME = Path(__file__).parent / "onnxruntime_web"  # benchmarks/vendor.py renews it
+RUNTIME_FILES = {
+    "module": "ort.wasm.bundle.min.mjs.gz", "program": "ort-wasm-simd-threaded.wasm.gz",
+    "notices": "ThirdPartyNotices.txt.gz",
+}  # fmt: skip
+PAGE_FILES = {"style": "style.css", "classifier": "classifier.js", "controls": "controls.js"}
+SAMPLES, MOST_OF_A_CLASS, MOST_CLASSES = 40, 4, 100
+
+
+class Looking(Deployed):
+    """A classifier that says, in a third output, where in the image it found what it says.
+
+    With a class token that is "looked", (N, P): the attention that the token of the last layer pays to each of P
+    patches, the mean over heads; the rest to 1 it pays to itself. With mean pooling there is no such token, and it is
+    (N, P, K): what each patch adds to the logit of each class beyond the mean class, exactly, since the head is linear
+    and reads a mean (class activation maps, Zhou et al. 2016, arXiv 1512.04150).
+    """
+
+    outputs = (*Deployed.outputs, "looked")
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        """uint8 (N, C, H, W) to logits, probabilities and what `looked` is."""
+        x = self.embedded(pixels)
+        *blocks, last = self.blocks
+        assert isinstance(last, Block)
+        assert isinstance(self.head, nn.Linear)
+        for block in blocks:
+            x = block(x)
+        if self.pool == "token":
+            return (*self.read(self.norm(last(x, first_only=True))), _attention(last.attn, last.norm1(x)))
+        x, weight = self.norm(last(x)), self.head.weight
+        return (*self.read(x), F.linear(x[:, 1:], weight - weight.mean(dim=0)) / (x.shape[1] - 1))
+
+
+def _attention(attn: Attention, x: Tensor) -> Tensor:
+    """That of the first of the tokens (N, 1 + P, D) to the others, (N, P), the mean over heads."""
+    n, _, d = x.shape
+    weight, bias, size = attn.qkv.weight, attn.qkv.bias, d // attn.heads
+    query = F.linear(x[:, :1], weight[:d], bias[:d]).view(n, 1, attn.heads, size).transpose(1, 2)
+    # Keys and values as the layer itself takes them, so that what the file holds twice falls together.
+    keys = F.linear(x, weight[d:], bias[d:]).view(n, -1, 2, attn.heads, size).permute(2, 0, 3, 1, 4)[0]
+    weights = ((query * size**-0.5) @ keys.transpose(-2, -1)).softmax(dim=-1)
+    return weights[:, :, 0, 1:].mean(dim=1)
+
+
+def write_page(file: Path, model: Path, meta: WeightsMeta, dataset: Dataset, result: dict[str, Any]) -> None:
+    """Write the page.
+
+    Args:
+        file: to write.
+        model: an ONNX file, of a `Looking` classifier where it is a ViT; it goes into the page as it is.
+        meta: that describes it.
+        dataset: that it learnt from: some of its test images become samples.
+        result: what verification found of `model`, "parameters" and "int8".
+
+    Raises:
+        UserError: images of other than 1 or 3 channels, which no image file gives, or a damaged runtime.
+    """
+    height, width, channels = meta.shape
+    if channels not in (1, 3):
+        raise UserError(f"--to html: a page takes images of 1 or 3 channels, and the model those of {channels}")
+    samples, content = _samples(dataset), model.read_bytes()
+    vit, looked, grid = meta.model if isinstance(meta.model, ModelConfig) else None, None, None
+    if vit is not None:
+        looked = "attention" if vit.pool == "token" else "shares"
+        grid = [height // vit.sizes().patch, width // vit.sizes().patch]
+    about = {
+        "name": dataset.name, "height": height, "width": width, "channels": channels, "classes": meta.classes,
+        "background": meta.background, "looked": looked, "grid": grid,
+        "mean": [round(255 * value) for value in meta.mean], "samples": samples,
+    }  # fmt: skip
+    packed = {name: _vendored(file) for name, file in RUNTIME_FILES.items()}
+    packed["model"] = gzip.compress(content, 9, mtime=0)
+    inlined = {name: Markup((PAGE / file).read_text(encoding="utf-8")) for name, file in PAGE_FILES.items()}
+    environment = Environment(
+        loader=FileSystemLoader(PAGE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters.update(percent=percent, amount=amount)
+    page = environment.get_template("template.html.jinja").render(
+        about=about, meta=meta, result=result, kind="RGB" if channels == 3 else "grey", **inlined,
+        packed={name: _text(part) for name, part in packed.items()}, runtime=_about_runtime(),
+        licence=(RUNTIME / "LICENSE").read_text(encoding="utf-8"),
+        megabytes={"model": len(content) / 1e6, "samples": sum(len(one["uri"]) for one in samples) / 1e6},
+    )  # fmt: skip
+    write_whole(file, page)
+
+
+def card(file: Path, meta: WeightsMeta, dataset: Dataset, result: dict[str, Any]) -> str:
+    """What whoever finds the page should know, as Markdown."""
+    height, width, channels = meta.shape
+    runtime = _about_runtime()
+    calibrated = f"calibrated (temperature {meta.temperature:.3f})" if meta.temperature != 1 else "not calibrated"
+    return f"""# {file.name}
+
+A page that tells {len(meta.classes)} classes of images apart: open it in a browser, from disk; it needs no network.
+PocketViT made it from {dataset.name} ({len(dataset.train):,} train images), preset `{meta.model.preset}`.
+
+- An image is turned as its metadata say, laid over grey {meta.background} where it is transparent, made
+  {"RGB" if channels == 3 else "grey"}, and scaled to {width}x{height} px by Pillow's bicubic filter. Of 16 bits a
+  channel the browser keeps 8.
+- Probabilities are {calibrated}.
+- Test accuracy {100 * result["exported_accuracy"]:.2f} % on {result["images"]:,} images; of the network in PyTorch
+  {100 * result["accuracy"]:.2f} %. Both name the same class for {100 * result["agreement"]:.2f} % of them.
+- {file.stat().st_size:,} bytes: the model{", weights in int8" if result["int8"] else ""}, {runtime["package"]}
+  {runtime["version"]} (MIT; its licence is in the page), and some test images of the set: who publishes the page
+  publishes them too.
+- It knows these classes alone, and images like those: of anything else it names one of them all the same.
+
+Classes: {", ".join(meta.classes)}.
+"""
+
+
+def model_of(page: Path) -> bytes:
+    """The ONNX file inside a page. Raises UserError for a file that is no such page."""
+    text = page.read_text(encoding="utf-8", errors="replace") if page.is_file() else ""
+    found = re.search(r'id="packed-model">([^<]*)</script>', text)
+    if found is None:
+        raise UserError(f"{page}: not a page that PocketViT wrote")
+    return gzip.decompress(base64.b64decode(found[1]))
+
+
+def _samples(dataset: Dataset) -> list[dict[str, str]]:
+    """Test images drawn by chance, as many of each class, as PNG in data URIs; in an order that gives no class away."""
+    images, labels = dataset.labelled("test")
+    classes = len(dataset.classes)
+    each = max(1, min(MOST_OF_A_CLASS, SAMPLES // classes))
+    generator, found = np.random.default_rng(0), []
+    for number in np.unique(np.linspace(0, classes - 1, min(classes, MOST_CLASSES)).round().astype(int)):
+        of_it = generator.permutation(np.flatnonzero(labels == number))[:each]
+        found += [{"uri": _uri(images[index]), "label": dataset.classes[number]} for index in of_it]
+    return [found[place] for place in generator.permutation(len(found))]
+
+
+def _uri(image: NDArray[np.uint8]) -> str:
+    png = io.BytesIO()
+    Image.fromarray(image[..., 0] if image.shape[2] == 1 else image).save(png, "PNG", optimize=True)
+    return f"data:image/png;base64,{_text(png.getvalue())}"
+
+
+def _text(content: bytes) -> str:
+    return base64.b64encode(content).decode("ascii")
+
+
+def _about_runtime() -> dict[str, Any]:
+    """Package, version, and hashes of its files."""
+    about: dict[str, Any] = json.loads((RUNTIME / "about.json").read_text(encoding="utf-8"))
+    return about
+
+
+def _vendored(name: str) -> bytes:
+    """A part of the runtime, as it was when vendored; UserError where it is not."""
+    file = RUNTIME / name
+    content = file.read_bytes() if file.is_file() else b""
+    if hashlib.sha256(content).hexdigest() != _about_runtime()["sha256"][name]:
+        raise UserError(f"{file}: missing, or not as PocketViT ships it: install PocketViT again")
+    return content
