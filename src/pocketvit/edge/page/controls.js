@@ -86,7 +86,7 @@ function paintLooked(pixels, looked, best) {
   const where = `the brightest of ${down * across} patches, in row ${Math.floor(top / across) + 1}, column ${(top % across) + 1}`;
   $("looked-note").textContent = attention
     ? `${percent(most)} on the brightest of ${down * across} patches`
-    : `a patch adds ${least.toFixed(2)} to ${most.toFixed(2)} to the logit of ${classes[best]}`;
+    : `a patch adds ${least.toFixed(3)} to ${most.toFixed(3)} to the logit of ${classes[best]}`;
   $("looked").setAttribute("aria-label", attention ? `${percent(most)} of attention on ${where}` : `Most is added by ${where}`);
 }
 
