@@ -38,8 +38,8 @@ def pixel_baselines(
     """Accuracies on validation and test of classifiers fitted to the train images' pixels in [0, 1].
 
     "svm" has a radial kernel. With more than 5,000 train images it would take too long, and is left out; with more than
-    20,000 so is "logistic regression". In place of either "ridge", least squares with a penalty, joins. Where more images
-    have no label than have one, "label spreading" learns from up to 5,000 of them.
+    20,000 so is "logistic regression". In place of either "ridge", least squares with a penalty, joins. Where more
+    images have no label than have one, "label spreading" learns from up to 5,000 of them.
 
     Args:
         train_images: (N, H, W, C)
