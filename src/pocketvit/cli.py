@@ -134,11 +134,14 @@ def evaluate(args: list[str]) -> int:
 
 def predict(args: list[str]) -> int:
     """classes and probabilities of image files or of a folder, as CSV or JSON"""
-    parser = parser_of_images("predict", str(predict.__doc__), {"top": (int, 3, "classes to list for each image")})
-    given = parsed(parser, args)
+    added: Arguments = {
+        "top": (int, 3, "classes to list for each image"),
+        "runtime": (str, None, "of an exported file: onnxruntime, openvino or executorch; default: by its name"),
+    }
+    given = parsed(parser_of_images("predict", str(predict.__doc__), added), args)
     from pocketvit.verbs.predict import predictions
 
-    options = {name: given[name] for name in ("model", "top", "device", "skip_bad")}
+    options = {name: given[name] for name in ("model", "device", "skip_bad", *added)}
     rows: list[dict[str, Any]] = []
     told = csv.writer(sys.stdout, lineterminator="\n")
     with _said_warnings():
@@ -159,11 +162,11 @@ def predict(args: list[str]) -> int:
 
 
 def export(args: list[str]) -> int:
-    """a file that runs elsewhere, ONNX or one HTML page, in float32 or int8, verified on the test images"""
+    """a file that runs elsewhere: ONNX, OpenVINO, ExecuTorch, timm or one HTML page, verified on the test images"""
     parser = plain_parser("export", str(export.__doc__), "RUN")
     parser.add_argument("model", help=MODEL[2])
     added: Arguments = {
-        "to": (str, "onnx", "kind of file: onnx, or html for a page that classifies in a browser"),
+        "to": (str, "onnx", "kind of file: onnx, openvino, executorch, timm, or html for a page in a browser"),
         "out": (str, ..., "file to write; a card is written beside it"),
         "int8": (bool, False, "quantise, calibrated on train images"),
         "data": (str, None, "images that the run came from; default: those that it was begun with"),
@@ -174,11 +177,11 @@ def export(args: list[str]) -> int:
     from pocketvit.verbs.export import export as verb
 
     found = verb(given["model"], **{name: given[name] for name in added})
-    text = (
-        f"wrote {found['file']}, {found['bytes'] / 1e6:.2f} MB: {_percent(found['exported_accuracy'])} on "
-        f"{found['images']} test images, {_percent(found['accuracy'])} in PyTorch, the same class for "
-        f"{_percent(found['agreement'])}"
-    )
+    told = f"exported, not verified here: {found.get('reason')}"
+    if found["verified"]:
+        exported, own, same = (_percent(found[name]) for name in ("exported_accuracy", "accuracy", "agreement"))
+        told = f"{exported} on {found['images']} test images, {own} in PyTorch, the same class for {same}"
+    text = f"wrote {found['file']}, {found['bytes'] / 1e6:.2f} MB: {told}"
     return _show(given, found, text)
 
 

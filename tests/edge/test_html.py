@@ -20,7 +20,6 @@ from browser import Browser
 from numpy.typing import NDArray
 from PIL import Image
 from sklearn.datasets import load_sample_images
-from torch import Tensor, nn
 from windows import chromium_or_skip
 
 import pocketvit as pv
@@ -28,9 +27,8 @@ from pocketvit.config import DataConfig, ModelConfig, ResNetConfig
 from pocketvit.data import Dataset, Split, load
 from pocketvit.data.images import Rendering, decode_image
 from pocketvit.edge import html
-from pocketvit.edge.html import Looking, model_of, write_page
-from pocketvit.edge.onnx import OnnxRuntime, write_onnx
-from pocketvit.model.resnet import ResNet
+from pocketvit.edge.html import Html, Looking, model_of, write_page
+from pocketvit.edge.onnx import OnnxRuntime
 from pocketvit.model.vit import ViT
 from pocketvit.model.weights import WeightsMeta
 
@@ -63,7 +61,7 @@ def written(folder: Path, about: WeightsMeta) -> Path:
     images = np.random.default_rng(0).integers(0, 256, (60, *about.shape), dtype=np.uint8)
     split = Split(images, np.arange(60) % len(about.classes), None)
     dataset = Dataset("noise", about.classes, split, split, split, about.mean, about.std, ())
-    write_onnx(folder / "m.onnx", classifier(about), about, Looking)
+    Html.write(folder / "m.onnx", classifier(about), about)
     write_page(folder / "page.html", folder / "m.onnx", about, dataset, RESULT)
     return folder / "page.html"
 
@@ -333,24 +331,10 @@ def test_a_page_without_a_class_token_says_so(desk: Browser, tmp_path: Path) -> 
     assert EVIL in text
 
 
-class Plain(nn.Module):
-    """A network of another kind, as a file has it: normalised pixels to logits and probabilities."""
-
-    outputs = ("logits", "probabilities")
-
-    def __init__(self, network: ResNet, about: WeightsMeta) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        logits = self.network(pixels.to(torch.float32) / 255)
-        return logits, logits.softmax(dim=-1)
-
-
 def test_of_a_network_without_tokens_nothing_is_shown_and_it_is_said(desk: Browser, tmp_path: Path) -> None:
     about = replace(meta(), network="resnet", model=ResNetConfig())
     network = about.build().eval()
-    write_onnx(tmp_path / "m.onnx", network, about, Plain)
+    Html.write(tmp_path / "m.onnx", network, about)
     images = np.zeros((6, *about.shape), np.uint8)
     split = Split(images, np.arange(6) % 3, None)
     dataset = Dataset("noise", about.classes, split, split, split, about.mean, about.std, ())

@@ -21,10 +21,12 @@ from torch import Tensor, nn
 
 from pocketvit.config import ModelConfig
 from pocketvit.data import Dataset
-from pocketvit.edge.deployed import Deployed
+from pocketvit.edge.deployed import Deployed, Encoder, Layer
+from pocketvit.edge.onnx import Onnx
 from pocketvit.errors import UserError
 from pocketvit.files import write_whole
-from pocketvit.model.vit import Attention, Block
+from pocketvit.model.costs import parameters
+from pocketvit.model.network import Network
 from pocketvit.model.weights import WeightsMeta
 from pocketvit.pages.words import amount, percent
 
@@ -39,7 +41,7 @@ SAMPLES, MOST_OF_A_CLASS, MOST_CLASSES = 40, 4, 100
 
 
 class Looking(Deployed):
-    """A classifier that says, in a third output, where in the image it found what it says.
+    """A classifier that, where it is a ViT, says in a third output where in the image it found what it says.
 
     With a class token that is "looked", (N, P): the attention that the token of the last layer pays to each of P
     patches, the mean over heads; the rest to 1 it pays to itself. With mean pooling there is no such token, and it is
@@ -47,31 +49,74 @@ class Looking(Deployed):
     and reads a mean (class activation maps, Zhou et al. 2016, arXiv 1512.04150).
     """
 
-    outputs = (*Deployed.outputs, "looked")
+    def __init__(self, network: Network, meta: WeightsMeta) -> None:
+        super().__init__(network, meta)
+        if isinstance(self.network, Encoder):
+            self.outputs = (*Deployed.outputs, "looked")
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
-        """uint8 (N, C, H, W) to logits, probabilities and what `looked` is."""
-        x = self.embedded(pixels)
-        *blocks, last = self.blocks
-        assert isinstance(last, Block)
-        assert isinstance(self.head, nn.Linear)
-        for block in blocks:
-            x = block(x)
-        if self.pool == "token":
-            return (*self.read(self.norm(last(x, first_only=True))), _attention(last.attn, last.norm1(x)))
-        x, weight = self.norm(last(x)), self.head.weight
-        return (*self.read(x), F.linear(x[:, 1:], weight - weight.mean(dim=0)) / (x.shape[1] - 1))
+        """uint8 (N, C, H, W) to logits, probabilities and, of a ViT, what `looked` is."""
+        encoder = self.network
+        if not isinstance(encoder, Encoder):
+            return super().forward(pixels)
+        x = encoder.embedded(pixels)
+        *layers, last = encoder.blocks
+        assert isinstance(last, Layer)
+        for layer in layers:
+            x = layer(x)
+        if last.first_only:
+            return (*self.answers(encoder.read(encoder.norm(last(x)))), _attention(last, last.norm1(x)))
+        assert isinstance(encoder.head, nn.Linear)
+        x, weight = encoder.norm(last(x)), encoder.head.weight
+        shares = F.linear(x[:, 1:], weight - weight.mean(dim=0)) / (x.shape[1] - 1)
+        return (*self.answers(encoder.read(x)), shares)
 
 
-def _attention(attn: Attention, x: Tensor) -> Tensor:
+def _attention(last: Layer, x: Tensor) -> Tensor:
     """That of the first of the tokens (N, 1 + P, D) to the others, (N, P), the mean over heads."""
-    n, _, d = x.shape
-    weight, bias, size = attn.qkv.weight, attn.qkv.bias, d // attn.heads
-    query = F.linear(x[:, :1], weight[:d], bias[:d]).view(n, 1, attn.heads, size).transpose(1, 2)
-    # Keys and values as the layer itself takes them, so that what the file holds twice falls together.
-    keys = F.linear(x, weight[d:], bias[d:]).view(n, -1, 2, attn.heads, size).permute(2, 0, 3, 1, 4)[0]
-    weights = ((query * size**-0.5) @ keys.transpose(-2, -1)).softmax(dim=-1)
+    width = x.shape[-1]
+    # Keys as the layer itself takes them, so that what the file holds twice falls together.
+    keys = last.qkv(x).reshape(-1, last.tokens, last.qkv.out_features)[..., :width]
+    query = last.query(x[:, 0]).reshape(-1, 1, width)
+    query, keys = (part.unflatten(-1, (last.heads, -1)).transpose(1, 2) for part in (query, keys))
+    weights = ((query * (width // last.heads) ** -0.5) @ keys.transpose(-2, -1)).softmax(dim=-1)
     return weights[:, :, 0, 1:].mean(dim=1)
+
+
+class Html(Onnx):
+    """See `Format`: a page, around an ONNX file that is verified before it goes in as it is."""
+
+    suffix = ".html"
+
+    @staticmethod
+    def deployed(network: Network, meta: WeightsMeta) -> Deployed:
+        """With where it looked; attention in plain operators, which every browser's runtime has."""
+        return Looking(network, meta)
+
+    @staticmethod
+    def finish(file: Path, network: Network, meta: WeightsMeta, dataset: Dataset, found: dict[str, Any]) -> None:
+        """Put the page around it."""
+        write_page(file, file, meta, dataset, {**found, "parameters": parameters(network)})
+
+    @staticmethod
+    def about(meta: WeightsMeta) -> str:
+        """Images in, by hand."""
+        height, width, channels = meta.shape
+        runtime = _about_runtime()
+        calibrated = f"calibrated (temperature {meta.temperature:.3f})" if meta.temperature != 1 else "not calibrated"
+        return f"""Open it in a browser, from disk; it needs no network.
+
+- An image is turned as its metadata say, laid over grey {meta.background} where it is transparent, made
+  {"RGB" if channels == 3 else "grey"}, and scaled to {width}x{height} px by Pillow's bicubic filter. Of 16 bits a
+  channel the browser keeps 8.
+- Probabilities are {calibrated}.
+- Inside are the model, {runtime["package"]} {runtime["version"]} (MIT; its licence is in the page), and some test
+  images of the set: who publishes the page publishes them too."""
+
+    @staticmethod
+    def loading(name: str, meta: WeightsMeta) -> str:
+        """Nothing: a double click does."""
+        return ""
 
 
 def write_page(file: Path, model: Path, meta: WeightsMeta, dataset: Dataset, result: dict[str, Any]) -> None:
@@ -114,31 +159,6 @@ def write_page(file: Path, model: Path, meta: WeightsMeta, dataset: Dataset, res
         megabytes={"model": len(content) / 1e6, "samples": sum(len(one["uri"]) for one in samples) / 1e6},
     )  # fmt: skip
     write_whole(file, page)
-
-
-def card(file: Path, meta: WeightsMeta, dataset: Dataset, result: dict[str, Any]) -> str:
-    """What whoever finds the page should know, as Markdown."""
-    height, width, channels = meta.shape
-    runtime = _about_runtime()
-    calibrated = f"calibrated (temperature {meta.temperature:.3f})" if meta.temperature != 1 else "not calibrated"
-    return f"""# {file.name}
-
-A page that tells {len(meta.classes)} classes of images apart: open it in a browser, from disk; it needs no network.
-PocketViT made it from {dataset.name} ({len(dataset.train):,} train images), preset `{meta.model.preset}`.
-
-- An image is turned as its metadata say, laid over grey {meta.background} where it is transparent, made
-  {"RGB" if channels == 3 else "grey"}, and scaled to {width}x{height} px by Pillow's bicubic filter. Of 16 bits a
-  channel the browser keeps 8.
-- Probabilities are {calibrated}.
-- Test accuracy {100 * result["exported_accuracy"]:.2f} % on {result["images"]:,} images; of the network in PyTorch
-  {100 * result["accuracy"]:.2f} %. Both name the same class for {100 * result["agreement"]:.2f} % of them.
-- {file.stat().st_size:,} bytes: the model{", weights in int8" if result["int8"] else ""}, {runtime["package"]}
-  {runtime["version"]} (MIT; its licence is in the page), and some test images of the set: who publishes the page
-  publishes them too.
-- It knows these classes alone, and images like those: of anything else it names one of them all the same.
-
-Classes: {", ".join(meta.classes)}.
-"""
 
 
 def model_of(page: Path) -> bytes:

@@ -1,9 +1,10 @@
-"""What `bench` times: each kind of file, and the runtime that computes it. A new one is a line of RUNTIMES."""
+"""What `bench` times: each kind of file, and the runtime that computes it. A new one is a line of TIMED."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Protocol
@@ -12,11 +13,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pocketvit.edge import onnx
+from pocketvit.edge.executorch import Program, Pte
+from pocketvit.edge.format import Format
+from pocketvit.edge.formats import FORMATS, runtime_of
+from pocketvit.edge.onnx import Onnx, OnnxRuntime
+from pocketvit.edge.openvino import OpenVino, OpenVinoIr
 from pocketvit.errors import UserError
 from pocketvit.model import weights
 from pocketvit.model.network import Network
-from pocketvit.model.vit import ViT
 from pocketvit.model.weights import WeightsMeta
 from pocketvit.training.device import cpu_multiplies_bf16, keep_freed_memory
 
@@ -88,34 +92,34 @@ def _weights(dtype: torch.dtype) -> Callable[[Path, Network, WeightsMeta, Pixels
     return lambda file, network, meta, images: weights.save(file, network, meta, dtype)
 
 
-def _onnx_float32(file: Path, network: Network, meta: WeightsMeta, images: Pixels) -> None:
-    if not isinstance(network, ViT):
-        raise UserError(f"a {meta.model.preset} cannot be exported yet")
-    onnx.write_onnx(file, network, meta)
-
-
-def _onnx_int8(file: Path, network: Network, meta: WeightsMeta, images: Pixels) -> None:
-    _onnx_float32(file, network, meta, images)
-    onnx.write_int8(file, file, images)
+def _exported(kind: type[Format], int8: bool = False) -> Callable[[Path, Network, WeightsMeta, Pixels], None]:
+    return lambda file, network, meta, images: kind.write(file, network, meta, images if int8 else None)
 
 
 EAGER = Runtime(
     "PyTorch", "float32", "torch", ".safetensors", _weights(torch.float32), _bare(torch.float32)
 )  # fmt: skip
-RUNTIMES = (
+TIMED = (
     EAGER,
     Runtime("PyTorch", "bf16", "torch", ".safetensors", _weights(torch.bfloat16), _bare(torch.bfloat16),
             runs=cpu_multiplies_bf16),
-    Runtime("ONNX Runtime", "float32", "onnxruntime", ".onnx", _onnx_float32, onnx.OnnxRuntime, "onnx"),
-    Runtime("ONNX Runtime", "int8", "onnxruntime", ".onnx", _onnx_int8, onnx.OnnxRuntime, "onnx"),
+    Runtime("ONNX Runtime", "float32", "onnxruntime", Onnx.suffix, _exported(Onnx), OnnxRuntime, "onnx"),
+    Runtime("ONNX Runtime", "int8", "onnxruntime", Onnx.suffix, _exported(Onnx, int8=True), OnnxRuntime, "onnx"),
+    Runtime("OpenVINO", "float32", "openvino", OpenVinoIr.suffix, _exported(OpenVinoIr), OpenVino, "openvino"),
+    Runtime("OpenVINO", "bf16", "openvino", OpenVinoIr.suffix, _exported(OpenVinoIr),
+            partial(OpenVino, precision="bf16"), "openvino", cpu_multiplies_bf16),
+    Runtime("OpenVINO", "int8", "openvino", OpenVinoIr.suffix, _exported(OpenVinoIr, int8=True), OpenVino, "openvino"),
+    Runtime("ExecuTorch", "float32", "executorch", Pte.suffix, _exported(Pte), Program, "executorch"),
 )  # fmt: skip
-NAMED = {str(runtime): runtime for runtime in RUNTIMES}
+NAMED = {str(runtime): runtime for runtime in TIMED}
 
 
 def reader_of(file: Path) -> Runtime:
-    """Of an exported file. Raises UserError for one that none of RUNTIMES reads."""
-    fitting = [one for one in RUNTIMES if one.suffix == file.suffix and one.name != EAGER.name]
+    """Of an exported file. Raises UserError for one that none of TIMED reads."""
+    fitting = [one for one in TIMED if one.suffix == file.suffix and one.name != EAGER.name]
     if not fitting:
         raise UserError(f"{file}: a file of a kind that no runtime here reads")
-    precision = onnx.precision_of(file)
+    runtime_of(file)(file, 1)  # type: ignore[misc]  # refuses what is no such file
+    (kind,) = (kind for kind in FORMATS.values() if kind.suffix == file.suffix)
+    precision = kind.precision(file)
     return next(one for one in fitting if one.precision == precision)

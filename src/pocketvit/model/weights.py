@@ -19,10 +19,12 @@ from pocketvit.files import write_whole
 from pocketvit.model.mae import MaskedAutoencoder
 from pocketvit.model.network import Network
 from pocketvit.model.networks import NETWORKS
+from pocketvit.model.timm import from_timm, to_timm
 from pocketvit.model.vit import ViT, ViTShape
 
 FILE = "model.safetensors"
 KEY = "pocketvit"
+NAMES = "names"  # "timm" where tensors have timm's
 FORMAT = 1  # raise it when files would no longer load as they did
 
 
@@ -82,7 +84,11 @@ class WeightsMeta:
 
 
 def save(
-    path: str | Path, module: Network | MaskedAutoencoder, meta: WeightsMeta, dtype: torch.dtype = torch.float32
+    path: str | Path,
+    module: Network | MaskedAutoencoder,
+    meta: WeightsMeta,
+    dtype: torch.dtype = torch.float32,
+    timm: bool = False,
 ) -> None:
     """Write weights and metadata, in one step: a reader finds the old file or the new one, never a part.
 
@@ -91,6 +97,7 @@ def save(
         module: the network that `meta` describes.
         meta: goes into the file's metadata, under "pocketvit".
         dtype: what weights are stored as; loading makes them float32 again.
+        timm: store a ViT's weights under timm's names; loading takes either.
 
     Raises:
         ValueError: `meta` describes another network.
@@ -106,7 +113,11 @@ def save(
         described = meta.build().state_dict()
     if {k: v.shape for k, v in state.items()} != {k: v.shape for k, v in described.items()}:
         raise ValueError(f"the metadata does not describe this {type(module).__name__}: {meta}")
-    write_whole(file, to_bytes(state, {KEY: as_text(meta)}))
+    about = {KEY: as_text(meta)}
+    if timm:
+        assert isinstance(meta.model, ModelConfig)
+        state, about = to_timm(state, ViTShape.of(meta.model, meta.shape)), about | {NAMES: "timm"}
+    write_whole(file, to_bytes(state, about))
 
 
 def as_text(meta: WeightsMeta) -> str:
@@ -224,16 +235,19 @@ def _read(path: str | Path) -> tuple[dict[str, Tensor], WeightsMeta]:
         raise UserError(f"{path}: no such file: give a weights file or a run directory")
     try:
         with safe_open(file, framework="pt") as opened:
-            metadata = (opened.metadata() or {}).get(KEY)
+            metadata = opened.metadata() or {}
             # Tensors lie unaligned in the mapped file, and products may differ in the last bit for that: copy.
             state = {name: _widened(opened.get_tensor(name)) for name in opened.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise UserError(f"{file}: not a safetensors file, or a damaged one ({_line(error)})") from None
     except OSError as error:
         raise UserError(f"{file}: cannot be read: {_line(error)}") from None
-    if metadata is None:
+    if KEY not in metadata:
         raise UserError(f"{file}: safetensors without PocketViT's metadata: give weights that PocketViT saved")
-    return state, from_text(metadata, file)
+    meta = from_text(metadata[KEY], file)
+    if metadata.get(NAMES) == "timm" and isinstance(meta.model, ModelConfig):
+        state = from_timm(state, ViTShape.of(meta.model, meta.shape))
+    return state, meta
 
 
 def _widened(tensor: Tensor) -> Tensor:

@@ -15,12 +15,13 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pocketvit.data import Dataset
+from pocketvit.edge.formats import runtime_of
 from pocketvit.edge.latency import Contestant, measured, thread_counts, work
-from pocketvit.edge.onnx import read_meta
-from pocketvit.edge.runtimes import RUNTIMES, reader_of
+from pocketvit.edge.runtimes import TIMED, reader_of
 from pocketvit.errors import UserError
 from pocketvit.files import write_whole
 from pocketvit.model.costs import classifier_costs
+from pocketvit.model.weights import WeightsMeta
 from pocketvit.pages.speed import latency_figure
 from pocketvit.run.evidence import evidence
 from pocketvit.run.folder import RunFolder
@@ -62,7 +63,7 @@ def bench(
     began, threads = time.perf_counter(), thread_counts()
     notes = [
         f'{name} is not installed: pip install "pocketvit[{extra}]"'
-        for name, extra in dict.fromkeys((one.name, one.extra) for one in RUNTIMES if not one.installed)
+        for name, extra in dict.fromkeys((one.name, one.extra) for one in TIMED if not one.installed)
     ]
     with TemporaryDirectory() as folder:
         contestants = list(_contestants(models, data, Path(folder), notes))
@@ -94,14 +95,14 @@ def _contestants(models: Sequence[Model], data: str | None, folder: Path, notes:
         networks = {path.name: path} if exported else _networks(path)
         prefix = f"{path.name} " if len(models) > 1 and path.is_dir() else ""
         for name, file in networks.items():
-            meta = read_meta(file) if exported else classifier_of(file)[1]
+            meta = _described(file) if exported else classifier_of(file)[1]
             dataset = images_of(path, meta, data)
             macs = classifier_costs(meta.network, meta.model, meta.shape, len(meta.classes)).macs_computed
             about = {"macs": macs, **_saved_images(dataset, own)}
             if exported:
                 yield Contestant(name, reader_of(file), file, **about)
                 continue
-            for runtime in RUNTIMES:
+            for runtime in TIMED:
                 if not (runtime.installed and runtime.runs()):
                     continue
                 draft = own / f"{len(list(own.iterdir()))}{runtime.suffix}"
@@ -112,6 +113,14 @@ def _contestants(models: Sequence[Model], data: str | None, folder: Path, notes:
                     notes.append(f"{prefix}{name}, {runtime}: {error}")
                     continue
                 yield Contestant(f"{prefix}{name}", runtime, draft, **about)
+
+
+def _described(file: Path) -> WeightsMeta:
+    """What an exported file says of itself; UserError for one that nothing reads."""
+    runtime = runtime_of(file)
+    if runtime is None:
+        raise UserError(f"{file}: a file of a kind that no runtime here reads")
+    return runtime(file, 1).meta
 
 
 def _networks(path: Path) -> dict[str, Path]:

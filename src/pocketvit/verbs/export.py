@@ -12,18 +12,21 @@ from numpy.typing import NDArray
 
 from pocketvit.config import resolve, run_config
 from pocketvit.data import Dataset, load
-from pocketvit.edge.verified import verified
+from pocketvit.edge.format import CannotRun, Format
+from pocketvit.edge.formats import format_of
+from pocketvit.edge.sensitivity import sensitivities
+from pocketvit.edge.verified import Verification, verified
 from pocketvit.errors import UserError
 from pocketvit.evaluation.predictor import Predictor
 from pocketvit.files import write_whole
-from pocketvit.model.costs import parameters
-from pocketvit.model.vit import ViT
+from pocketvit.model.network import Network
 from pocketvit.model.weights import WeightsMeta
 from pocketvit.run.folder import RunFolder
 from pocketvit.verbs.models import Model, classifier_of, path_of, rendering_of
 
-KINDS = ("onnx", "html")
 CALIBRATING = 512  # train images
+SENSING = 128  # of these, where layers are told apart
+NAMED = 3  # layers
 
 
 def export(
@@ -39,55 +42,69 @@ def export(
 
     Args:
         model: a run, or weights of a classifier.
-        to: "onnx", or "html" for a page that classifies in a browser, offline.
+        to: "onnx", "openvino", "executorch", "timm", or "html" for a page that classifies in a browser, offline.
         out: the file; a card, FILE.md, is written beside it.
         int8: quantise the products with weights, calibrated on train images.
         data: the images that the run came from; None takes those that it was begun with.
         max_drop: points of test accuracy that may be lost, or one image where that is more.
 
     Returns:
-        "file", "bytes", and what `Verification` has.
+        "file", "to", "int8", "bytes" and "verified"; with what `Verification` has or, where this machine cannot run the
+        file, "reason".
 
     Raises:
         UserError: no classifier, no such kind, no images, or a file that is not as good, which is not left behind.
     """
-    from pocketvit.edge.deployed import Deployed
-    from pocketvit.edge.html import Looking, card, write_page
-    from pocketvit.edge.onnx import OnnxRuntime, write_int8, write_onnx
-
-    if to not in KINDS:
-        raise UserError(f"--to {to}: expected one of {', '.join(KINDS)}")
-    vit, meta = classifier_of(model)
-    if not isinstance(vit, ViT):
-        raise UserError(f"a {meta.model.preset} cannot be exported yet: give a run that saved a ViT")
-    dataset, file = images_of(path_of(model), meta, data), Path(out)
-    draft = file.with_name(f".{file.name}.partial")
+    file = Path(out)
+    kind = format_of(to, file, int8)
+    network, meta = classifier_of(model)
+    dataset = images_of(path_of(model), meta, data)
+    draft = file.with_name(f".partial-{file.name}")
     draft.parent.mkdir(parents=True, exist_ok=True)
+    calibration = calibrating(dataset) if int8 else None
     try:
-        write_onnx(draft, vit, meta, Looking if to == "html" else Deployed)
-        if int8:
-            write_int8(draft, draft, calibrating(dataset))
-        exported = Predictor(OnnxRuntime(draft), meta.shape, meta.classes, meta.temperature)
-        found = verified(exported, Predictor.of(vit, meta, "cpu"), *dataset.labelled("test"))
-        if not found.holds(max_drop / 100):
-            raise UserError(
-                f"--out {out}: not written: its test accuracy is {100 * found.exported_accuracy:.2f} %, that of the "
-                f"network {100 * found.accuracy:.2f} %; --max-drop {100 * found.drop + 0.01:.2f} would allow that"
-            )
-        if to == "html":
-            about = {**found.to_json(), "int8": int8, "parameters": parameters(vit)}
-            write_page(draft, draft, meta, dataset, about)
+        kind.write(draft, network.cpu().eval(), meta, calibration)
+        about = _verified(kind, draft, network, meta, dataset)
+        if isinstance(about, Verification) and not about.holds(max_drop / 100):
+            raise UserError(_refusal(out, about, network, meta, calibration))
+        known = about.to_json() if isinstance(about, Verification) else {"reason": about}
+        kind.finish(draft, network, meta, dataset, known | {"int8": int8})
         draft.replace(file)
     finally:
         draft.unlink(missing_ok=True)
-    result = {"file": str(file), "to": to, "int8": int8, "bytes": file.stat().st_size, **found.to_json()}
-    text = card(file, meta, dataset, result) if to == "html" else _card(result, file, meta, dataset)
-    write_whole(file.with_name(f"{file.name}.md"), text)
-    return result
+    result = {"file": str(file), "to": to, "int8": int8, "bytes": file.stat().st_size, "verified": "images" in known}
+    write_whole(file.with_name(f"{file.name}.md"), _card(result | known, kind, file, meta, dataset))
+    return result | known
+
+
+def _verified(
+    kind: type[Format], file: Path, network: Network, meta: WeightsMeta, dataset: Dataset
+) -> Verification | str:
+    """What test images say; or, where this machine cannot run the file, why."""
+    try:
+        exported = Predictor(kind.runtime(file), meta.shape, meta.classes, meta.temperature)
+        return verified(exported, Predictor.of(network, meta, "cpu"), *dataset.labelled("test"))
+    except CannotRun as reason:
+        return str(reason).removeprefix(f"{file}: ")
+
+
+def _refusal(
+    out: str | Path, found: Verification, network: Network, meta: WeightsMeta, calibration: NDArray[np.uint8] | None
+) -> str:
+    """Why a file is not kept and, where int8 is the cause, which layers are."""
+    blame = ""
+    if calibration is not None:
+        layers = list(sensitivities(network, meta, calibration[:SENSING]).items())[:NAMED]
+        named = ", ".join(f"{name} ({100 * change:.1f} %)" for name, change in layers)
+        blame = f"; int8 changes the logits most in {named}, each quantised alone"
+    return (
+        f"--out {out}: not written: its test accuracy is {100 * found.exported_accuracy:.2f} %, that of the network "
+        f"{100 * found.accuracy:.2f} %{blame}; --max-drop {100 * found.drop + 0.01:.2f} would allow that"
+    )
 
 
 def calibrating(dataset: Dataset) -> NDArray[np.uint8]:
-    """Train images (N, H, W, C), for a network in int8 to be calibrated on."""
+    """Train images (N, H, W, C): what calibrates is not what tests."""
     images, _ = dataset.labelled("train")
     return images[np.sort(np.random.default_rng(0).permutation(len(images))[:CALIBRATING])]
 
@@ -115,31 +132,39 @@ def images_of(path: Path, meta: WeightsMeta, data: str | None) -> Dataset:
     return dataset
 
 
-def _card(result: dict[str, Any], file: Path, meta: Any, dataset: Dataset) -> str:
+def _card(result: dict[str, Any], kind: type[Format], file: Path, meta: WeightsMeta, dataset: Dataset) -> str:
     """What whoever finds the file should know."""
     height, width, channels = meta.shape
-    kind = "RGB" if channels == 3 else "grey"
+    mode, colours = ("RGB", "RGB") if channels == 3 else ("L", "grey")
+    if result["verified"]:
+        tested = (
+            f"Test accuracy {100 * result['exported_accuracy']:.2f} % on {result['images']:,} images; of the network\n"
+            f"  in PyTorch {100 * result['accuracy']:.2f} %. Both name the same class for "
+            f"{100 * result['agreement']:.2f} % of them."
+        )
+    else:
+        tested = f"Not verified: where it was exported, {result['reason']}."
+    loading = kind.loading(file.name, meta)
+    code = (
+        f"""
+```python
+from PIL import Image
+image = Image.open("image.png").convert("{mode}").resize(({width}, {height}), Image.BICUBIC)
+{loading}
+```
+"""
+        if loading
+        else ""
+    )
     return f"""# {file.name}
 
-A classifier of {len(meta.classes)} classes for {kind} images of {width}x{height} px, preset `{meta.model.preset}`.
+A classifier of {len(meta.classes)} classes for {colours} images of {width}x{height} px, preset `{meta.model.preset}`.
 PocketViT made it from {dataset.name} ({len(dataset.train):,} train images).
 
-- Input `pixels`: uint8 (N, {channels}, {height}, {width}), from 0 to 255, any N. Other sizes are scaled to this one
-  first, by Pillow's bicubic filter; nothing else is done to them: normalisation is inside.
-- Outputs `logits` and `probabilities`, both (N, {len(meta.classes)}), the latter calibrated (temperature
-  {meta.temperature:.3f} inside).
-- Test accuracy {100 * result["exported_accuracy"]:.2f} % on {result["images"]:,} images; of the network in PyTorch
-  {100 * result["accuracy"]:.2f} %. Both name the same class for {100 * result["agreement"]:.2f} % of them.
+{kind.about(meta)}
+- {tested}
 - {result["bytes"]:,} bytes{", weights in int8" if result["int8"] else ""}.
 - It knows these classes alone, and images like those: of anything else it names one of them all the same.
 
 Classes, in the order of the outputs: {", ".join(meta.classes)}.
-
-```python
-import numpy as np, onnxruntime
-from PIL import Image
-image = Image.open("image.png").convert("{"RGB" if channels == 3 else "L"}").resize(({width}, {height}), Image.BICUBIC)
-pixels = np.asarray(image).reshape({height}, {width}, {channels}).transpose(2, 0, 1)[None]
-logits, probabilities = onnxruntime.InferenceSession("{file.name}").run(None, {{"pixels": pixels}})
-```
-"""
+{code}"""

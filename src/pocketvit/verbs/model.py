@@ -16,7 +16,8 @@ from rich.console import Console
 from rich.progress import track
 
 from pocketvit.data import Header, list_images, read_images
-from pocketvit.edge.onnx import WITHOUT_FEATURES, OnnxRuntime, read_meta
+from pocketvit.edge.format import WITHOUT_FEATURES, FileRuntime
+from pocketvit.edge.formats import runtime_of
 from pocketvit.errors import UserError
 from pocketvit.evaluation.predictor import Predictor
 from pocketvit.model import weights
@@ -58,8 +59,14 @@ class TrainedModel:
     (['0', '1', '2'], (2, 10))
     """
 
-    def __init__(self, network: Network | Path, meta: WeightsMeta, device: str = "auto") -> None:
-        self.meta, self.device = meta, device
+    def __init__(
+        self,
+        network: Network | Path,
+        meta: WeightsMeta,
+        device: str = "auto",
+        runtime: type[FileRuntime] | None = None,
+    ) -> None:
+        self.meta, self.device, self._runtime = meta, device, runtime
         self._network = network.cpu().eval() if isinstance(network, Network) else network
 
     @property
@@ -92,8 +99,8 @@ class TrainedModel:
     def predictor(self) -> Predictor:
         """Of the network, on its device; of an exported file, by its runtime."""
         if isinstance(self._network, Path):
-            runtime = OnnxRuntime(self._network)
-            return Predictor(runtime, self.meta.shape, self.meta.classes, self.meta.temperature)
+            assert self._runtime is not None
+            return Predictor(self._runtime(self._network), self.meta.shape, self.meta.classes, self.meta.temperature)
         return Predictor.of(self._network, self.meta, make_accelerator(self.device, "float32").device)
 
     def check_classifies(self) -> None:
@@ -127,16 +134,21 @@ class TrainedModel:
         return f"<{type(self).__name__}: {self.meta.model.preset}, images of {width}x{height}x{channels}, {classes}>"
 
 
-def load(model: Model, device: str = "auto") -> TrainedModel:
+def load(model: Model, device: str = "auto", runtime: str | None = None) -> TrainedModel:
     """A model from a run, a weights file, an exported file or a shipped model's name.
 
     Of pre-trained weights, it is the encoder.
 
+    Args:
+        model: any of these.
+        device: auto, cpu, cuda or mps; exported files run on the CPU.
+        runtime: of an exported file: "onnxruntime", "openvino" or "executorch"; None takes what its name asks for.
+
     Raises:
-        UserError: no such model, no such device, or a runtime that is not installed.
+        UserError: no such model, no such device, or a runtime that is not installed or does not read such files.
     """
-    if (file := path_of(model)).suffix == ".onnx":
-        return TrainedModel(file.resolve(), read_meta(file), device)
+    if found := runtime_of(file := path_of(model), runtime):
+        return TrainedModel(file.resolve(), found(file, 1).meta, device, found)
     network, meta = weights.load(path_of(model))
     if not isinstance(network, Network):
         network, meta = weights.frozen_encoder(path_of(model)), weights.encoder_state(path_of(model))[1]

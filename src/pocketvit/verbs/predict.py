@@ -32,6 +32,7 @@ def predict(
     top: int = 3,
     device: str = "auto",
     skip_bad: bool = False,
+    runtime: str | None = None,
 ) -> list[dict[str, Any]]:
     """The `top` likeliest classes of each image file, or of each image in a folder.
 
@@ -39,10 +40,11 @@ def predict(
 
     Args:
         paths: files and folders.
-        model: a run, a weights file or a shipped model's name.
+        model: a run, a weights file, an exported file or a shipped model's name.
         top: classes to name for each image.
         device: auto, cpu, cuda or mps.
         skip_bad: go on where a file cannot be decoded.
+        runtime: what runs an exported file (see `load`).
 
     Returns:
         One {"file", "top": [{"class", "probability"}, ...]} an image, in order; with `skip_bad`, one
@@ -51,16 +53,23 @@ def predict(
     Raises:
         UserError: no such file, not an image, or weights without a classifier.
     """
-    return list(predictions(paths, model=model, top=top, device=device, skip_bad=skip_bad))
+    return list(predictions(paths, model=model, top=top, device=device, skip_bad=skip_bad, runtime=runtime))
 
 
 def predictions(
-    paths: Paths, *, model: Model, top: int = 3, device: str = "auto", skip_bad: bool = False, progress: bool = False
+    paths: Paths,
+    *,
+    model: Model,
+    top: int = 3,
+    device: str = "auto",
+    skip_bad: bool = False,
+    runtime: str | None = None,
+    progress: bool = False,
 ) -> Iterator[dict[str, Any]]:
     """The rows of `predict` as they come, its warnings last; with `progress`, a bar where there is a terminal."""
     if top < 1:
         raise UserError(f"--top {top}: expected at least 1")
-    trained, strange = load(model, device), Strange()
+    trained, strange = load(model, device, runtime), Strange()
     trained.check_classifies()
     predictor = trained.predictor()
     for batch in trained.batches(paths, skip_bad, progress):

@@ -1,0 +1,204 @@
+"""`export` and what reads its files again: every kind of file is verified, and is a model like any other."""
+
+from __future__ import annotations
+
+import json
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from exported import SIZES
+from PIL import Image
+from sklearn.datasets import load_digits
+
+import pocketvit as pv
+from pocketvit.cli import main
+from pocketvit.edge.format import CannotRun
+from pocketvit.edge.formats import FORMATS, RUNTIMES
+from pocketvit.edge.onnx import OnnxRuntime
+
+NEEDED = {"onnx": "onnxruntime", "openvino": "nncf", "executorch": "executorch", "timm": "safetensors"}
+SLOW = {"executorch": pytest.mark.slow}  # half a minute to write a program, however small
+KINDS = [
+    pytest.param(name, int8, marks=SLOW.get(name, ()))
+    for name, kind in FORMATS.items()
+    if name != "html"  # which people open
+    for int8 in ((False, True) if kind.int8 else (False,))
+]
+
+
+@pytest.mark.parametrize(("to", "int8"), KINDS)
+def test_every_kind_is_verified_and_read_again(
+    run: pv.Run, to: str, int8: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if find_spec(NEEDED[to]) is None:
+        pytest.skip(f'needs the extra: pip install "pocketvit[{to}]"')
+    (tmp_path / "README.md").write_text("mine")
+    file = tmp_path / f"m{FORMATS[to].suffix}"
+    # So small a network, briefly trained, loses much in int8.
+    found = pv.export(run, to=to, out=file, int8=int8, max_drop=20 if int8 else 0.3)
+    if not found["verified"]:
+        assert to == "executorch"
+        pytest.skip(found["reason"])
+    assert found["images"] == run.summary["dataset"]["test"]
+    details = json.loads((run.path / "summary.json").read_text())["details"]
+    assert found["accuracy"] == pytest.approx(details["evaluation"]["accuracy"], abs=1e-6)
+    assert found["exported_accuracy"] >= found["accuracy"] - (0.2 if int8 else 1 / found["images"])
+    assert found["agreement"] > (0.7 if int8 else 0.995)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["README.md", file.name, f"{file.name}.md"])
+    # What a person has there already stays.
+    assert (tmp_path / "README.md").read_text() == "mine"
+    model, own = pv.load(file), pv.load(run)
+    some = (load_digits().images[:50] * 15).astype(np.uint8)
+    changed = np.abs(model.predict_proba(some) - own.predict_proba(some))
+    assert changed.mean() < 0.05 if int8 else changed.max() < 1e-4
+    assert model.classes_.tolist() == own.classes_.tolist()
+    Image.fromarray(some[0]).save(tmp_path / "a.png")
+    capsys.readouterr()
+    assert main(["predict", str(tmp_path / "a.png"), "--model", str(file), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["top"][0]["class"] in own.classes_
+    # On another set than the run's, since a file knows nothing of its run's splits.
+    assert main(["evaluate", str(_folders(tmp_path / "set")), "--model", str(file), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["test"] == 4
+
+
+@pytest.mark.parametrize("to", ["onnx", "openvino", pytest.param("executorch", marks=pytest.mark.slow)])
+def test_the_lines_of_the_card_load_the_file(
+    run: pv.Run, to: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if find_spec(NEEDED[to]) is None:
+        pytest.skip(f'needs the extra: pip install "pocketvit[{to}]"')
+    file = tmp_path / f"m{FORMATS[to].suffix}"
+    found = pv.export(run, to=to, out=file)
+    card = file.with_name(f"{file.name}.md").read_text()
+    assert "uint8 (N, 1, 8, 8)" in card
+    if not found["verified"]:
+        pytest.skip(found["reason"])
+    assert f"{100 * found['exported_accuracy']:.2f} %" in card
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 8), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "image.png")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, np.ndarray] = {}
+    exec(card.split("```python\n")[1].split("```")[0], names)
+    expected = pv.load(run).predict_proba(pixels)
+    np.testing.assert_allclose(np.asarray(names["probabilities"]), expected, atol=1e-4)
+
+
+def test_a_runtime_is_chosen_by_the_files_name_or_asked_for(
+    run: pv.Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "m.onnx"
+    pv.export(run, out=file)
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "a.png")
+    told = {}
+    for name in (None, "onnxruntime", "openvino"):
+        rows = pv.predict(tmp_path / "a.png", model=file, runtime=name)
+        told[name] = [guess["probability"] for guess in rows[0]["top"]]
+    assert told["openvino"] == pytest.approx(told[None], abs=1e-4)
+    given = ["predict", str(tmp_path / "a.png"), "--model", str(file), "--runtime"]
+    for name, words in (
+        ("toaster", "--runtime toaster: expected one of onnxruntime, openvino, executorch"),
+        ("executorch", "use onnxruntime or openvino"),
+    ):
+        assert main([*given, name]) == 2
+        assert words in capsys.readouterr().err
+    assert main([*given[:3], str(run.path), "--runtime", "openvino"]) == 2
+    assert "export it to .zip or .onnx first" in capsys.readouterr().err
+    for name, module, extra in (("openvino", "openvino", "openvino"), ("onnxruntime", "onnxruntime", "onnx")):
+        monkeypatch.setitem(sys.modules, module, None)
+        assert main([*given, name]) == 2
+        error = capsys.readouterr().err
+        assert f'{module} is not installed: pip install "pocketvit[{extra}]"' in error
+        assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("int8", [False, True])
+def test_what_is_worse_is_not_left_behind(
+    run: pv.Run, int8: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wrong(self: OnnxRuntime, images: np.ndarray) -> np.ndarray:
+        return -right(self, images)
+
+    right = OnnxRuntime.logits
+    monkeypatch.setattr(OnnxRuntime, "logits", wrong)
+    with pytest.raises(pv.UserError, match=r"not written: its test accuracy is .* max_drop \d+") as error:
+        pv.export(run, out=tmp_path / "new" / "m.onnx", int8=int8)
+    assert list((tmp_path / "new").iterdir()) == []
+    # Layers are to blame where int8 is the cause.
+    assert ("int8 changes the logits most in" in str(error.value)) == int8
+    allowed = float(str(error.value).split("max_drop ")[1].split()[0])
+    assert pv.export(run, out=tmp_path / "new" / "m.onnx", max_drop=allowed)["bytes"] > 0
+
+
+def test_a_file_that_cannot_run_here_is_kept_and_said_not_to_be_verified(
+    run: pv.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def faulty(self: OnnxRuntime, images: np.ndarray) -> np.ndarray:
+        raise CannotRun("no such instructions")
+
+    monkeypatch.setattr(OnnxRuntime, "logits", faulty)
+    assert main(["export", str(run.path), "--out", str(tmp_path / "m.onnx")]) == 0
+    assert "exported, not verified here: no such instructions" in capsys.readouterr().out
+    assert "Not verified" in (tmp_path / "m.onnx.md").read_text()
+
+
+def test_the_data_have_to_be_those_of_the_run(run: pv.Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    weights = tmp_path / "alone.safetensors"
+    weights.write_bytes((run.path / "model.safetensors").read_bytes())
+    with pytest.raises(pv.UserError, match="it is not known which images it came from: give data"):
+        pv.export(weights, out=tmp_path / "m.onnx")
+    assert main(["export", str(weights), "--data", "digits", "--out", str(tmp_path / "m.onnx"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["file"] == str(tmp_path / "m.onnx")
+    other = np.zeros((40, 8, 8), np.uint8)
+    other[::2, :4] = 200
+    elsewhere = pv.finetune((other, np.arange(40) % 2), out=tmp_path / "o", device="cpu", **SIZES, epochs=1)
+    with pytest.raises(pv.UserError, match="give data"):
+        pv.export(elsewhere, out=tmp_path / "n.onnx")
+    with pytest.raises(pv.UserError, match="not the images that the model learnt from"):
+        pv.export(elsewhere, data="digits", out=tmp_path / "n.onnx")
+
+
+def test_wrong_words_and_foreign_files_get_one_line(
+    run: pv.Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "text.onnx").write_text("no model")
+    pv.export(run, out=tmp_path / "m.onnx")
+    (tmp_path / "half.onnx").write_bytes((tmp_path / "m.onnx").read_bytes()[:5000])
+    foreign = onnx.load(tmp_path / "m.onnx")
+    del foreign.metadata_props[:]
+    onnx.save(foreign, tmp_path / "foreign.onnx")
+    for runtime in ("onnxruntime", "openvino"):
+        for name, words in (
+            ("text", "or a damaged one"), ("half", "or a damaged one"), ("foreign", "that PocketViT did not write"),
+            ("missing", "no such file"),
+        ):  # fmt: skip
+            given = ["--model", str(tmp_path / f"{name}.onnx"), "--runtime", runtime]
+            assert main(["predict", str(tmp_path), *given]) == 2
+            error = capsys.readouterr().err
+            assert words in error
+            assert error.count("\n") == 1
+    for more, words in (
+        (["--to", "toaster"], "--to toaster: expected one of onnx, openvino, executorch, timm"),
+        (["--to", "openvino"], "expected a name that ends in .zip for --to openvino"),
+        (["--to", "timm", "--out", "m.safetensors", "--int8"], "use --to onnx or openvino"),
+    ):
+        assert main(["export", str(run.path), "--out", str(tmp_path / "n.onnx"), *more]) == 2
+        assert words in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    assert main(["export", str(run.path), "--out", str(tmp_path / "n.onnx")]) == 2
+    assert 'pip install "pocketvit[onnx]"' in capsys.readouterr().err
+    assert not (tmp_path / "n.onnx").exists()
+    assert {suffix for runtime in RUNTIMES.values() for suffix in runtime.reads} == {".onnx", ".zip", ".pte"}
+
+
+def _folders(root: Path) -> Path:
+    """Two images of each of two classes."""
+    for name in ("0", "1"):
+        (root / name).mkdir(parents=True)
+        for number in range(2):
+            pixels = np.full((8, 8), 40 * number + 90 * int(name), np.uint8)
+            Image.fromarray(pixels).save(root / name / f"{number}.png")
+    return root
