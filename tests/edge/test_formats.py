@@ -10,15 +10,19 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from exported import SIZES
+import torch
+from exported import SIZES, images
 from PIL import Image
 from sklearn.datasets import load_digits
 
 import pocketvit as pv
 from pocketvit.cli import main
+from pocketvit.config import ResNetConfig
 from pocketvit.edge.format import CannotRun
 from pocketvit.edge.formats import FORMATS, RUNTIMES
 from pocketvit.edge.onnx import OnnxRuntime
+from pocketvit.evaluation.predictor import Predictor
+from pocketvit.model.weights import WeightsMeta
 
 NEEDED = {"onnx": "onnxruntime", "openvino": "nncf", "executorch": "executorch", "timm": "safetensors"}
 SLOW = {"executorch": pytest.mark.slow}  # half a minute to write a program, however small
@@ -181,7 +185,7 @@ def test_wrong_words_and_foreign_files_get_one_line(
             assert words in error
             assert error.count("\n") == 1
     for more, words in (
-        (["--to", "toaster"], "--to toaster: expected one of onnx, openvino, executorch, timm"),
+        (["--to", "toaster"], "--to toaster: expected one of onnx, openvino, executorch, html, timm"),
         (["--to", "openvino"], "expected a name that ends in .zip for --to openvino"),
         (["--to", "timm", "--out", "m.safetensors", "--int8"], "use --to onnx or openvino"),
     ):
@@ -202,3 +206,28 @@ def _folders(root: Path) -> Path:
             pixels = np.full((8, 8), 40 * number + 90 * int(name), np.uint8)
             Image.fromarray(pixels).save(root / name / f"{number}.png")
     return root
+
+
+@pytest.mark.parametrize(("to", "int8"), [("onnx", False), ("onnx", True), ("openvino", False), ("openvino", True)])
+def test_a_cnn_goes_the_same_way(to: str, int8: bool, tmp_path: Path) -> None:
+    """Its own operators, convolutions among them, and normalisation before the first."""
+    torch.manual_seed(0)
+    about = WeightsMeta(
+        "classifier", ResNetConfig(8), (8, 12, 3), (0.4, 0.5, 0.6), (0.2, 0.25, 0.3), ("cat", "dog"), network="resnet",
+        temperature=1.7,
+    )  # fmt: skip
+    network = about.build()
+    network(torch.randn(64, 3, 8, 12))  # so that its norms have seen something
+    file = tmp_path / f"cnn{FORMATS[to].suffix}"
+    FORMATS[to].write(file, network.eval(), about, images() if int8 else None)
+    assert FORMATS[to].precision(file) == ("int8" if int8 else "float32")
+    model, own = pv.load(file), Predictor.of(network, about, "cpu")
+    assert model.meta == about
+    changed = np.abs(model.predict_proba(images()) - own.probabilities(images()))
+    assert changed.mean() < 0.05 if int8 else changed.max() < 1e-5
+
+
+def test_timm_has_no_place_for_a_cnn(tmp_path: Path) -> None:
+    about = WeightsMeta("classifier", ResNetConfig(8), (8, 8, 1), (0.4,), (0.2,), ("a", "b"), network="resnet")
+    with pytest.raises(pv.UserError, match="to timm: a ResNet has no place in timm's VisionTransformer"):
+        FORMATS["timm"].write(tmp_path / "m.safetensors", about.build(), about)
