@@ -286,7 +286,7 @@ def test_resuming_a_finished_fit_repeats_no_stage(
     for module, name in (
         (pretraining, "pretraining"),
         (finetuning, "finetuning"),
-        (baselines, "probe"),
+        (baselines, "metric"),
         (baselines, "pixel_baselines"),
     ):
         monkeypatch.setattr(module, name, never)

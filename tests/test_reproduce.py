@@ -214,7 +214,7 @@ def test_a_finished_run_is_not_run_again(
     def never(*args: object, **kwargs: object) -> None:
         raise AssertionError("it was run again")
 
-    for module, name in ((pretraining, "train"), (finetuning, "train"), (baselines, "probe")):
+    for module, name in ((pretraining, "train"), (finetuning, "train"), (baselines, "metric")):
         monkeypatch.setattr(module, name, never)
     monkeypatch.setattr(reproduce.finish, "REPO", finished / "checkout")
     assert reproduce.main([RECIPE, "--device=cpu"]) == 0

@@ -31,7 +31,7 @@ from pocketvit.verbs import model as models
 SIZES = {"model.width": 16, "model.depth": 1, "model.heads": 2, "model.decoder_width": 16, "model.decoder_heads": 2}
 BRIEF: dict[str, Any] = {
     **SIZES, "device": "cpu", "epochs": 2, "finetune.epochs": 1, "finetune.min_steps": 60, "seeds": 2,
-    "labels_per_class": "5,all", "finetune.lr": 3e-3,
+    "labels_per_class": "5,all", "finetune.lr": 3e-3, "arms": "mae,random",
 }  # fmt: skip
 
 

@@ -76,7 +76,7 @@ def test_without_a_terminal_there_is_a_line_for_each_thing(tmp_path: Path) -> No
     assert "\x1b" not in done.stdout + done.stderr
     assert max(map(len, done.stdout.splitlines())) <= 100
     assert len(done.stderr.splitlines()) < 30
-    for words in ("Data ", "Plan ", "raw pixels with", "pretrain: 12 epochs", "probe of mae", "finetune from MAE"):
+    for words in ("Data ", "Plan ", "raw pixels with", "pretrain: 12 epochs", "probe of mae", "fine-tuning from MAE"):
         assert words in done.stderr
     assert "Saved " in done.stdout
 
