@@ -188,7 +188,7 @@ def test_arrays_are_a_set_of_images(tmp_path: Path) -> None:
 
 
 def small(**more: Any) -> pv.PocketViTClassifier:
-    settings = {**SIZES, "model.preset": "digits", "finetune.min_steps": 60, "finetune.lr": 3e-3}
+    settings = {**SIZES, "model.preset": "digits", "finetune.min_steps": 60, "finetune.lr": 3e-3, "arms": "mae,random"}
     return pv.PocketViTClassifier(
         recipe="digits", epochs=1, finetune_epochs=1, settings=settings, device="cpu", **more
     )  # fmt: skip
