@@ -15,6 +15,7 @@ from typing import Any
 
 import common
 import contestants
+import equal_time
 import numpy as np
 import pytest
 import tables
@@ -308,3 +309,41 @@ def test_a_trial_that_cannot_be_is_refused_before_any_runs(
     assert trials.main(["digits", "digits", "--trial", change]) == 2
     assert change.split("=")[0] in capsys.readouterr().err
     assert not any(tmp_path.iterdir())
+
+
+def test_forms_of_fine_tuning_have_equal_time_and_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(equal_time, "REPO", tmp_path)
+    sizes = [f"--model.{name}=16" for name in ("width", "decoder_width")] + [
+        "--model.heads=2",
+        "--model.depth=1",
+        "--labels-per-class=5",
+    ]
+    form = "finetune.patch_share=0.5:0.25,0.5:1"
+    command = ["digits", "digits", "--seconds", "1", "--seeds", "2", "--name", "digits", "--trial", form, *sizes]
+    assert equal_time.main(command) == 0
+    file = tmp_path / "results" / "equal-time-digits.json"
+    found = json.loads(file.read_text())
+    whole, part = found["forms"]
+    assert (whole["changes"], part["changes"]) == ({}, {"finetune.patch_share": "0.5:0.25,0.5:1"})
+    assert (found["labels"], found["images"]) == (50, 145)
+    for form_found in (whole, part):
+        (length,) = form_found["lengths"]
+        assert len(length["all"]) == len(length["cpu_seconds"]) == 2
+        assert length["steps"] == pytest.approx(form_found["images_per_second"] / 50, abs=1)
+    assert whole["lengths"][0]["gain"] is None
+    gain = part["lengths"][0]["gain"]
+    assert gain["low"] <= gain["mean"] <= gain["high"]
+    expected = part["lengths"][0]["validation_accuracy"] - whole["lengths"][0]["validation_accuracy"]
+    assert gain["mean"] == pytest.approx(expected)
+    # Nothing is trained twice.
+    monkeypatch.setattr(equal_time, "train", None)
+    assert equal_time.main(command) == 0
+    assert json.loads(file.read_text())["forms"] == found["forms"]
+    (tmp_path / "README.md").write_text("<!-- table:equal-time-digits -->\n<!-- /table -->\n")
+    assert tables.main(["--root", str(tmp_path)]) == 0
+    assert "| `finetune.patch_share 0.5:0.25,0.5:1` | 1 s |" in (tmp_path / "README.md").read_text()
+    assert equal_time.main(["digits", "digits", "--seconds", "1", "--name", "x", "--trial", "pretrain.lr=1"]) == 2
+    assert "--trial pretrain.lr: not a setting of fine-tuning" in capsys.readouterr().err
