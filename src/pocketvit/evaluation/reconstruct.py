@@ -35,8 +35,8 @@ def reconstruct_images(
 ) -> Gallery:
     """Mask uint8 images (N, H, W, C) with a seeded mask and reconstruct them.
 
-    Where targets were normalised per patch, hidden patches are scaled with the mean statistics of the image's
-    visible patches: a hidden patch's own statistics would leak what it hides.
+    Where targets were normalised per patch, hidden patches are scaled with what the statistics of the visible ones
+    around them let expect: a hidden patch's own statistics would leak what it hides.
     """
     device = mae.mask_token.device
     scale = torch.tensor(std, device=device).view(1, -1, 1, 1)
@@ -46,15 +46,12 @@ def reconstruct_images(
     noise = torch.rand(len(x), mae.encoder.shape.patches, generator=torch.Generator().manual_seed(seed))
     with evaluating(mae):
         out = mae(x, mask_ratio, noise.to(device))
-    patches, hidden = patchify(x, patch), out.mask[..., None]
+    patches, hidden, (h, w) = patchify(x, patch), out.mask[..., None], images.shape[1:3]
     prediction = out.prediction.float()
     if mae.normalise_targets:
-        seen = ~hidden
-        count = seen.sum(dim=1, keepdim=True)
-        average = (patches.mean(-1, keepdim=True) * seen).sum(1, keepdim=True) / count
-        spread = ((patches.var(-1, keepdim=True) + 1e-6).sqrt() * seen).sum(1, keepdim=True) / count
-        prediction = prediction * spread + average
-    h, w = images.shape[1:3]
+        near = _nearness(~out.mask, h // patch, w // patch)
+        spread = near @ (patches.var(-1, keepdim=True) + 1e-6).sqrt()
+        prediction = prediction * spread + near @ patches.mean(-1, keepdim=True)
 
     def to_uint8(p: Tensor) -> NDArray[np.uint8]:
         values = (unpatchify(p, patch, h, w) * scale + shift).clamp(0, 1) * 255
@@ -66,3 +63,10 @@ def reconstruct_images(
         to_uint8(torch.where(hidden, grey, patches)),
         to_uint8(torch.where(hidden, prediction, patches)),
     )
+
+
+def _nearness(seen: Tensor, rows: int, columns: int) -> Tensor:
+    """(B, N, N): weights of the patches `seen`, (B, N), for each patch of a grid; by distance, to the power of -2."""
+    place = torch.cartesian_prod(torch.arange(rows), torch.arange(columns)).to(seen.device, torch.float32)
+    weights = torch.cdist(place, place).clamp(min=0.5).pow(-2) * seen[:, None]
+    return weights / weights.sum(dim=-1, keepdim=True)
