@@ -176,7 +176,7 @@ def test_many_images_are_predicted_as_they_come(run: pv.Run, tmp_path: Path, mon
 
 def test_arrays_are_a_set_of_images(tmp_path: Path) -> None:
     images, names = digits()
-    run = pv.finetune((images, names), out=tmp_path / "run", **{**BRIEF, "epochs": 1, "labels_per_class": "all"})
+    run = pv.finetune((images, names), out=tmp_path / "run", **{**ALONE, "epochs": 1, "labels_per_class": "all"})
     assert run.summary["dataset"]["classes"] == sorted(set(names))
     assert run.summary["dataset"]["name"] == "arrays"
     for bad, words in (
