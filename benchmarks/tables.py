@@ -151,7 +151,7 @@ def _origin(summary: Json, entry: Json) -> str:
     sentences = [
         f"`{details['command']}`",
         f"{data['train']:,} train, {data['val']:,} validation and {data['test']:,} test images of {size}, "
-        f"{len(data['classes'])} classes; preset {model['preset']}, {words.amount(model['params'])} parameters",
+        f"{len(data['classes'])} classes; saved: preset {model['preset']}, {words.amount(model['params'])} parameters",
         f"{machine}, {here['cores']} cores, {details['precision']}: {spent} ({lengths})",
         f"{'Seeds' if len(first['seeds']) > 1 else 'Seed'} {seeds}; {when(details)}",
         _probes(summary["probe"]),

@@ -11,8 +11,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketvit.evaluation.spreading import Spreading
-
 SVM_MOST_IMAGES = 5000  # fitting takes time with the square of their number
 LOGISTIC_MOST_IMAGES = 20_000  # it goes over all their pixels up to 1,000 times
 SPREAD_MOST_IMAGES = 5000  # without labels
@@ -39,7 +37,7 @@ def pixel_baselines(
 
     "svm" has a radial kernel. With more than 5,000 train images it would take too long, and is left out; with more than
     20,000 so is "logistic regression". In place of either "ridge", least squares with a penalty, joins. Where more
-    images have no label than have one, "label spreading" learns from up to 5,000 of them.
+    images without a label are given than with one, there is "label spreading".
 
     Args:
         train_images: (N, H, W, C)
@@ -49,7 +47,7 @@ def pixel_baselines(
         test_images: (M, H, W, C), at least one
         test_y: (M,)
         most_seconds: that fitting and testing a classifier may take; one that is expected to take more is left out
-        unlabelled: (U, H, W, C), of the same set
+        unlabelled: (U, H, W, C), of the same set, as `without_labels` draws them
 
     Returns:
         "svm", "logistic regression", "knn", "label spreading" and "ridge", as said above, each with "test" and
@@ -72,6 +70,12 @@ def pixel_baselines(
             "test": float(model.score(test_x, test_y)),
         }
     return results
+
+
+def without_labels(images: NDArray[np.uint8], labelled: NDArray[np.integer]) -> NDArray[np.uint8]:
+    """Images (N, H, W, C) but for those at the indices `labelled`: up to 5,000 of them, drawn by chance."""
+    rest = np.setdiff1d(np.arange(len(images)), labelled)
+    return images[rest[np.random.default_rng(0).permutation(len(rest))[:SPREAD_MOST_IMAGES]]]
 
 
 def expected_seconds(
@@ -100,6 +104,8 @@ def _affordable(
     from sklearn.neighbors import KNeighborsClassifier
     from sklearn.svm import SVC
 
+    from pocketvit.evaluation.spreading import Spreading
+
     # Cross-validation fits nearly as many images as often as there are folds.
     times, heldout = (FOLDS if val > len(y) else 1), (test if val > len(y) else val + test)
     found: dict[str, tuple[Any, float]] = {}
@@ -113,8 +119,7 @@ def _affordable(
         seconds = times * seconds_of_fit(lambda: brief.fit(x, y)) * LOGISTIC_STEPS / TRIED_STEPS
         found["logistic regression"] = LogisticRegression(max_iter=LOGISTIC_STEPS), seconds
     if unlabelled is not None and len(unlabelled) > len(y):
-        some = np.random.default_rng(0).permutation(len(unlabelled))[:SPREAD_MOST_IMAGES]
-        others, part = _pixels(unlabelled[some]), _part(y)
+        others, part = _pixels(unlabelled), _part(y)
         brief = Spreading(others[:TRIED_IMAGES])
         seconds = seconds_of_fit(lambda: brief.fit(x[part], y[part]))
         # It takes time with the square of the images, for the neighbours of each are looked for among all.

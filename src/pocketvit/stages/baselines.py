@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pocketvit.evaluation.pixels import pixel_baselines
+from pocketvit.evaluation.pixels import pixel_baselines, without_labels
 from pocketvit.evaluation.probe import Metric, Probed, as_head, effective_rank, metric
 from pocketvit.evaluation.statistics import deviation, difference
 from pocketvit.model import weights
@@ -145,7 +145,7 @@ def _pixels(context: Context, per_class: int | None) -> dict[str, Any]:
     for seed in [context.settings.seed] if everything else context.seeds():
         labelled = context.labelled(per_class, seed)
         most = pixels_time(context, context.plan.limit)
-        others = np.delete(images, labelled, axis=0)
+        others = without_labels(images, labelled)
         runs.append(pixel_baselines(images[labelled], labels[labelled], *heldout, most, others))
     return {
         name: {

@@ -10,7 +10,7 @@ import numpy as np
 
 from pocketvit.data.symmetry import views
 from pocketvit.evaluation.doubts import FOLDS
-from pocketvit.evaluation.pixels import expected_seconds
+from pocketvit.evaluation.pixels import expected_seconds, without_labels
 from pocketvit.evaluation.probe import expected_fit
 from pocketvit.stages.arms import Arm
 from pocketvit.stages.baselines import pixels_time
@@ -147,5 +147,5 @@ def _probe_fit(context: Context, labelled: np.ndarray | slice) -> float:
 def _pixels(context: Context, labelled: np.ndarray, most: float) -> float:
     images, labels = context.dataset.labelled("train")
     val, test = (len(context.dataset.labelled(name)[1]) for name in ("val", "test"))
-    others = np.delete(images, labelled, axis=0)
+    others = without_labels(images, labelled)
     return expected_seconds(images[labelled], labels[labelled], val, test, most, others)
