@@ -24,6 +24,7 @@ from pocketvit.evaluation.doubts import doubtful
 from pocketvit.evaluation.predictor import Eager, Predictor
 from pocketvit.model import weights
 from pocketvit.model.mae import MaskedAutoencoder
+from pocketvit.model.network import Network
 from pocketvit.stages.context import patching_of
 from pocketvit.training.device import make_accelerator
 from pocketvit.training.log import RunLog
@@ -60,10 +61,10 @@ def main(argv: list[str] | None = None) -> int:
             step = pretraining(dataset, settings, accelerator)
             network = train(step, RunLog(), {"stage": "pretrain"}).model
             assert isinstance(network, MaskedAutoencoder)
-            encoder = network.encoder
+            encoder: Network = network.encoder
             encoder.head, encoder.classes = torch.nn.Identity(), 0
         else:
-            encoder = weights.frozen_encoder(given.weights)  # type: ignore[assignment]
+            encoder = weights.frozen_encoder(given.weights)
     except UserError as error:
         print(f"labels: {error}", file=sys.stderr)
         return 2

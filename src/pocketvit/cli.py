@@ -162,7 +162,7 @@ def predict(args: list[str]) -> int:
 
 
 def export(args: list[str]) -> int:
-    """a file that runs elsewhere: ONNX, OpenVINO, ExecuTorch, timm or one HTML page, verified on the test images"""
+    """a file that runs elsewhere, as ONNX or one HTML page, verified on the test images"""
     parser = plain_parser("export", str(export.__doc__), "RUN")
     parser.add_argument("model", help=MODEL[2])
     added: Arguments = {

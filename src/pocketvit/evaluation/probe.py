@@ -102,8 +102,12 @@ class Probed(NamedTuple):
 
 def probe(train_x: Features, train_y: Labels, test_x: Features, test_y: Labels) -> Probed:
     """What features are worth, fitted on train (N, D), (N,) of two classes or more, and read on test (M, D), (M,)."""
+    return _probed(knn_right(train_x, train_y, test_x, test_y), train_x, train_y, test_x, test_y)
+
+
+def _probed(right: NDArray[np.bool_], train_x: Features, train_y: Labels, test_x: Features, test_y: Labels) -> Probed:
     linear = linear_classifier(train_x, train_y)
-    return Probed(knn_accuracy(train_x, train_y, test_x, test_y), float(linear.score(test_x, test_y)), linear)
+    return Probed(float(right.mean()), float(linear.score(test_x, test_y)), linear)
 
 
 class Metric(NamedTuple):
@@ -132,8 +136,8 @@ def metric(train_x: Features, train_y: Labels, test_x: Features, test_y: Labels,
 
     `unlabelled` features, (U, D), are what whitening is fitted to.
     """
-    right, linear = knn_right(train_x, train_y, test_x, test_y), linear_classifier(train_x, train_y)
-    probed = Probed(float(right.mean()), float(linear.score(test_x, test_y)), linear)
+    right = knn_right(train_x, train_y, test_x, test_y)
+    probed = _probed(right, train_x, train_y, test_x, test_y)
     whiten = whitening(unlabelled)
     whitened = (whiten(train_x), train_y, whiten(test_x), test_y)
     return Metric(probed, knn_accuracy(*whitened), linear_accuracy(*whitened), right)
