@@ -197,6 +197,34 @@ def test_finetune_of_one_init(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("details", "expected"),
+    [
+        (
+            {"shipped": "mae"},
+            "58.0 % test accuracy at 5 labels per class and 70.0 % with all labels, fine-tuned from MAE",
+        ),
+        (
+            {"shipped": "mae", "frozen": True},
+            "71.0 % test accuracy with all labels, by the frozen encoder with a linear head from MAE; "
+            "fine-tuned, 70.0 %",
+        ),
+        ({"shipped": "resnet"}, "80.0 % test accuracy with all labels, a ResNet from scratch"),
+    ],
+)
+def test_without_a_comparison_the_headline_is_of_what_was_saved(details: dict[str, Any], expected: str) -> None:
+    arms = [
+        {"name": "mae", "title": "MAE", "pretrained": True, "network": "vit"},
+        {"name": "resnet", "title": "ResNet", "pretrained": False, "network": "resnet"},
+    ]
+    entries = [
+        {"labels_per_class": 5, "arms": {"mae": {"accuracy": 0.58}}},
+        {"labels_per_class": None, "arms": {"mae": {"accuracy": 0.7}, "resnet": {"accuracy": 0.8}}},
+    ]
+    summary = {"arms": arms, "details": details, "probe": {"mae": {"linear": 0.71}}}
+    assert words.headline(summary, entries).replace(words.NBSP, " ") == expected
+
+
+@pytest.mark.parametrize(
     ("pairs", "opening"),
     [
         ([(0.9, 0.8, 0.05)], "Pre-training helped: "),

@@ -58,6 +58,14 @@ def test_first_seeds_then_random_init_then_lengths_give_way(limit: float, arms: 
     assert (f"{3 - seeds} of 3 seeds" in note) == (seeds < 3)
 
 
+def test_a_rival_of_another_kind_stays() -> None:
+    arms = arms_named(["mae", "random", "resnet"])
+    outlay = replace(OUTLAY, finetune=dict.fromkeys(("vit", "resnet"), OUTLAY.finetune["vit"]))
+    made = make_plan(outlay, arms, SEEDS, 10.0, finetune_key, limit=100)
+    assert made.arms == ("mae", "resnet")
+    assert "ResNet" not in " ".join(made.notes)
+
+
 def test_what_more_time_would_buy_is_true() -> None:
     (note,) = plan(limit=250).notes
     minutes = int(note.split("--time-limit ")[1].split("m ")[0])

@@ -118,12 +118,8 @@ def headline(summary: Json, entries: Sequence[Json], fraction: object = None) ->
     compared = [entry for entry in entries if gain(entry) is not None]
     if compared:
         return _verdict(summary, compared, fraction)
-    for entry in entries:
-        for name, arm in arms(summary).items():
-            if (reached := accuracy(entry["arms"].get(name))) is not None:
-                start = f"{'fine-tuned' if arm['pretrained'] else 'trained'} from {arm['title']}"
-                origin = start if is_vit(arm) else f"a {arm['title']} from scratch"
-                return f"{percent(reached)} test accuracy {at_budget(entry, fraction)}, {origin}"
+    if (own := _own(summary, entries, fraction)) is not None:
+        return own
     probes = {name: number(values.get("linear")) for name, values in (summary.get("probe") or {}).items()}
     first = next((name for name, arm in arms(summary).items() if arm["pretrained"] and probes.get(name)), None)
     if first is not None and probes.get("random") is not None:
@@ -137,6 +133,30 @@ def headline(summary: Json, entries: Sequence[Json], fraction: object = None) ->
         tail = ("" if loss is None else f": held-out loss {loss:.3g}") + (f", {verdict}" if verdict else "")
         return f"Pre-trained for {pretrained.get('epochs', 'some')} epochs{tail}"
     return "A run without results yet"
+
+
+def _own(summary: Json, entries: Sequence[Json], fraction: object) -> str | None:
+    """What the network that was saved reaches, at each label budget that it was trained at; None where none was."""
+    details, known = summary.get("details") or {}, arms(summary)
+    trained = [name for name in known if any(accuracy(entry["arms"].get(name)) is not None for entry in entries)]
+    if not trained:
+        return None
+    shipped = str(details.get("shipped"))
+    name = shipped if shipped in trained else trained[0]
+    arm, tuned = known[name], [(entry, accuracy(entry["arms"].get(name))) for entry in entries]
+    frozen = number(((summary.get("probe") or {}).get(name) or {}).get("linear")) if details.get("frozen") else None
+    if frozen is not None:
+        return (
+            f"{percent(frozen)} test accuracy {at_budget(entries[-1], fraction)}, by {network(arm, frozen=True)}; "
+            f"fine-tuned, {percent(tuned[-1][1])}"
+        )
+    reached = [(entry, value) for entry, value in tuned if value is not None]
+    told = (
+        f"{percent(value)}{'' if place else ' test accuracy'} {at_budget(entry, fraction)}"
+        for place, (entry, value) in enumerate(reached)
+    )
+    start = f"{'fine-tuned' if arm['pretrained'] else 'trained'} from {arm['title']}"
+    return f"{' and '.join(told)}, {start if is_vit(arm) else 'a {title} from scratch'.format(**arm)}"
 
 
 def sure(entry: Json) -> int:

@@ -213,7 +213,8 @@ def make_plan(
 ) -> Plan:
     """The stages of a comparison, with the lengths of the recipe or those that fit a time.
 
-    Where the time is short, seeds give way first, then arms that are not pre-trained, in their order, then lengths.
+    Where the time is short, seeds give way first, then arms that only tell what pre-training is worth, then lengths. A
+    rival of another kind stays: it is often the better network where time is short.
 
     Args:
         outlay: what stages cost.
@@ -255,10 +256,10 @@ def _ways(
     total: float,
     key: Callable[[str, int | None, int], str],
 ) -> Iterator[Way]:
-    """From all arms and seeds to a single seed of the pre-trained ones, with the longest lengths that fit."""
+    """From all arms and seeds to a single seed without controls, with the longest lengths that fit."""
     ways, left = [(tuple(arms), seeds[:count]) for count in range(len(seeds), 0, -1)], list(arms)
     for arm in arms:
-        if not arm.objective and len(left) > 1:
+        if _is_control(arm, arms):
             left.remove(arm)
             ways.append((tuple(left), seeds[:1]))
     for some, first in ways:
@@ -282,7 +283,7 @@ def _notes(
 ) -> Iterator[str]:
     """What gave way, and what would have done."""
     gone = [arm for arm in arms if arm not in way.arms]
-    gave = [f"{arm.title}{_unmeasured(arm, arms)}" for arm in gone]
+    gave = [f"{arm.title} (so that what pre-training is worth is not measured)" for arm in gone]
     gave += [f"{len(seeds) - len(way.seeds)} of {len(seeds)} seeds"] if len(way.seeds) < len(seeds) else []
     gave = [f"without {' and '.join(gave)}"] if gave else []
     gave += [f"with lengths of {100 * way.factor:.0f} % of the recipe's"] if way.factor < 0.995 else []
@@ -299,10 +300,9 @@ def plan_arms(plan: Plan) -> tuple[Arm, ...]:
     return arms_named(list(plan.arms))
 
 
-def _unmeasured(arm: Arm, arms: Collection[Arm]) -> str:
-    """What cannot be said without an arm."""
-    alike = any(other.objective and other.network == arm.network for other in arms)
-    return " (so that what pre-training is worth is not measured)" if alike else ""
+def _is_control(arm: Arm, arms: Collection[Arm]) -> bool:
+    """Whether an arm differs from a pre-trained one in that alone."""
+    return not arm.objective and any(other.objective and other.network == arm.network for other in arms)
 
 
 def _labels(budget: int | None) -> str:
