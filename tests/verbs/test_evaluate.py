@@ -122,3 +122,17 @@ def test_resuming_with_other_data_or_another_init_is_refused(trained: tuple[Path
     with pytest.raises(UserError, match="resume=True: init is not what"):
         pocketvit.finetune(str(data), init=run, **again)
     assert pocketvit.finetune(str(data), **again).summary["finetune"][0]["arms"]["random"]["seeds"] == [0]
+
+
+def test_images_become_grey_or_rgb_as_the_models_are(trained: tuple[Path, Path], tmp_path: Path) -> None:
+    grey = pictures(tmp_path / "grey", {"1": 8, "2": 8, "10": 8}, first=4)
+    for file in grey.rglob("*.png"):
+        Image.open(file).convert("L").save(file)
+    found = pocketvit.evaluate(str(grey), model=trained[1])
+    assert found["test"] == 24
+    assert found["notes"][-1] == "all images are grey, and are taken for RGB, as the model's are"
+    # Grey images are fine-tuned as RGB from weights that learnt from RGB: the run knows its own images again.
+    brief = {"epochs": 1, "finetune.min_steps": 0, **BRIEF}
+    run = pocketvit.finetune(str(grey), init=trained[1], out=tmp_path / "run", **brief)
+    assert pocketvit.evaluate(str(grey), model=run)["notes"][0] == "the images that the run held out"
+    assert pocketvit.probe(str(grey), model=run)["test"] == 6

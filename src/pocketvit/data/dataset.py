@@ -170,21 +170,26 @@ class Whole(NamedTuple):
         classes: names
         fingerprint: hexadecimal
         own_test: it is a test split that the source brings
+        notes: what the user should know about how it was read
     """
 
     split: Split
     classes: tuple[str, ...]
     fingerprint: str
     own_test: bool
+    notes: tuple[str, ...]
 
 
-def load_whole(spec: Spec, config: DataConfig, rendering: Rendering | None = None) -> Whole:
+def load_whole(
+    spec: Spec, config: DataConfig, rendering: Rendering | None = None, channels: int | None = None
+) -> Whole:
     """The labelled images of a set that nothing is learnt from: its test split, or else all of it.
 
     Args:
         spec: what `open_source` accepts
         config: size, and whether bad images are left out
         rendering: as for `load`
+        channels: as for `load`
 
     Raises:
         UserError: no images, bad images, or no labels.
@@ -194,11 +199,14 @@ def load_whole(spec: Spec, config: DataConfig, rendering: Rendering | None = Non
         raise UserError(f"labels are needed here, and '{spec}' has none: give class folders or a label column")
     content = source.fingerprint()
     decoded = decode_cached(
-        source, content, Wanted(config.shape, None, config.scale, rendering, skip_bad=config.skip_bad)
+        source, content, Wanted(config.shape, None, config.scale, rendering, channels, config.skip_bad)
     )
+    findings = [*source.findings, *decoded.findings]
     split = decoded.splits.get("test") or decoded.splits.get("all") or decoded.splits["train"]
     fingerprint = digest(content.encode("utf-8", "surrogateescape"))
-    return Whole(_labelled_part(split, []), source.classes, fingerprint, "test" in decoded.splits)
+    split = _labelled_part(split, findings)
+    notes = tuple(finding.text for finding in findings)
+    return Whole(split, source.classes, fingerprint, "test" in decoded.splits, notes)
 
 
 def digest(content: bytes) -> str:

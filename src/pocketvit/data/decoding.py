@@ -197,6 +197,11 @@ def _findings(
         counts = ", ".join(f"{count} {mode}" for mode, count in modes.most_common())
         text = f"images of mixed modes decoded as {'grey' if channels == 1 else 'RGB'}: {counts}"
         findings.append(Finding("mixed modes", text))
+    coloured = sum(not header.grey for header in headers)
+    if channels == 1 and coloured:
+        findings.append(Finding("colours lost", f"{coloured} images have colours and are made grey, as the model's are"))
+    elif channels == 3 and not coloured:
+        findings.append(Finding("no colours", "all images are grey, and are taken for RGB, as the model's are"))
     deep = sum(header.mode.startswith("I") for header in headers)
     if deep:
         used = "" if rendering.bits == 16 else f", of which they use {rendering.bits}"

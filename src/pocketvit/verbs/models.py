@@ -45,13 +45,10 @@ def classifier_of(model: Model) -> tuple[Network, WeightsMeta]:
 
 
 def dataset_like(data: str, meta: WeightsMeta, config: DataConfig, need_labels: bool = True) -> Dataset:
-    """The data at the size that the weights were trained at."""
+    """The data as the weights are used to them: of their size, channels and rendering."""
     height, width, channels = meta.shape
     sized = dataclasses.replace(config, size=f"{height}x{width}")
-    dataset = load(data, sized, rendering=rendering_of(meta), need_labels=need_labels)
-    if dataset.shape[2] != channels:
-        raise UserError(f"{data}: images have {dataset.shape[2]} channels, but the model takes {channels}")
-    return dataset
+    return load(data, sized, rendering=rendering_of(meta), channels=channels, need_labels=need_labels)
 
 
 def rendering_of(meta: WeightsMeta) -> Rendering:

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from pocketvit.config import DataConfig, Settings, resolve, run_config
 from pocketvit.data import (
     image_digests,
-    load,
     load_whole,
     scaled_size,
 )
@@ -72,7 +71,7 @@ def evaluate(
 
     On the data of the run that made it, the test images are those that the run held out. Any other set is tested whole
     (its test split, where it has one), but for images that the run has learnt from. Classes are matched by their names,
-    and need not all be there. `notes` says which images were tested.
+    and need not all be there. `notes` says which images were tested, and how they were read.
 
     Raises:
         UserError: no classifier, bad data, or a class that the model does not know.
@@ -83,10 +82,8 @@ def evaluate(
     meta = trained.meta
     height, width, channels = meta.shape
     config = dataclasses.replace(settings.data, size=f"{height}x{width}")
-    found, kept = (
-        load_whole(data, config, rendering_of(meta)),
-        learnt_images(RunFolder(weights_file(path_of(model)).parent)),
-    )
+    found = load_whole(data, config, rendering_of(meta), channels)
+    kept = learnt_images(RunFolder(weights_file(path_of(model)).parent))
     images, labels, notes = found.split.images, found.split.labels, [f"all {len(found.split)} labelled test images"]
     assert labels is not None
     if kept is None and found.fingerprint == meta.source:
@@ -102,20 +99,19 @@ def evaluate(
         # from the images that would be tested.
         own = resolve(config=run_config(path_of(model))).data
         _check_splits(config, own)
-        images, labels = load(data, config, rendering=rendering_of(meta), need_labels=True).labelled("test")
+        images, labels = dataset_like(data, meta, settings.data).labelled("test")
         notes = ["the images that the run held out"]
     elif not (new := ~np.isin(image_digests(images), kept[1])).all():
         images, labels = images[new], labels[new]
         notes = [f"the data differ from the run's: {(~new).sum()} images that it learnt from are left out"]
         if not len(images):
             raise UserError(f"{data}: the run learnt from every image there: give others to test on")
-    if images.shape[3] != channels:
-        raise UserError(f"{data}: images have {images.shape[3]} channels, but the model takes {channels}")
     labels = _as_known(data, labels, found.classes, meta.classes)
     probabilities = in_parts(trained.predictor().probabilities, images, "test images")
     metrics = Metrics.of(probabilities, labels, meta.classes)
     missing = [name for name, value in metrics.per_class.items() if value is None]
     notes += [f"no images of {len(missing)} classes: {few(missing)}"] if missing else []
+    notes += found.notes
     return {"dataset": Path(data).name or data, "test": len(labels), "notes": notes, **metrics.to_json()}
 
 
