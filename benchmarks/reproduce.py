@@ -37,7 +37,8 @@ from pocketvit.errors import UserError  # noqa: E402
 from pocketvit.files import write_whole  # noqa: E402
 from pocketvit.model import weights  # noqa: E402
 from pocketvit.run.evidence import evidence  # noqa: E402
-from pocketvit.run.folder import CONFIG, open_run  # noqa: E402
+from pocketvit.run.folder import CONFIG  # noqa: E402
+from pocketvit.run.opening import open_run, settle  # noqa: E402
 from pocketvit.stages import planner  # noqa: E402
 from pocketvit.stages.arms import Arm, arms_named, known_arms  # noqa: E402
 from pocketvit.stages.comparison import finetune_arms  # noqa: E402
@@ -185,6 +186,7 @@ def reproduce(job: Job, began: float) -> None:
         plan = make_plan(job, dataset, began) if job.time_limit else {}
         stem = recipe_path(job.recipe).stem
         open_run(folder, folder.name, job.settings(plan), job.overwrite, resume=False, own=finish.files_of(stem))
+        settle(folder)
         write_whole(folder / finish.PLAN, json.dumps(plan, indent=1) + "\n")
         identity = {"recipe": job.recipe, "seed": job.seed, "changes": job.changes, "device": job.device}
         write_whole(folder / finish.JOB, json.dumps(identity, indent=1) + "\n")

@@ -12,7 +12,8 @@ import pytest
 from pocketvit.cli import main
 from pocketvit.config import Settings
 from pocketvit.errors import UserError
-from pocketvit.run.folder import CONFIG, LOCK, OWN, OWNER, RunFolder, hold, open_run
+from pocketvit.run.folder import CONFIG, LOCK, OWN, OWNER, RunFolder
+from pocketvit.run.opening import discard, hold, open_run, settle
 
 SIZES = {"width": 16, "depth": 1, "heads": 2, "decoder_width": 16, "decoder_heads": 2}
 TINY = [*(f"--model.{name}={value}" for name, value in SIZES.items()), "--device=cpu", "--precision=float32"]
@@ -47,6 +48,7 @@ def test_what_pocketvit_did_not_write_is_never_deleted(tmp_path: Path) -> None:
     (folder / "thesis.tex").write_text("years of work")
     (folder / "summary.json").write_text("{}")
     open_run(folder, "name", Settings(), overwrite=True, resume=False)
+    settle(folder)
     assert sorted(entry.name for entry in folder.iterdir() if entry.name != LOCK) == [
         OWNER,
         CONFIG,
@@ -55,11 +57,41 @@ def test_what_pocketvit_did_not_write_is_never_deleted(tmp_path: Path) -> None:
     ]
 
 
+def test_a_config_of_something_else_does_not_make_a_run(tmp_path: Path) -> None:
+    for text in ("", "lr: 0.1\nmodel: resnet50\n", "- data", "{"):
+        (tmp_path / CONFIG).write_text(text)
+        (tmp_path / "model.safetensors").write_text("somebody else's weights")
+        with pytest.raises(UserError, match="exists and is not a run directory"):
+            open_run(tmp_path, "name", Settings(), overwrite=True, resume=False)
+        assert (tmp_path / "model.safetensors").is_file()
+
+
+def test_a_command_that_is_refused_leaves_the_run_that_was_there(tmp_path: Path) -> None:
+    folder = run_in(tmp_path / "run")
+    (folder / "model.safetensors").write_text("a week of training")
+    command = ["fit", "digits", *TINY, "--time-limit=1s", "--out", str(folder), "--overwrite"]
+    assert main(command) == 2
+    assert (folder / "model.safetensors").read_text() == "a week of training"
+    assert (folder / CONFIG).is_file()
+    assert {entry.name for entry in folder.iterdir()} <= OWN | {LOCK, OWNER}
+
+
+def test_a_run_that_came_to_nothing_leaves_nothing(tmp_path: Path) -> None:
+    discard(run_in(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_name_that_no_file_system_takes_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot be a directory"):
+        run_in(tmp_path / ("x" * 300))
+
+
 def test_a_link_to_a_run_is_emptied_and_stays(tmp_path: Path) -> None:
     place = run_in(tmp_path / "otherdisk")
     (place / "summary.json").write_text("{}")
     (tmp_path / "link").symlink_to(place)
     open_run(tmp_path / "link", "name", Settings(), overwrite=True, resume=False)
+    settle(tmp_path / "link")
     assert (tmp_path / "link").is_symlink()
     assert sorted(entry.name for entry in place.iterdir() if entry.name != LOCK) == [OWNER, CONFIG, "stages"]
 
@@ -107,7 +139,7 @@ def test_a_run_of_another_format_is_not_gone_on_with(tmp_path: Path, capsys: pyt
 
 def test_one_process_at_a_time_writes_into_a_run(tmp_path: Path) -> None:
     folder = run_in(tmp_path / "run")
-    code = "import sys, time; from pathlib import Path; from pocketvit.run.folder import hold; "
+    code = "import sys, time; from pathlib import Path; from pocketvit.run.opening import hold; "
     code += "lock = hold(Path(sys.argv[1])); print('held', flush=True); time.sleep(60)"
     other = subprocess.Popen([sys.executable, "-c", code, str(folder)], stdout=subprocess.PIPE, text=True)
     try:

@@ -199,7 +199,9 @@ def _findings(
         findings.append(Finding("mixed modes", text))
     coloured = sum(not header.grey for header in headers)
     if channels == 1 and coloured:
-        findings.append(Finding("colours lost", f"{coloured} images have colours and are made grey, as the model's are"))
+        findings.append(
+            Finding("colours lost", f"{coloured} images have colours and are made grey, as the model's are")
+        )
     elif channels == 3 and not coloured:
         findings.append(Finding("no colours", "all images are grey, and are taken for RGB, as the model's are"))
     deep = sum(header.mode.startswith("I") for header in headers)

@@ -1,21 +1,16 @@
-"""A run's folder: every name in it, opened, locked and cleared by one hand."""
+"""A run's folder: every name in it, and what the run came from."""
 
 from __future__ import annotations
 
 import json
-import os
-import platform
-import shutil
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
-from pocketvit.config import Settings, as_yaml, resolve
 from pocketvit.errors import UserError
 from pocketvit.files import write_whole
 
@@ -26,7 +21,8 @@ REPORT, RECONSTRUCTION = "report.html", "reconstruction.png"
 MISTAKES, DOUBTS = "mistakes.csv", "doubtful-labels.csv"
 STAGES, CHECKPOINTS, TENSORBOARD = "stages", "checkpoints", "tensorboard"
 LOCK, OWNER = ".lock", ".owner"
-# All that a run writes into its folder, beside LOCK and OWNER; nothing else is ever deleted.
+REPLACED = ".replaced"  # the run that was there before, until the new one has begun
+# All that a run writes into its folder, beside these; nothing else is ever deleted.
 OWN = frozenset(
     (
         *(CONFIG, SUMMARY, METRICS, FIGURES, WEIGHTS, MAE_WEIGHTS, REPORT, RECONSTRUCTION, MISTAKES, DOUBTS),
@@ -154,83 +150,6 @@ class RunFolder:
         return self.root / CHECKPOINTS / stage
 
 
-def open_run(
-    out: str | Path | None,
-    name: str,
-    settings: Settings,
-    overwrite: bool,
-    resume: bool,
-    needed: Mapping[str, Path | None] | None = None,
-    own: Collection[str] = (),
-) -> Path:
-    """Create the run directory and write config.yaml; `resume` goes on with the one that is there, if there is one.
-
-    Args:
-        out: the directory; None makes one in runs/ from `name`.
-        name: of the run.
-        settings: to be written.
-        overwrite: replace the run that is there.
-        resume: go on with it.
-        needed: what the command reads, by the words for it, and must not delete.
-        own: names of files that the caller writes there, beside OWN.
-
-    Raises:
-        UserError: another run is there, or what the command needs.
-    """
-    folder = Path(out) if out else _unused(Path("runs") / name, resume)
-    settings = replace(settings, model=settings.model.resolved())
-    if folder.exists() and (not folder.is_dir() or any(entry.name not in (LOCK, OWNER) for entry in folder.iterdir())):
-        config = folder / CONFIG
-        if not config.is_file():
-            raise UserError(f"--out {folder}: exists and is not a run directory: choose another")
-        if not (resume or overwrite):
-            raise UserError(f"--out {folder}: holds a run already: add --overwrite or --resume, or choose another")
-        lock = hold(folder)
-        if resume:
-            if not _same(config, settings):
-                raise UserError(f"--resume: the settings differ from those in {config}: repeat them, or start afresh")
-            return folder
-        _clear(folder, needed or {}, OWN.union(own))
-    try:
-        (folder / STAGES).mkdir(parents=True, exist_ok=True)
-        lock = hold(folder)  # noqa: F841  # until here: the caller holds it for the rest
-        write_whole(folder / CONFIG, as_yaml(settings))
-    except OSError as error:
-        raise UserError(f"--out {folder}: cannot be written ({error.strerror})") from None
-    return folder
-
-
-def discard(folder: Path) -> None:
-    """Take back a run that came to nothing: what it wrote, and its directory where nothing else is there."""
-    _clear(folder, {}, OWN | {LOCK, OWNER})
-    if not any(folder.iterdir()):
-        folder.rmdir()
-
-
-def hold(folder: Path) -> FileLock | None:
-    """A lock on a run's directory: one process at a time writes there. Its death releases it, and so does its end.
-
-    None where the file system has no locks.
-
-    Raises:
-        UserError: another process has it.
-    """
-    # Whoever holds it in this process already may have it again, as with a run that is resumed in a notebook.
-    lock = FileLock(folder / LOCK, blocking=False, is_singleton=True)
-    try:
-        lock.acquire()
-    except Timeout:
-        try:
-            owner = (folder / OWNER).read_text()
-        except OSError:
-            owner = "another process"
-        raise UserError(f"--out {folder}: {owner} is writing there: wait for its end, or choose another") from None
-    except (OSError, NotImplementedError):
-        return None
-    write_whole(folder / OWNER, f"process {os.getpid()} on {platform.node()}")
-    return lock
-
-
 def check_origin(folder: RunFolder, origin: Mapping[str, Any], learnt: Callable[[], NDArray[np.uint64]]) -> None:
     """Keep what a run came from or, where that is kept already, see that it is the same.
 
@@ -262,31 +181,3 @@ def learnt_images(folder: RunFolder) -> tuple[str, NDArray[np.uint64]] | None:
         return json.loads(folder.origin.read_text())["DATA"], np.load(folder.learnt)
     except (OSError, ValueError, KeyError):
         return None
-
-
-def _same(config: Path, settings: Settings) -> bool:
-    """Whether a run's config.yaml says the same, settings that it does not know yet being their defaults."""
-    try:
-        before = resolve(config=config)
-    except UserError:
-        return False
-    return replace(before, model=before.model.resolved()) == settings
-
-
-def _clear(folder: Path, needed: Mapping[str, Path | None], own: Collection[str]) -> None:
-    """Remove a run, and nothing else, from its directory or a link to it; UserError where the command needs it."""
-    place = folder.resolve()
-    for words, path in needed.items():
-        if path is not None and place in (path.resolve(), *path.resolve().parents):
-            raise UserError(f"--out {folder}: holds {words}, which --overwrite would delete: choose another directory")
-    for entry in [entry for entry in place.iterdir() if entry.name in own]:
-        if entry.is_dir() and not entry.is_symlink():
-            shutil.rmtree(entry)
-        else:
-            entry.unlink()
-
-
-def _unused(path: Path, resume: bool) -> Path:
-    names = [path, *(path.with_name(f"{path.name}-{i}") for i in range(2, 1000))]
-    free = next(i for i, p in enumerate(names) if not p.exists())
-    return names[max(0, free - 1)] if resume else names[free]

@@ -40,7 +40,8 @@ from pocketvit.model.patches import check_patch
 from pocketvit.model.weights import WeightsMeta, weights_file
 from pocketvit.run.clock import Clock
 from pocketvit.run.evidence import evidence
-from pocketvit.run.folder import RunFolder, check_origin, hold, open_run
+from pocketvit.run.folder import RunFolder, check_origin
+from pocketvit.run.opening import hold, open_run
 from pocketvit.stages.arms import networks_of
 from pocketvit.stages.plan import Plan
 from pocketvit.training.device import from_main, make_accelerator

@@ -17,7 +17,8 @@ from pocketvit.files import write_whole
 from pocketvit.model import weights
 from pocketvit.pages import words, write_report
 from pocketvit.pages.terminal import introduce, place_line, plan_lines
-from pocketvit.run.folder import RunFolder, discard
+from pocketvit.run.folder import RunFolder
+from pocketvit.run.opening import discard, settle
 from pocketvit.run.summary import printable
 from pocketvit.stages.arms import RANDOM, Arm, arms_named, arms_of
 from pocketvit.stages.baselines import pixels_stage, probe_stage
@@ -80,7 +81,7 @@ def fit(
     introduce(context, ["pretrain", "finetune"], doubts=not resume)
     _note_call(context, "fit", data, time_limit=time_limit, elastic=elastic)
     context = _planned(context, limit, elastic, resume)
-    context.log.say(place_line(context))
+    _begin(context)
     return complete(context, plan_arms(context.plan))
 
 
@@ -202,7 +203,7 @@ def pretrain(
     )  # fmt: skip
     introduce(context, ["pretrain"], doubts=False)
     _note_call(context, "pretrain", data)
-    context.log.say(place_line(context))
+    _begin(context)
     arms, folder = arms_named(["mae"]), context.folder
     found = pretrain_stage(context, "mae", folder.weights)
     return _finished(context, arms, {"pretrain": {"mae": found}, "probe": {}, "finetune": []}, {}, folder.weights)
@@ -240,7 +241,7 @@ def finetune(
     )  # fmt: skip
     introduce(context, ["finetune"], doubts=not resume)
     _note_call(context, "finetune", data, init=source and str(source.resolve()))
-    context.log.say(place_line(context))
+    _begin(context)
     tables, every = [], []
     for per_class in settings.data.label_budgets:
         runs = [finetune_stage(context, arm, source, per_class, seed) for seed in context.seeds()]
@@ -289,6 +290,12 @@ def _note_call(context: Context, verb: str, data: Spec, **more: Any) -> None:
         return
     call = {"verb": verb, "data": data if place is None else str(place.resolve()), **more}
     context.on_main(lambda: None if file.exists() else write_whole(file, json.dumps(call, indent=1) + "\n"))
+
+
+def _begin(context: Context) -> None:
+    """Nothing can refuse the run any more: the one that it replaces goes, and it is said where it is written."""
+    context.on_main(lambda: settle(context.folder.root))
+    context.log.say(place_line(context))
 
 
 def _finished(
