@@ -5,26 +5,33 @@ from __future__ import annotations
 import csv
 import io
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 
-def write_whole(path: Path, content: bytes | str) -> None:
-    """Write beside, flush to the disk and rename: a reader finds the old file or the new one, never a part.
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A name beside, to write to: flushed to the disk and renamed at the end, so that a reader finds no part of a file.
 
     Raises:
-        OSError: it cannot be written; a file that was there is left as it was, and nothing lies beside it.
+        OSError: it cannot be written. A file that was there is left as it was by any error, and nothing lies beside it.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        with beside.open("wb") as stream:
-            stream.write(content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content)
-            stream.flush()
+        yield beside
+        with beside.open("rb+") as stream:
             os.fsync(stream.fileno())
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, content: bytes | str) -> None:
+    """Write a file, and its folder where there is none. Raises as `whole`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with whole(path) as beside:
+        beside.write_bytes(content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content)
 
 
 def write_table(path: Path, head: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

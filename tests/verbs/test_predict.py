@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import warnings
 from pathlib import Path
 
@@ -120,3 +121,22 @@ def test_the_warning_reaches_python_and_the_terminal(
         warnings.simplefilter("error")
         assert main(["predict", str(file), "--model", str(model)]) == 0
     assert "pocketvit: 1 of 1 images are over twice" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["features.csv", "features.parquet"])
+def test_features_of_files_whose_names_are_not_utf8(tmp_path: Path, model: Path, name: str) -> None:
+    picture(tmp_path / "new" / "a.png").rename(tmp_path / "new" / os.fsdecode(b"caf\xe9.png"))
+    assert pocketvit.embed(tmp_path / "new", model=model, out=tmp_path / name) == 1
+    assert rb"caf\xe9.png" in (tmp_path / name).read_bytes()
+
+
+@pytest.mark.parametrize("name", ["features.csv", "features.parquet"])
+def test_features_that_are_there_stay_where_new_ones_fail(tmp_path: Path, model: Path, name: str) -> None:
+    (tmp_path / name).write_text("an hour of computing")
+    (tmp_path / "b.png").write_bytes(b"xx")
+    with pytest.raises(UserError, match="cannot be decoded"):
+        pocketvit.embed(tmp_path / "b.png", model=model, out=tmp_path / name)
+    assert (tmp_path / name).read_text() == "an hour of computing"
+    with pytest.raises(UserError, match=r"nowhere.*cannot be written"):
+        pocketvit.embed(picture(tmp_path / "a.png"), model=model, out=tmp_path / "nowhere" / name)
+    assert {file.name for file in tmp_path.iterdir()} == {"a.png", "b.png", name, "w.safetensors"}

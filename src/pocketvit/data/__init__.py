@@ -8,10 +8,10 @@ from pocketvit.data.dataset import Dataset, Split, digest, load, load_whole
 from pocketvit.data.images import Header, Rendering, list_images, read_images
 from pocketvit.data.sizes import Patching, grown_patch, scaled_size
 from pocketvit.data.splits import label_subset
-from pocketvit.data.structures import Arrays, Finding, Spec
+from pocketvit.data.structures import Arrays, Finding, Spec, printable
 
 __all__ = [
     "Arrays", "Dataset", "Finding", "Header", "Patching", "Rendering", "Spec", "Split", "digest", "grown_patch",
-    "image_digests", "label_subset", "list_images", "load", "load_whole", "mirrored_classes", "read_images",
-    "scaled_size",
+    "image_digests", "label_subset", "list_images", "load", "load_whole", "mirrored_classes", "printable",
+    "read_images", "scaled_size",
 ]  # fmt: skip

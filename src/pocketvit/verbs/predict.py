@@ -7,6 +7,7 @@ import math
 import warnings
 from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pocketvit.data import Header
+from pocketvit.data import Header, printable
 from pocketvit.errors import UnlikeTraining, UserError
+from pocketvit.files import whole
 from pocketvit.model.weights import WeightsMeta
 from pocketvit.verbs.model import Batch, Images, load
 from pocketvit.verbs.models import Model
@@ -113,23 +115,38 @@ def embed(
         raise UserError(f"--out {out}: expected a name that ends in .parquet or .csv")
     trained, strange, count = load(model, device), Strange(), 0
     predictor = trained.predictor()
-    writer = (_parquet if kind == ".parquet" else _csv)(str(out), trained.width)
-    next(writer)
-    for batch in trained.batches(paths, skip_bad, progress):
-        strange.add(batch, trained.meta)
-        names = [name for name, found in zip(batch.names, batch.headers, strict=True) if not isinstance(found, str)]
-        if names:
-            writer.send((names, predictor.features(batch.pixels)))
-        count += len(names)
-    writer.close()
+    with _file_to_write(out) as file:
+        writer = (_parquet if kind == ".parquet" else _csv)(file, trained.width)
+        next(writer)
+        for batch in trained.batches(paths, skip_bad, progress):
+            strange.add(batch, trained.meta)
+            pairs = zip(batch.names, batch.headers, strict=True)
+            names = [printable(name) for name, found in pairs if not isinstance(found, str)]
+            if names:
+                writer.send((names, predictor.features(batch.pixels)))
+            count += len(names)
+        writer.close()
     strange.warn()
     return count
+
+
+@contextmanager
+def _file_to_write(out: str | Path) -> Iterator[str | int]:
+    """A name to write to that becomes `out` at the end, or standard output; UserError where it cannot be written."""
+    if str(out) == "-":
+        yield 1
+        return
+    try:
+        with whole(Path(out)) as beside:
+            yield str(beside)
+    except OSError as error:
+        raise UserError(f"--out {out}: cannot be written ({error.strerror or error})") from None
 
 
 Rows = Generator[None, tuple[list[str], NDArray[np.float32]], None]
 
 
-def _parquet(out: str, width: int) -> Rows:
+def _parquet(out: str | int, width: int) -> Rows:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -141,8 +158,8 @@ def _parquet(out: str, width: int) -> Rows:
             file.write_table(pa.table({"file": names, "features": column}))
 
 
-def _csv(out: str, width: int) -> Rows:
-    with open(1 if out == "-" else out, "w", newline="", closefd=out != "-", encoding="utf-8") as stream:
+def _csv(out: str | int, width: int) -> Rows:
+    with open(out, "w", newline="", closefd=out != 1, encoding="utf-8") as stream:
         rows = csv.writer(stream, lineterminator="\n")
         rows.writerow(["file", *(f"f{number}" for number in range(width))])
         while True:

@@ -150,6 +150,8 @@ def reconstruct(
     """
     from PIL import Image
 
+    if count < 1:
+        raise UserError(f"--count {count}: expected at least 1")
     settings = settings or resolve(config=run_config(path_of(model)), **overrides)
     mae, meta = weights.load(mae_path_of(model))
     if not isinstance(mae, MaskedAutoencoder):
