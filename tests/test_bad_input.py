@@ -307,3 +307,16 @@ def test_images_that_vanish_are_named(tmp_path: Path, capsys: pytest.CaptureFixt
     data = class_folders(tmp_path / "data", {"cat": 8, "dog": 8})
     shutil.rmtree(data / "cat")
     assert "one class only ('dog')" in complaint(["fit", str(data)], capsys)
+
+
+def test_a_last_step_that_diverges_is_not_tested(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "run"
+    command = ["finetune", "digits", *TINY, "--lr=1e30", "--finetune.min_steps=1", "--labels-per-class=1", "--seeds=1"]
+    assert main([*command, "--out", str(out)]) == 1
+    assert "the last steps left a network whose outputs are not finite: lower --lr" in capsys.readouterr().err
+    assert not (out / "summary.json").exists()
+
+
+@pytest.mark.parametrize("count", [0, -3])
+def test_a_gallery_shows_one_image_at_least(count: int, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "--count" in complaint(["reconstruct", "digits", "--model=lite-cifar10-mae", f"--count={count}"], capsys)

@@ -20,5 +20,12 @@ class UserError(Exception):
     """A mistake the user can mend: one line that says what was found, what was expected and what to do."""
 
 
+class Diverged(UserError):
+    """What a network says is no number: its training has run away."""
+
+    def __init__(self) -> None:
+        super().__init__("the network's outputs are no numbers, for its training diverged: train it with a lower --lr")
+
+
 class UnlikeTraining(UserWarning):
     """Images are so far from those that a model learnt from that its answers mean little."""

@@ -140,3 +140,12 @@ def test_features_that_are_there_stay_where_new_ones_fail(tmp_path: Path, model:
     with pytest.raises(UserError, match=r"nowhere.*cannot be written"):
         pocketvit.embed(picture(tmp_path / "a.png"), model=model, out=tmp_path / "nowhere" / name)
     assert {file.name for file in tmp_path.iterdir()} == {"a.png", "b.png", name, "w.safetensors"}
+
+
+def test_weights_that_diverged_answer_nothing(tmp_path: Path) -> None:
+    network = META.build()
+    torch.nn.init.constant_(next(network.parameters()), float("nan"))
+    weights.save(tmp_path / "w.safetensors", network, META)
+    for verb, more in ((pocketvit.predict, {}), (pocketvit.embed, {"out": tmp_path / "features.csv"})):
+        with pytest.raises(UserError, match="no numbers, for its training diverged"):
+            verb(picture(tmp_path / "a.png"), model=tmp_path / "w.safetensors", **more)

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from pocketvit.errors import Diverged
 from pocketvit.model.network import Network
 from pocketvit.model.weights import WeightsMeta
 from pocketvit.training.batches import Batches
@@ -51,8 +52,8 @@ class Predictor:
         return cls(Eager(network, meta.mean, meta.std, device), meta.shape, meta.classes, meta.temperature)
 
     def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """(N, H, W, C) uint8 images, at least one, to (N, K)."""
-        return self.runtime.logits(images)
+        """(N, H, W, C) uint8 images, at least one, to (N, K). Raises Diverged, as all that follow, for no numbers."""
+        return _numbers(self.runtime.logits(images))
 
     def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """(N, H, W, C) uint8 images, at least one, to (N, K)."""
@@ -64,7 +65,13 @@ class Predictor:
 
     def features(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """(N, H, W, C) uint8 images, at least one, to (N, D), what the head reads."""
-        return self.runtime.features(images)
+        return _numbers(self.runtime.features(images))
+
+
+def _numbers(outputs: NDArray[np.float32]) -> NDArray[np.float32]:
+    if not np.isfinite(outputs).all():
+        raise Diverged
+    return outputs
 
 
 class Eager:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketvit.data.symmetry import views
+from pocketvit.errors import Diverged
 from pocketvit.evaluation.calibration import calibration_error
 from pocketvit.evaluation.metrics import Metrics
 from pocketvit.model import weights
@@ -20,6 +21,7 @@ from pocketvit.training.finetune import finetuning
 from pocketvit.training.loop import train
 from pocketvit.training.objectives.supervised import Classification
 from pocketvit.training.stage import TrainResult
+from pocketvit.training.stops import NonFiniteLoss
 
 # An arm that is to have as many steps as another has had lands only where it takes so many times its share of the time.
 PATIENCE = 1.3
@@ -61,7 +63,13 @@ def finetune_stage(
             step, context.log, tags, folder=context.folder.checkpoints(key),
             deadlines=context.deadlines(key, 1.0 if own else PATIENCE), compilation=settings.compile,
         )  # fmt: skip
-        tested = _tested(context, result, key, len(labelled), arm, keep_it=_is_kept(context, per_class, seed))
+        try:
+            tested = _tested(context, result, key, len(labelled), arm, keep_it=_is_kept(context, per_class, seed))
+        except Diverged:
+            raise NonFiniteLoss(
+                f"{arm.doing}, seed {seed}: the last steps left a network whose outputs are not finite: lower --lr "
+                "(in fit, --finetune.lr), or clip the gradient"
+            ) from None
         found = context.keep(key, {**tags, "labels": len(labelled), **result.to_json(), **tested})
     context.forget(key)
     if own and seed == context.settings.seed:
