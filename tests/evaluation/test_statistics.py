@@ -46,9 +46,26 @@ def test_few_seeds_do_not_make_it_as_wide_as_their_degrees_of_freedom_alone() ->
     assert found.high - found.mean > 1.96 * np.sqrt(over_images)
 
 
+@pytest.mark.parametrize(
+    ("images", "better", "worse"), [(10, 0.1, 0.02), (20, 0.02, 0.0), (20, 0.1, 0.1), (60, 0.02, 0.02), (300, 0.02, 0)]
+)
+def test_it_covers_the_truth_where_few_images_tell(images: int, better: float, worse: float) -> None:
+    """Some images are right by the first alone, some by the second alone, and most by both or neither."""
+    drawn = RNG.choice([1.0, -1.0, 0.0], p=[better, worse, 1 - better - worse], size=(2000, 1, images))
+    found = [interval(one) for one in drawn]
+    assert np.mean([one.low <= better - worse <= one.high for one in found]) > 0.925
+
+
+def test_two_images_are_no_verdict() -> None:
+    found = interval(np.ones((1, 2)))
+    assert (found.low, found.high) == (-1, 1)
+
+
 def test_a_difference_is_paired() -> None:
     right = RNG.random((3, 400)) < 0.6
-    assert difference(right, right) == (0, 0, 0, 3, 400)
+    same = difference(right, right)
+    assert (same.mean, same.seeds, same.images) == (0, 3, 400)
+    assert -0.01 < same.low < 0 < same.high < 0.01  # of other images, some might differ
     better = right.copy()
     better[:, :40] = True
     found = difference(better, right)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from pocketvit.evaluation.statistics import told_apart
 from pocketvit.pages import words
 
 # Of what is said of the data: findings that speak against a verdict.
@@ -21,7 +22,8 @@ def rivals(summary: words.Json, entry: words.Json) -> list[str]:
         if low is None or high is None or low <= 0 <= high:
             ahead = f"which of the two is better cannot be told ({words.points(-difference)} points)"
         else:
-            end = f"{words.points(-high)} to {words.points(-low)} with 95{words.NBSP}% confidence"
+            alone = ", by the test images alone" if interval.get("seeds") == 1 else ""
+            end = f"{words.points(-high)} to {words.points(-low)} with 95{words.NBSP}% confidence{alone}"
             ahead = f"{words.points(-difference)} points from {first} ({end})"
         said.append(f"A {second} trained from scratch for as many steps has {words.percent(reached)}: {ahead}.")
     return said
@@ -33,15 +35,26 @@ def undertrained(summary: words.Json, entries: Sequence[words.Json]) -> str | No
         probe = words.number(((summary.get("probe") or {}).get(name) or {}).get("linear"))
         reached = [value for entry in entries if (value := words.accuracy(entry["arms"].get(name))) is not None]
         if probe is not None and reached and reached[-1] < probe:
+            clear = _told_apart(summary, reached[-1], probe)
+            why = "it was too short, or its rate does not suit" if clear else "by chance, or because it was too short"
             return (
                 f"Fine-tuning ended at {words.percent(reached[-1])}, below the {words.percent(probe)} of a linear "
-                "classifier on the frozen encoder that it started from: it was too short, or its rate does not suit."
+                f"classifier on the frozen encoder that it started from: {why}."
             )
     return None
 
 
+def _told_apart(summary: words.Json, first: float, second: float) -> bool:
+    """Whether two accuracies differ by more than chance; taken for granted where nobody kept how many were tested."""
+    tested = words.number((summary.get("dataset") or {}).get("test"))
+    return not tested or told_apart(first, second, int(tested))
+
+
 def outdone(summary: words.Json, entries: Sequence[words.Json], fraction: object = None) -> str | None:
-    """A sentence where something simpler did better than the network that was saved, at the largest label budget."""
+    """A sentence where something simpler did better than the network that was saved, at the largest label budget.
+
+    By a difference that may be chance it did as well.
+    """
     details = summary.get("details") or {}
     shipped = str(details.get("shipped"))
     probe = (summary.get("probe") or {}).get(shipped) or {}
@@ -64,8 +77,9 @@ def outdone(summary: words.Json, entries: Sequence[words.Json], fraction: object
     if not better:
         return None
     best = max(better, key=lambda name: better[name])
+    how = "better" if _told_apart(summary, better[best], own) else "as well"
     return (
-        f"Something simpler does better {words.at_budget(entries[-1], fraction)}: {best} has "
+        f"Something simpler does {how} {words.at_budget(entries[-1], fraction)}: {best} has "
         f"{words.percent(better[best])}, the network that was saved {words.percent(own)}."
     )
 
@@ -87,10 +101,11 @@ def soundness(summary: words.Json, entries: Sequence[words.Json]) -> list[tuple[
         )
     else:
         said.append((words.sure(entry) != 0, words.ground(entry)))
-        steps = {name: {run.get("steps") for run in runs if run.get("init") == name} for name in known}
+        steps = {name: [run.get("steps") for run in runs if run.get("init") == name] for name in known}
         taken = [sum(found) for found in steps.values() if found and None not in found]
-        equal = len(taken) > 1 and max(taken) <= 1.1 * min(taken)
-        said.append((equal, "All arms were fine-tuned for as many steps." if equal else "Arms had unequal steps."))
+        if len(taken) > 1:
+            equal = max(taken) <= 1.1 * min(taken)
+            said.append((equal, "All arms were fine-tuned for as many steps." if equal else "Arms had unequal steps."))
     if (short := undertrained(summary, entries)) is not None:
         said.append((False, short))
     for name, found in (summary.get("pretrain") or {}).items():
@@ -102,20 +117,25 @@ def soundness(summary: words.Json, entries: Sequence[words.Json]) -> list[tuple[
 
 
 def unmoved(summary: words.Json) -> list[str]:
-    """A sentence for each pre-training whose features are no better neighbours than an untrained encoder's."""
+    """A sentence for each pre-training whose features are not surely better neighbours than an untrained encoder's."""
     said = []
     for name, found in ((summary.get("details") or {}).get("metric") or {}).items():
         entry = found["budgets"][-1]
         over = entry.get("over_random") or {}
-        mean, low = words.number(over.get("mean")), words.number(over.get("low"))
-        if mean is None or low is None or low > 0:
+        mean, low, high = (words.number(over.get(key)) for key in ("mean", "low", "high"))
+        if mean is None or low is None or high is None or low > 0:
             continue
         title = words.arms(summary)[name]["title"]
         own, other = words.percent(entry["knn"]), words.percent(entry["knn"] - mean)
+        first = (
+            f"Pre-training by {title} has made distances worse"
+            if high < 0
+            else f"Whether pre-training by {title} has made distances better cannot be told"
+        )
         said.append(
-            f"Pre-training by {title} has not changed the metric: nearest neighbours on its features name {own} of the "
-            f"test images, on an untrained encoder's {other}, with the same labels. What it is worth is a start for "
-            "fine-tuning, not distances: longer, or with another objective, it may be."
+            f"{first}: nearest neighbours on its features name {own} of the test images, on an untrained encoder's "
+            f"{other}, with the same labels ({words.points(low)} to {words.points(high)} points with "
+            f"95{words.NBSP}% confidence)."
         )
     return said
 

@@ -181,19 +181,25 @@ def ground(entry: Json) -> str:
 
 def _verdict(summary: Json, compared: Sequence[Json], fraction: object) -> str:
     told = [sure(entry) for entry in compared]
-    if len(compared) > 1 and len(set(told)) > 1:
-        gains = [gain(entry) or 0.0 for entry in compared]
-        best, worst = gains.index(max(gains)), gains.index(min(gains))
-        return (
-            f"Pre-training helped at {told.count(1)} of {len(compared)} label budgets: "
-            f"{points(gains[best])} points {at_budget(compared[best], fraction)}, "
-            f"{points(gains[worst])} {at_budget(compared[worst], fraction)}"
-        )
+    if len(set(told)) > 1:
+        return _verdicts(compared, told, fraction)
     entry = compared[0]
     verdicts = ("Whether pre-training helped cannot be told", "Pre-training helped", "Pre-training did harm")
     verb, names = verdicts[told[0]], (str(lead(entry)["arm"]), str(lead(entry)["over"]))
     first, second = (percent(accuracy(entry["arms"].get(name))) for name in names)
     return f"{verb}: {first} against {second} from {arms(summary)[names[1]]['title']}, {at_budget(entry, fraction)}"
+
+
+def _verdicts(compared: Sequence[Json], told: Sequence[int], fraction: object) -> str:
+    """Of label budgets that differ in what can be told: how many of each, and the largest difference among these."""
+    said = []
+    for verdict, does in ((1, "helped at {}"), (-1, "did harm at {}"), (0, "whether it helped cannot be told at {}")):
+        entries = [entry for entry, one in zip(compared, told, strict=True) if one == verdict]
+        if entries:
+            most = max(entries, key=lambda entry: abs(gain(entry) or 0.0))
+            count = f"{len(entries)}" if said else f"{len(entries)} of {len(compared)} label budgets"
+            said.append(f"{does.format(count)}: {points(gain(most))} points {at_budget(most, fraction)}")
+    return f"Pre-training {'; '.join(said)}"
 
 
 def weakest(evaluation: Json) -> str | None:
