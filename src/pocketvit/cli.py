@@ -57,7 +57,8 @@ def main(argv: list[str] | None = None) -> int:
         # A full disk or a directory that became read-only: whole files are kept, and the run can go on from them.
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG):
             raise
-        return _fail(UserError(f"{error.filename or 'output'}: cannot be written ({error.strerror}); then --resume"), 2)
+        found = f"{error.filename or 'output'}: cannot be written ({error.strerror})"
+        return _fail(UserError(f"{found}: mend that, then repeat the command with --resume"), 2)
 
 
 def _verb(args: list[str]) -> Verb:

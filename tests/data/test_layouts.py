@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pocketvit.config import DataConfig
-from pocketvit.data import load
+from pocketvit.data import Arrays, load
 from pocketvit.data.listing import split_of, split_of_file
 from pocketvit.data.sources import open_source
 from pocketvit.data.sources.opener import Columns
@@ -32,7 +32,8 @@ def counts(path: Path) -> dict[str, int]:
     ("name", "split"),
     [
         *((name, "train") for name in ("train", "Training", "TRAIN", "seg_train", "split=train", "set-train")),
-        *((name, "test") for name in ("test", "Testing", "seg_test", "split=test")),
+        *((name, "train") for name in ("training_set", "train_images", "TrainData", "trainset")),
+        *((name, "test") for name in ("test", "Testing", "seg_test", "split=test", "my_test_imgs")),
         *((name, "val") for name in ("val", "Valid", "validation", "dev", "eval", "my_val")),
         *((name, None) for name in ("trainer", "latest", "cat", "contest", "devices", "train_station", "")),
     ],
@@ -47,7 +48,9 @@ def test_a_files_beginning_tells_its_split_too() -> None:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("names", [("Training", "Testing"), ("Train", "Test"), ("seg_train", "seg_test")])
+@pytest.mark.parametrize(
+    "names", [("Training", "Testing"), ("Train", "Test"), ("seg_train", "seg_test"), ("training_set", "test_set")]
+)
 def test_splits_under_other_names(tmp_path: Path, class_folders: Folders, names: tuple[str, str]) -> None:
     class_folders(tmp_path / names[0])
     class_folders(tmp_path / names[1], count=3)
@@ -281,3 +284,60 @@ def test_a_column_of_a_parquet_file_groups_images(parquet, tmp_path: Path) -> No
     # Any other word is a pattern in names, as before.
     with pytest.raises(UserError, match="does not match the name"):
         load(str(file), DataConfig(group_by="slide"), need_labels=True)
+
+
+def test_a_name_in_other_bytes_is_the_same_class(tmp_path: Path, class_folders: Folders) -> None:
+    """As archives from a Mac have it: one letter with its accent, or two."""
+    class_folders(tmp_path / "train", classes=("caf\u00e9", "tea"))
+    class_folders(tmp_path / "test", count=3, classes=("cafe\u0301", "tea"))
+    source = open_source(str(tmp_path))
+    assert source.classes == ("caf\u00e9", "tea")
+    assert source.sections["test"].labels.tolist() == [0, 0, 0, 1, 1, 1]
+
+
+def test_names_that_are_all_but_the_same_are_said(tmp_path: Path, class_folders: Folders) -> None:
+    class_folders(tmp_path / "train", classes=("Cat", "cat", "dog"))
+    assert any(
+        "all but the same, and which are kept apart: 'Cat', 'cat'" in n for n in open_source(str(tmp_path)).notes
+    )
+    shutil.rmtree(tmp_path / "train" / "Cat")
+    class_folders(tmp_path / "test", count=3, classes=("CAT", "dog"))
+    with pytest.raises(UserError, match="'CAT' is in the test split but not in the train split, which has 'cat'"):
+        open_source(str(tmp_path))
+
+
+def test_what_cannot_be_read_is_told_where_there_is_nothing_else(tmp_path: Path) -> None:
+    for name in ("a/1.heic", "b/2.heic", "labels.csv"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(UserError, match=r"no images found .*3 files or folders not read: 1 .csv, 2 .heic"):
+        open_source(str(tmp_path))
+
+
+def test_labels_in_a_table_beside_one_folder_are_told(tmp_path: Path, class_folders: Folders) -> None:
+    class_folders(tmp_path, classes=("images",))
+    (tmp_path / "labels.csv").write_text("file,label\n")
+    with pytest.raises(UserError, match=r"one class only \('images'\).*labels in a .csv file are not read"):
+        load(str(tmp_path), CONFIG, need_labels=True)
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes", "indices"),
+    [
+        (np.array([0, -1, 3, 3]), ("0", "3"), [0, -1, 1, 1]),
+        (np.array([0.0, np.nan, 3.0, 3.0]), ("0", "3"), [0, -1, 1, 1]),
+        (np.array([0, 0, 3, 3], np.uint8), ("0", "3"), [0, 0, 1, 1]),
+        (np.array(["b", None, "a", "a"], object), ("a", "b"), [1, -1, 0, 0]),
+        (np.array([True, False, False, True]), ("False", "True"), [1, 0, 0, 1]),
+    ],
+)
+def test_labels_in_memory_may_be_missing(labels: np.ndarray, classes: tuple[str, ...], indices: list[int]) -> None:
+    source = open_source(Arrays(np.zeros((4, 8, 8), np.uint8), labels))
+    assert source.classes == classes
+    assert source.sections["all"].labels.tolist() == indices
+
+
+@pytest.mark.parametrize("labels", [[0, 1, 2, 0], [0.5, 0, 1, 0], ["a", "b", "a", "b"]])
+def test_labels_in_memory_that_name_no_class_are_refused(labels: list[object]) -> None:
+    with pytest.raises(UserError, match=r"^arrays: label"):
+        open_source(Arrays(np.zeros((4, 8, 8), np.uint8), np.array(labels), ("a", "b")))

@@ -454,7 +454,7 @@ def test_a_disk_that_fills_up_leaves_the_last_good_state(tmp_path: Path, whole_r
     )
     assert child.returncode == 2
     assert "Traceback" not in child.stderr
-    assert "cannot be written (File too large); then --resume" in child.stderr.splitlines()[-1]
+    assert "cannot be written (File too large): mend that, then repeat the command" in child.stderr.splitlines()[-1]
     folder = out / "checkpoints" / "pretrain-mae"
     assert [file.name for file in folder.iterdir()] == [BEFORE]
     assert read(folder / BEFORE).step == 5

@@ -216,17 +216,17 @@ def digest(content: bytes) -> str:
 
 def _require_labels(spec: Spec, source: Source) -> None:
     section = source.sections.get("train") or source.sections["all"]
+    table = "; labels in a .csv file are not read" if any(" .csv" in note for note in source.notes) else ""
     if section.labels is None:
-        table = any(" .csv" in note for note in source.notes)
         raise UserError(
             f"labels are needed here, and '{spec}' has none: give class folders or a label column "
-            f"(pretrain works without){'; labels in a .csv file are not read' if table else ''}"
+            f"(pretrain works without){table}"
         )
     present = np.unique(section.labels[section.labels >= 0])
     if len(present) < 2:
         raise UserError(
             f"'{spec}' has train images of one class only ('{source.classes[present[0]]}'): at least two are needed "
-            "to classify (pretrain works with one)"
+            f"to classify (pretrain works with one){table}"
         )
 
 

@@ -18,10 +18,8 @@ from numpy.typing import NDArray
 
 from pocketvit.data.images import BadImage, Header, Rendering, decode_image, read_header, strict_pillow
 from pocketvit.data.sizes import Patching, scaled_size
-from pocketvit.data.structures import Finding, Item, Source, Split, in_order
+from pocketvit.data.structures import NAMES_LISTED, Finding, Item, Source, Split, in_order
 from pocketvit.errors import UserError
-
-NAMES_LISTED = 10
 
 R = TypeVar("R")
 Content = Path | bytes | NDArray[np.uint8]

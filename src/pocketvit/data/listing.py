@@ -27,12 +27,13 @@ SPLITS = {
     **dict.fromkeys(("val", "valid", "validation", "dev", "eval"), "val"),
 }
 _WORDS = "|".join(sorted(SPLITS, key=len, reverse=True))
-_WHOLE = re.compile(rf"(?:.*[-_. ]|split=)?({_WORDS})", re.IGNORECASE)
+_WHOLE = re.compile(rf"(?:.*[-_. ]|split=)?({_WORDS})(?:[-_. ]?(?:set|split|data|images?|imgs?))?", re.IGNORECASE)
 _BEGINS = re.compile(rf"({_WORDS})[-_. ]", re.IGNORECASE)
 
 
 def split_of(name: str) -> str | None:
-    """The split that a name tells, "train", "val" or "test": as a whole, as its end (seg_train) or in split=train."""
+    """The split that a name tells, "train", "val" or "test": as a whole, as its end (seg_train), in split=train, or
+    with a word for a collection after it (test_set, TrainImages)."""
     found = _WHOLE.fullmatch(name)
     return SPLITS[found[1].lower()] if found else None
 
@@ -52,10 +53,12 @@ class Passed:
 
     def findings(self) -> list[Finding]:
         """One line of it, or none."""
-        if not self.counts:
-            return []
+        return [Finding("not read", self.words())] if self.counts else []
+
+    def words(self) -> str:
+        """How many of each kind."""
         kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(self.counts.items()))
-        return [Finding("not read", f"{self.counts.total()} files or folders not read: {kinds}")]
+        return f"{self.counts.total()} files or folders not read: {kinds}"
 
 
 def entries(folder: Path, passed: Passed) -> tuple[list[Path], list[Path]]:

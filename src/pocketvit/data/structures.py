@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 
 from pocketvit.errors import UserError
 
+NAMES_LISTED = 10
+
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -47,7 +49,7 @@ class Arrays:
 
     Args:
         images: uint8 (N, H, W) or (N, H, W, C), with 1 or 3 channels
-        labels: (N,) of names or numbers, or None
+        labels: (N,) of names or numbers, None, NaN or below 0 for an image without one; or None
         classes: K names, where labels are numbers from 0 to K - 1; empty takes those of the labels, sorted
         name: for run folders and messages
     """
@@ -175,15 +177,31 @@ def make_source(
         elif section.labels is not None and train.labels is not None:
             unknown = np.setdiff1d(section.labels[section.labels >= 0], train.labels)
             if len(unknown):
+                name = classes[unknown[0]]
+                alike = [classes[label] for label in np.unique(train.labels[train.labels >= 0])
+                         if classes[label].casefold() == name.casefold()]  # fmt: skip
                 raise UserError(
-                    f"{root}: class '{classes[unknown[0]]}' is in the {part} split but not in the train split: "
-                    "every class needs train images"
+                    f"{root}: class '{name}' is in the {part} split but not in the train split"
+                    + (f", which has '{alike[0]}': give both one name" if alike else ": every class needs train images")
                 )
+    findings += _alike(classes)
     if "val" in sections and "test" not in sections:
         sections["test"] = sections.pop("val")
         text = "the source has a val split and no test split: val is used as the test split"
         findings.append(Finding("val is test", text))
     return Source(printable(name), root, tuple(map(printable, classes)), sections, tuple(findings), fingerprint, group)
+
+
+def _alike(classes: Sequence[str]) -> list[Finding]:
+    """A warning of names that differ in case or in spaces alone."""
+    folded: dict[str, list[str]] = {}
+    for name in classes:
+        folded.setdefault(" ".join(name.casefold().split()), []).append(name)
+    several = [f"'{name}'" for names in folded.values() if len(names) > 1 for name in names]
+    if not several:
+        return []
+    text = f"classes whose names are all but the same, and which are kept apart: {', '.join(several[:NAMES_LISTED])}"
+    return [Finding("classes alike", text, tuple(several))]
 
 
 def printable(name: str) -> str:

@@ -192,7 +192,7 @@ def _verdict(summary: Json, compared: Sequence[Json], fraction: object) -> str:
 
 def _verdicts(compared: Sequence[Json], told: Sequence[int], fraction: object) -> str:
     """Of label budgets that differ in what can be told: how many of each, and the largest difference among these."""
-    said = []
+    said: list[str] = []
     for verdict, does in ((1, "helped at {}"), (-1, "did harm at {}"), (0, "whether it helped cannot be told at {}")):
         entries = [entry for entry, one in zip(compared, told, strict=True) if one == verdict]
         if entries:

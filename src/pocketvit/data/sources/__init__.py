@@ -63,6 +63,6 @@ def find(spec: Spec) -> Path | None:
 
 def _suggestion(path: Path) -> str:
     names = [name for opener in OPENERS for name in opener.names]
-    siblings = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+    siblings = [entry.name for entry in path.parent.iterdir() if entry.exists()] if path.parent.is_dir() else []
     close = difflib.get_close_matches(path.name, [*names, *siblings], n=1)
     return f" (did you mean '{close[0] if close[0] in names else path.with_name(close[0])}'?)" if close else ""

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pocketvit.data.sources.opener import Columns, Opener
 from pocketvit.data.structures import Arrays, Item, Section, Source, Spec, make_source
@@ -28,10 +30,7 @@ def open_arrays(spec: Spec, path: Path | None, columns: Columns) -> Source:
         given = np.asarray(spec.labels)
         if given.shape != (len(images),):
             raise UserError(f"{spec}: {len(images)} images and labels of shape {given.shape}: expected one each")
-        if not classes:
-            names, given = np.unique(given, return_inverse=True)
-            classes = tuple(map(str, names))
-        labels = given.astype(np.int64)
+        classes, labels = _indexed(spec, given)
 
     def items() -> Iterator[Item]:
         return (Item(f"image {number}", image) for number, image in enumerate(images))
@@ -43,6 +42,33 @@ def open_arrays(spec: Spec, path: Path | None, columns: Columns) -> Source:
         return content.hexdigest()
 
     return make_source(spec.name, spec.name, classes, {"all": Section(len(images), items, labels)}, [], fingerprint)
+
+
+def _indexed(spec: Arrays, given: NDArray[Any]) -> tuple[tuple[str, ...], NDArray[np.int64] | None]:
+    """Class names, and labels as indices into them: -1 for NaN, None and numbers below 0; None where all are such."""
+    values = given.tolist()
+    missing = np.array([value is None or value != value for value in values], bool)
+    if given.dtype.kind in "iuf":
+        numbers = np.where(missing, -1, given.astype(np.float64 if given.dtype.kind == "f" else np.int64))
+        if (numbers != np.floor(numbers)).any():
+            raise UserError(f"{spec}: labels that are fractions: expected names, or whole numbers")
+        given = numbers.astype(np.int64)
+        missing = given < 0
+    elif spec.classes and given.dtype.kind != "b":
+        raise UserError(f"{spec}: labels of {given.dtype} beside names of classes: expected numbers from 0 on")
+    else:
+        given = np.array([str(value) for value in values], str)
+    if missing.all():
+        return spec.classes, None
+    if spec.classes:
+        numbers = given.astype(np.int64) if given.dtype.kind == "i" else given == "True"
+        if (numbers >= len(spec.classes)).any():
+            raise UserError(f"{spec}: label {numbers.max()} lies beyond the {len(spec.classes)} classes")
+        return spec.classes, np.where(missing, -1, numbers).astype(np.int64)
+    names, places = np.unique(given[~missing], return_inverse=True)
+    labels = np.full(len(given), -1, np.int64)
+    labels[~missing] = places
+    return tuple(map(str, names)), labels
 
 
 ARRAYS = Opener(

@@ -5,6 +5,7 @@ Splits are told by name, whatever the case (Training, seg_test, split=val). One 
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -61,7 +62,8 @@ def open_folder(root: Path) -> Source:
     files = [file for listing in listings.values() for file in listing.files]
     if not files:
         kinds = " ".join(sorted(extension[1:] for extension in IMAGE_EXTENSIONS))
-        raise UserError(f"{root}: no images found (looked for {kinds}, and Parquet files)")
+        found = f"; {passed.words()}" if passed.counts else ""
+        raise UserError(f"{root}: no images found (looked for {kinds}, and Parquet files{found})")
 
     classes = sorted({name for listing in listings.values() for name in listing.by_class})
     sections = {part: _section(root, listing, classes) for part, listing in listings.items()}
@@ -112,11 +114,14 @@ def _split_folders(root: Path, folders: dict[str, Path], loose: list[Path], pass
 def _list_split(
     folder: Path, loose: list[Path], inner: list[Path], passed: Passed, findings: list[Finding]
 ) -> _Listing:
-    found, own, below = {}, {}, {}
+    found: dict[str, list[Path]] = {}
+    own, below = {}, {}
     for path in inner:
-        own[path.name], deeper = entries(path, Passed())
-        below[path.name] = tuple(sorted(entry.name for entry in deeper))
-        found[path.name] = find_images(path, passed)
+        # Archives of other systems write the same name in other bytes.
+        name = unicodedata.normalize("NFC", path.name)
+        own[name], deeper = entries(path, Passed())
+        below[name] = tuple(sorted(entry.name for entry in deeper))
+        found[name] = found.get(name, []) + find_images(path, passed)
     by_class = {name: images for name, images in found.items() if images}
     if loose and by_class:
         raise UserError(
