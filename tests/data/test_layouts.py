@@ -341,3 +341,23 @@ def test_labels_in_memory_may_be_missing(labels: np.ndarray, classes: tuple[str,
 def test_labels_in_memory_that_name_no_class_are_refused(labels: list[object]) -> None:
     with pytest.raises(UserError, match=r"^arrays: label"):
         open_source(Arrays(np.zeros((4, 8, 8), np.uint8), np.array(labels), ("a", "b")))
+
+
+def test_a_column_tells_the_splits_of_rows(tmp_path: Path, parquet: Folders) -> None:
+    file = parquet(tmp_path / "all.parquet", [0, 1] * 5)
+    told = ["Train", "test", "validation", "train", "train"] * 2
+    pq.write_table(pq.read_table(file).append_column("split", pa.array(told)), file)
+    source = open_source(str(file))
+    assert counts(file) == {"train": 6, "val": 2, "test": 2}
+    assert source.sections["test"].labels.tolist() == [1, 0]
+    names = [item.name for item in source.sections["test"].items()]
+    assert names == ["all.parquet row 1 (1.png)", "all.parquet row 6 (6.png)"]
+    # One of another kind tells nothing.
+    pq.write_table(pq.read_table(file).drop_columns("split").append_column("split", pa.array(["left"] * 10)), file)
+    assert counts(file) == {"all": 10}
+
+
+def test_a_refusal_for_want_of_labels_names_the_columns_that_may_hold_them(tmp_path: Path, parquet: Folders) -> None:
+    file = parquet(tmp_path / "all.parquet", ["a", "b"] * 5, label="species")
+    with pytest.raises(UserError, match="--label-column names one of species"):
+        load(str(file), CONFIG, need_labels=True)

@@ -217,6 +217,7 @@ def digest(content: bytes) -> str:
 def _require_labels(spec: Spec, source: Source) -> None:
     section = source.sections.get("train") or source.sections["all"]
     table = "; labels in a .csv file are not read" if any(" .csv" in note for note in source.notes) else ""
+    table += "".join(f"; {found.text}" for found in source.findings if found.kind == "no label column")
     if section.labels is None:
         raise UserError(
             f"labels are needed here, and '{spec}' has none: give class folders or a label column "

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import json
 import os
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketvit.data.listing import split_of, split_of_file
+from pocketvit.data.sources.columns import groups, splits
 from pocketvit.data.sources.opener import Columns, Opener
 from pocketvit.data.structures import Finding, Item, Section, Source, hash_files, make_source
 from pocketvit.errors import UserError
@@ -25,7 +26,6 @@ from pocketvit.errors import UserError
 IMAGE_COLUMNS = ("image", "img")
 # In this order, whatever the case; --label-column names another.
 LABEL_COLUMNS = ("label", "fine_label", "labels", "target", "class", "category", "coarse_label", "y")
-ROW = re.compile(r"(.*?) row (\d+)")  # of an item's name
 NO_NUMBER, NO_TEXT = -1, ""  # what a label that is not there is stored as
 
 
@@ -49,7 +49,7 @@ def parquet_files(folder: Path) -> list[Path]:
 
 
 def open_parquet(path: Path, columns: Columns) -> Source:
-    """Open a Parquet file, or a folder of them whose names (or whose folders' names) tell the splits.
+    """Open a Parquet file, or a folder of them whose names (or whose folders' names, or a column) tell the splits.
 
     Rows without a label (null, NaN or below 0) are kept, with label -1.
 
@@ -75,6 +75,10 @@ def open_parquet(path: Path, columns: Columns) -> Source:
         for part, members in shards.items()
     }
 
+    told = splits([shard.file for shard in everything]) if set(sections) == {"all"} else None
+    if told is not None:
+        sections = {part: _some(sections["all"], told == part) for part in ("train", "val", "test") if part in told}
+
     def fingerprint() -> str:
         layout = ",".join(f"{part}:{len(members)}" for part, members in files.items())
         return f"{layout}:{hash_files(root, [shard.file for shard in everything])}"
@@ -82,28 +86,16 @@ def open_parquet(path: Path, columns: Columns) -> Source:
     others = sorted({column for shard in everything for column in shard.others})
     text = f"no column of labels: --label-column names one of {', '.join(others)}"
     findings = [Finding("no label column", text, tuple(others))] if others else []
-    group = _groups(root, [shard.file for shard in everything], columns.group)
+    group = groups(root, [shard.file for shard in everything], columns.group)
     if group is not None:
         findings.append(Finding("grouped", f"grouped by the column '{columns.group}'"))
     return make_source(name, str(root), classes, sections, findings, fingerprint, group)
 
 
-def _groups(root: Path, files: Sequence[Path], column: str | None) -> Callable[[str], str] | None:
-    """What a row belongs to by a column, from its item's name; None where not every file has that column."""
-    import pyarrow.parquet as pq
-
-    if column is None or not all(column in pq.read_schema(file).names for file in files):
-        return None
-    values = {
-        file.relative_to(root).as_posix(): pq.read_table(file, columns=[column]).column(0).to_pylist() for file in files
-    }
-
-    def group(name: str) -> str:
-        found = ROW.match(name)
-        assert found is not None, name
-        return str(values[found[1]][int(found[2])])
-
-    return group
+def _some(section: Section, chosen: NDArray[np.bool_]) -> Section:
+    """The rows of a section that are chosen."""
+    labels = None if section.labels is None else section.labels[chosen]
+    return Section(int(chosen.sum()), lambda: compress(section.items(), chosen), labels)
 
 
 def _by_split(root: Path) -> dict[str, list[Path]]:
