@@ -57,6 +57,49 @@ def test_16_bits(tmp_path, name):
     assert "4 images of 16 bits scaled to 8 bits" in data.notes
 
 
+def deep_png(path, values):
+    """Writes (H, W, C) values of 16 bits, which Pillow writes none of."""
+    height, width, channels = values.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    head = struct.pack(">IIBBBBB", width, height, 16, {3: 2, 4: 6}[channels], 0, 0, 0)
+    content = b"\x89PNG\r\n\x1a\n"
+    for kind, data in ((b"IHDR", head), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")):
+        content += struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+    path.write_bytes(content)
+
+
+def deep_tiff(path, values):
+    """The same, without compression."""
+    height, width, channels = values.shape
+    data = values.astype("<u2").tobytes()
+    tags = [(256, 3, 1, width), (257, 3, 1, height), (258, 3, 3, 8), (259, 3, 1, 1), (262, 3, 1, 2), (273, 4, 1, 14)]
+    tags += [(277, 3, 1, channels), (278, 3, 1, height), (279, 4, 1, len(data))]
+    content = b"II*\0" + struct.pack("<I", 14 + len(data)) + struct.pack("<3H", 16, 16, 16) + data
+    content += struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHII", *tag) for tag in tags) + b"\0" * 4
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(("write", "name"), [(deep_png, "a.png"), (deep_tiff, "a.tif")])
+def test_16_bits_a_colour(tmp_path, write, name):
+    """Of 12 bits in 16, the upper 8 that Pillow reads hold 16 levels."""
+    values = np.random.default_rng(0).integers(0, 4096, (8, 8, 3))
+    values[0, 0] = 0, 2048, 4095
+    for index in range(4):
+        write(tmp_path / f"{index}-{name}", values)
+    data = load(str(tmp_path), CONFIG)
+    assert "4 images of 16 bits, of which they use 12 scaled to 8 bits" in data.notes
+    assert np.array_equal(data.train.images[0], np.rint(values / 4095 * 255))
+
+
+def test_16_bits_a_colour_with_transparency(tmp_path):
+    values = np.full((8, 8, 4), 65535)
+    values[:, :4] = 0, 257, 65535, 65535
+    values[0] = 0
+    deep_png(tmp_path / "a.png", values)
+    found = one(tmp_path / "a.png")
+    assert (found[1, 0].tolist(), found[1, 7].tolist(), found[0, 0].tolist()) == ([0, 1, 255], [255] * 3, [255] * 3)
+
+
 def test_floating_point_is_refused(tmp_path):
     Image.fromarray(np.ones((4, 4), np.float32)).save(tmp_path / "a.tif")
     with pytest.raises(UserError, match=r"a\.tif.*floating-point"):

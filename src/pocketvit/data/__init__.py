@@ -5,7 +5,8 @@ Importing this room imports neither torch nor scikit-learn.
 
 from pocketvit.data.checks import image_digests, mirrored_classes
 from pocketvit.data.dataset import Dataset, Split, digest, load, load_whole
-from pocketvit.data.images import Header, Rendering, list_images, read_images
+from pocketvit.data.images import Header, Rendering, read_images
+from pocketvit.data.listing import list_images
 from pocketvit.data.sizes import Patching, grown_patch, scaled_size
 from pocketvit.data.splits import label_subset
 from pocketvit.data.structures import Arrays, Finding, Spec, printable

@@ -24,7 +24,7 @@ from pocketvit.data.structures import Finding, Source, Split
 
 MOST_BYTES = 10 * 10**9  # the newest set stays, even where it is larger
 ABANDONED = 24 * 3600  # seconds after which a half-written entry is of a process that was killed
-FORMAT = 4  # raise it when decoding gives other pixels or findings than before
+FORMAT = 5  # raise it when decoding gives other pixels or findings than before
 
 
 def decode_cached(source: Source, content: str, wanted: Wanted) -> Decoded:

@@ -202,7 +202,7 @@ def _findings(
         )
     elif channels == 3 and not coloured:
         findings.append(Finding("no colours", "all images are grey, and are taken for RGB, as the model's are"))
-    deep = sum(header.mode.startswith("I") for header in headers)
+    deep = sum(header.mode.startswith("I") or header.largest > 0 for header in headers)
     if deep:
         used = "" if rendering.bits == 16 else f", of which they use {rendering.bits}"
         findings.append(Finding("16 bits", f"{deep} images of 16 bits{used} scaled to 8 bits"))

@@ -6,20 +6,20 @@ Pixels are scaled once, by Pillow's bicubic filter, which widens itself (antiali
 from __future__ import annotations
 
 import io
-import os
+import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.PngImagePlugin import PngImageFile
 
-from pocketvit.data.listing import FORMATS, find_images
+from pocketvit.data.listing import FORMATS
 from pocketvit.data.structures import in_order
 from pocketvit.errors import UserError
 
@@ -109,10 +109,11 @@ def read_header(content: Path | bytes | NDArray[np.uint8]) -> Header:
         if _may_be_turned(image) and image.getexif().get(ORIENTATION, 1) >= 5:
             width, height = height, width
         animated = image.format in MOVING_FORMATS and bool(getattr(image, "is_animated", False))
-        deep, transparent = image.mode.startswith("I"), image.has_transparency_data
+        deep = np.asarray(image) if image.mode.startswith("I") else _deep_colours(image, content)
+        transparent = image.has_transparency_data
         return Header(
             height, width, image.mode, _is_grey(image), transparent, animated,
-            int(np.asarray(image).max()) if deep else 0, _brightness(image) if transparent else None,
+            0 if deep is None else int(deep[..., :3].max()), _brightness(image) if transparent else None,
         )  # fmt: skip
 
 
@@ -140,7 +141,8 @@ def decode_image(
         image: Image.Image = Image.fromarray(content[..., 0] if content.shape[2] == 1 else content)
         return _scale(image.convert("L" if channels == 1 else "RGB"), shape)
     with _open(content) as image:
-        upright = ImageOps.exif_transpose(image)
+        deep = _deep_colours(image, content)
+        upright = ImageOps.exif_transpose(image if deep is None else _coloured(image, deep, rendering))
         return _scale(_to_mode(_to_8_bits(upright, rendering), "L" if channels == 1 else "RGB", rendering), shape)
 
 
@@ -184,25 +186,6 @@ def read_images(
                 images[done] = found[0]
                 done += 1
     return images[:done], headers
-
-
-def list_images(path: str | Path) -> list[Path]:
-    """A file as it is, or all images under a folder in sorted order.
-
-    Raises:
-        UserError: nothing is there, or the folder holds no images.
-    """
-    if not isinstance(path, (str, os.PathLike)):
-        raise UserError(f"a {type(path).__name__} is no image file: expected a path, or several in a list")
-    path = Path(path).expanduser()
-    if path.is_file():
-        return [path]
-    if not path.is_dir():
-        raise UserError(f"{path}: no such file or folder: expected an image or a folder of images")
-    found = find_images(path)
-    if not found:
-        raise UserError(f"{path}: no images found in this folder")
-    return found
 
 
 @cache
@@ -267,8 +250,41 @@ def _to_8_bits(image: Image.Image, rendering: Rendering) -> Image.Image:
     values = np.asarray(image).astype(np.int64)
     if values.min() < 0 or values.max() > 65535:
         raise BadImage("pixels beyond 16 bits: save them with 8 or 16 bits")
-    white = 2**rendering.bits - 1
-    return Image.fromarray(np.minimum((values * 255 + white // 2) // white, 255).astype(np.uint8))
+    return Image.fromarray(_in_8_bits(values, rendering.bits))
+
+
+def _in_8_bits(values: NDArray[np.int64], bits: int) -> NDArray[np.uint8]:
+    white = 2**bits - 1
+    return np.minimum((values * 255 + white // 2) // white, 255).astype(np.uint8)
+
+
+def _deep_colours(image: Image.Image, content: Path | bytes) -> NDArray[np.int64] | None:
+    """(H, W, C) values of an image of 16 bits a colour, of which Pillow would read the upper 8; None of any other."""
+    tiles = getattr(image, "tile", [])
+    lower = [(*tile[:3], _other_byte(tile[3])) for tile in tiles]
+    if image.mode not in ("RGB", "RGBA") or lower == [tuple(tile) for tile in tiles]:
+        return None
+    with _open(content) as other:
+        other.tile = lower  # type: ignore[attr-defined]
+        return np.asarray(image).astype(np.int64) * 256 + np.asarray(other)
+
+
+def _other_byte(arguments: Any) -> Any:
+    """A decoder's arguments, for the other byte of values of 16 bits."""
+    if isinstance(arguments, tuple):
+        return tuple(map(_other_byte, arguments))
+    if not isinstance(arguments, str) or arguments[-4:-1] != ";16":
+        return arguments
+    own = arguments[-1].replace("N", sys.byteorder[0].upper())
+    return arguments[:-1] + {"L": "B", "B": "L"}[own]
+
+
+def _coloured(image: Image.Image, deep: NDArray[np.int64], rendering: Rendering) -> Image.Image:
+    """The image of 8 bits of deep values (H, W, C); its transparency has all 16."""
+    values = np.concatenate([_in_8_bits(deep[..., :3], rendering.bits), _in_8_bits(deep[..., 3:], 16)], axis=2)
+    made = Image.fromarray(values)
+    made.info = image.info
+    return made
 
 
 def _to_mode(image: Image.Image, mode: str, rendering: Rendering) -> Image.Image:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import stat
 from collections import Counter
@@ -110,3 +111,22 @@ def find_images(folder: Path, passed: Passed | None = None) -> list[Path]:
     for inner in folders:
         files += find_images(inner, passed)
     return files
+
+
+def list_images(path: str | Path) -> list[Path]:
+    """A file as it is, or all images under a folder in sorted order.
+
+    Raises:
+        UserError: nothing is there, or the folder holds no images.
+    """
+    if not isinstance(path, (str, os.PathLike)):
+        raise UserError(f"a {type(path).__name__} is no image file: expected a path, or several in a list")
+    path = Path(path).expanduser()
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise UserError(f"{path}: no such file or folder: expected an image or a folder of images")
+    found = find_images(path)
+    if not found:
+        raise UserError(f"{path}: no images found in this folder")
+    return found
