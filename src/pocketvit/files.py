@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from pocketvit.errors import UserError
 
 
 @contextmanager
@@ -32,6 +36,16 @@ def write_whole(path: Path, content: bytes | str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole(path) as beside:
         beside.write_bytes(content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content)
+
+
+def read_json(path: Path) -> Any:
+    """What `write_whole` wrote; raises UserError where something else has damaged it."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        raise UserError(
+            f"{path}: damaged: take it away to have its part of the run done again, or start afresh"
+        ) from None
 
 
 def write_table(path: Path, head: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

@@ -154,3 +154,13 @@ def test_one_process_at_a_time_writes_into_a_run(tmp_path: Path) -> None:
     first, second = hold(folder), hold(folder)
     assert first is not None
     assert second is first
+
+
+@pytest.mark.parametrize("name", ["origin", "clock", "pretrain-mae", "call"])
+def test_a_damaged_file_of_a_run_is_named(tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "run"
+    assert main(["pretrain", "digits", *TINY, "--epochs=1", "--out", str(out)]) == 0
+    capsys.readouterr()
+    (out / "stages" / f"{name}.json").write_text("{")
+    assert main(["resume", str(out)]) == 2
+    assert f"{name}.json: damaged" in capsys.readouterr().err

@@ -6,7 +6,7 @@ import json
 import time
 from pathlib import Path
 
-from pocketvit.files import write_whole
+from pocketvit.files import read_json, write_whole
 
 OPENING = "opening"  # until the first stage begins: the images are decoded, and speeds are measured
 
@@ -22,7 +22,7 @@ class Clock:
     def __init__(self, file: Path | None = None, began: float | None = None) -> None:
         self._file, self._stage = file, OPENING
         self._since = time.monotonic() if began is None else began
-        self.stages: dict[str, float] = json.loads(file.read_text()) if file is not None and file.exists() else {}
+        self.stages: dict[str, float] = read_json(file) if file is not None and file.exists() else {}
 
     @property
     def seconds(self) -> float:

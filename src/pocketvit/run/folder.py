@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketvit.errors import UserError
-from pocketvit.files import write_whole
+from pocketvit.files import read_json, write_whole
 
 FORMAT = 2  # of what lies in a run's folder; a run of another one is not gone on with
 CONFIG, SUMMARY, METRICS, FIGURES = "config.yaml", "summary.json", "metrics.jsonl", "figures.npz"
@@ -165,7 +165,7 @@ def check_origin(folder: RunFolder, origin: Mapping[str, Any], learnt: Callable[
         np.save(folder.learnt, learnt())
         write_whole(folder.origin, json.dumps({"format": FORMAT, **origin}, indent=1) + "\n")
         return
-    before = json.loads(folder.origin.read_text())
+    before = read_json(folder.origin)
     if before.get("format", 1) != FORMAT:
         raise UserError(f"--resume: {folder.root} was begun by another version of PocketViT: start afresh")
     for words, value in origin.items():

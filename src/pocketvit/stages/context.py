@@ -33,7 +33,7 @@ from pocketvit.data.sizes import MOST_PATCHES
 from pocketvit.data.sources import find
 from pocketvit.evaluation.calibration import fitted_temperature
 from pocketvit.evaluation.predictor import Eager, Predictor
-from pocketvit.files import write_whole
+from pocketvit.files import read_json, write_whole
 from pocketvit.model import weights
 from pocketvit.model.network import Network
 from pocketvit.model.patches import check_patch
@@ -215,7 +215,7 @@ class Context:
     def kept(self, stage: str) -> Any:
         """What `keep` kept of a stage; None where it has not finished."""
         file = self.folder.result(stage)
-        return json.loads(file.read_text()) if file.exists() else None
+        return read_json(file) if file.exists() else None
 
     def forget(self, stage: str) -> None:
         """Remove a stage's checkpoints, after `keep`: killed between the two, a resumed run still has them."""

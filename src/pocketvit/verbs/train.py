@@ -13,7 +13,7 @@ from pocketvit.config import Settings, model_path, resolve, seconds_of
 from pocketvit.data import Arrays, Spec
 from pocketvit.data.sources import find
 from pocketvit.errors import UserError
-from pocketvit.files import write_whole
+from pocketvit.files import read_json, write_whole
 from pocketvit.model import weights
 from pocketvit.pages import words, write_report
 from pocketvit.pages.terminal import introduce, place_line, plan_lines
@@ -115,7 +115,7 @@ def plan(
 def _planned(context: Context, limit: float | None, elastic: bool, resume: bool) -> Context:
     """By the plan that the run has or, before its first stage, by one that is made now, and said."""
     file = context.folder.plan
-    kept = context.on_main(lambda: json.loads(file.read_text()) if file.exists() else None)
+    kept = context.on_main(lambda: read_json(file) if file.exists() else None)
     if kept is not None:
         made = Plan.of(kept)
         if limit not in (None, made.limit):
@@ -275,10 +275,10 @@ def resume(run: Run | str | Path, *, pause_after: str | float | None = None) -> 
     """
     folder = RunFolder(run.path if isinstance(run, Run) else Path(run))
     try:
-        call = json.loads(folder.call.read_text())
-    except (OSError, ValueError):
+        call = dict(read_json(folder.call))
+        verb: Callable[..., Run] = {"fit": fit, "pretrain": pretrain, "finetune": finetune}[call.pop("verb")]
+    except (OSError, KeyError, TypeError, ValueError):
         raise UserError(f"{folder.root}: no run that can be gone on with: give the directory of one") from None
-    verb: Callable[..., Run] = {"fit": fit, "pretrain": pretrain, "finetune": finetune}[call.pop("verb")]
     begun = {"settings": resolve(config=folder.config), "out": folder.root, **call}
     return verb(begun.pop("data"), **begun, resume=True, pause_after=pause_after)
 
