@@ -13,6 +13,7 @@ from PIL import Image
 import pocketvit
 from pocketvit.errors import UserError
 from pocketvit.run.folder import RunFolder
+from pocketvit.run.summary import read_summary
 
 SIZES = {"width": 16, "depth": 1, "heads": 2, "decoder_width": 16, "decoder_heads": 2, "patch": 4}
 BRIEF: dict[str, Any] = {
@@ -108,6 +109,16 @@ def test_a_test_split_is_new_to_weights_of_its_set(tmp_path: Path) -> None:
     copied = shutil.copy(run.path / "model.safetensors", tmp_path / "copied.safetensors")
     found = pocketvit.evaluate(str(data.parent), model=copied)
     assert (found["test"], found["notes"]) == (8, ["all 8 images of the test split"])
+
+
+def test_test_images_that_were_pre_trained_on_are_said(trained: tuple[Path, Path], tmp_path: Path) -> None:
+    brief = {"finetune.epochs": 1, "finetune.min_steps": 0, **BRIEF}
+    init = {"init": trained[1], "out": tmp_path / "run", "overwrite": True}
+    said = "test images are among those that the weights of --init learnt from"
+    same = pocketvit.finetune(str(trained[0]), **init, **brief)
+    assert not any(said in note for note in read_summary(same.path)["details"]["notes"])
+    other = pocketvit.finetune(str(trained[0]), **init, **brief, **{"data.split_seed": 1})
+    assert any(said in note for note in read_summary(other.path)["details"]["notes"])
 
 
 def test_resuming_with_other_data_or_another_init_is_refused(trained: tuple[Path, Path], tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pocketvit.evaluation.statistics import told_apart
 from pocketvit.pages import words
 
 # Of what is said of the data: findings that speak against a verdict.
-DOUBTED = ("are identical to", "stand under two labels", "file names look like groups")
+DOUBTED = ("are identical to", "are among those that", "stand under two labels", "file names look like groups")
 
 
 def rivals(summary: words.Json, entry: words.Json) -> list[str]:

@@ -40,7 +40,7 @@ from pocketvit.model.patches import check_patch
 from pocketvit.model.weights import WeightsMeta, weights_file
 from pocketvit.run.clock import Clock
 from pocketvit.run.evidence import evidence
-from pocketvit.run.folder import RunFolder, check_origin
+from pocketvit.run.folder import RunFolder, check_origin, learnt_images
 from pocketvit.run.opening import hold, open_run
 from pocketvit.stages.arms import networks_of
 from pocketvit.stages.plan import Plan
@@ -257,7 +257,7 @@ def _load(data: Spec, settings: Settings, need_labels: bool, init: Path | None) 
         _, meta = weights.encoder_state(init)
         config = replace(config, size=config.size or "{}x{}".format(*meta.shape))
         rendering, channels = Rendering(meta.bits, meta.background), meta.shape[2]
-    return load(
+    dataset = load(
         data,
         config,
         patching=patching_of(settings),
@@ -265,6 +265,20 @@ def _load(data: Spec, settings: Settings, need_labels: bool, init: Path | None) 
         channels=channels,
         need_labels=need_labels,
     )
+    return dataset if init is None else _beside(dataset, init)
+
+
+def _beside(dataset: Dataset, init: Path) -> Dataset:
+    """The same with a finding where test images are among those that the weights of `init` learnt from."""
+    kept = learnt_images(RunFolder(weights_file(init).parent))
+    if kept is None or dataset.test is None:
+        return dataset
+    count = int(np.isin(image_digests(dataset.test.images), kept[1]).sum())
+    if not count:
+        return dataset
+    text = f"{count} of {len(dataset.test)} test images are among those that the weights of --init learnt from"
+    finding = Finding("learnt before", f"{text}: accuracy on them may say more than that on new ones will")
+    return replace(dataset, findings=(*dataset.findings, finding))
 
 
 def _with_patch(dataset: Dataset, settings: Settings) -> tuple[Dataset, Settings]:
