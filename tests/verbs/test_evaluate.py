@@ -51,6 +51,19 @@ def test_the_runs_own_data_are_tested_by_what_it_held_out(trained: tuple[Path, P
     assert found["notes"] == ["the images that the run held out"]
 
 
+def test_a_probe_tests_no_images_that_were_learnt_from_without_a_word(
+    trained: tuple[Path, Path], tmp_path: Path
+) -> None:
+    data, run = trained
+    assert pocketvit.probe(str(data), model=run)["notes"] == []
+    with pytest.raises(UserError, match=r"^data.split_seed: the run held out"):
+        pocketvit.probe(str(data), model=run, **{"data.split_seed": 1})
+    changed = shutil.copytree(data, tmp_path / "changed")
+    (changed / "1" / "000.png").unlink()
+    (note,) = pocketvit.probe(str(changed), model=run)["notes"]
+    assert "test images are among those that the model learnt from" in note
+
+
 @pytest.mark.parametrize(
     "other", [{"split_seed": 1}, {"test_fraction": 0.5}, {"val_fraction": 0.3}, {"group_by": "^(.)"}]
 )

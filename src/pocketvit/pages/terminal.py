@@ -38,7 +38,7 @@ def introduce(context: Context, stages: Sequence[StageName], doubts: bool) -> No
     counts = " · ".join(f"{name} {len(split):,}" for name, split in splits.items() if split is not None)
     height, width, channels = dataset.shape
     native = dataset.native and tuple(dataset.native)
-    size = f"{native[1]}x{native[0]} -> " if native and native != (height, width) else ""
+    size = f"{native[1]:g}x{native[0]:g} -> " if native and native != (height, width) else ""
     kind = {1: "grey", 3: "RGB"}.get(channels, f"{channels} channels")
     classes = f"{len(dataset.classes)} classes   " if dataset.classes else ""
     say(_line("Data", f"{dataset.name}   {size}{width}x{height} {kind}   {classes}{counts}"))

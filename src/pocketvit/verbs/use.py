@@ -41,12 +41,15 @@ from pocketvit.verbs.progress import in_parts, waiting
 def probe(data: str = "digits", *, model: Model, settings: Settings | None = None, **overrides: Any) -> dict[str, Any]:
     """kNN and linear-probe test accuracy of the frozen encoder in `model`, and of the same encoder at random init.
 
-    The probes read the labels that `labels_per_class` or `label_fraction` keep. Raises UserError for bad data,
-    settings or weights, and where the images' shape is not the encoder's.
+    The probes read the labels that `labels_per_class` or `label_fraction` keep. `notes` says where test images are
+    among those that the model learnt from. Raises UserError for bad data, settings or weights, and for other splits of
+    the run's own data than its own.
     """
     settings = settings or resolve(config=run_config(path_of(model)), **overrides)
     encoder, (_, meta) = weights.frozen_encoder(path_of(model)), weights.encoder_state(path_of(model))
-    dataset = dataset_like(data, meta, settings.data)
+    dataset, kept = dataset_like(data, meta, settings.data), _learnt_by(model)
+    if kept is not None and dataset.fingerprint == kept[0]:
+        _check_splits(settings.data, resolve(config=run_config(path_of(model))).data)
     device = make_accelerator(settings.device, "float32").device
     per_class = settings.data.largest_budget
     labelled = labelled_indices(dataset, settings, per_class, settings.seed)
@@ -54,7 +57,9 @@ def probe(data: str = "digits", *, model: Model, settings: Settings | None = Non
     test_images, test_y = dataset.labelled("test")
     torch.manual_seed(settings.seed)
     fresh = NETWORKS[meta.network].build(meta.model, meta.shape)
-    results: dict[str, Any] = {"labels": len(labelled), "test": len(test_y)}
+    learnt = 0 if kept is None else int(np.isin(image_digests(test_images), kept[1]).sum())
+    notes = [f"{learnt} of {len(test_y)} test images are among those that the model learnt from"] if learnt else []
+    results: dict[str, Any] = {"labels": len(labelled), "test": len(test_y), "notes": notes}
     for name, network in (("model", encoder), ("random", fresh)):
         predictor = Predictor.of(network, meta, device)
         title = f"features of {'the model' if name == 'model' else 'random init'}"
@@ -83,7 +88,7 @@ def evaluate(
     height, width, channels = meta.shape
     config = dataclasses.replace(settings.data, size=f"{height}x{width}")
     found = load_whole(data, config, rendering_of(meta), channels)
-    kept = learnt_images(RunFolder(weights_file(path_of(model)).parent))
+    kept = _learnt_by(model)
     images, labels, notes = found.split.images, found.split.labels, [f"all {len(found.split)} labelled test images"]
     assert labels is not None
     if kept is None and found.fingerprint == meta.source:
@@ -113,6 +118,11 @@ def evaluate(
     notes += [f"no images of {len(missing)} classes: {few(missing)}"] if missing else []
     notes += found.notes
     return {"dataset": Path(data).name or data, "test": len(labels), "notes": notes, **metrics.to_json()}
+
+
+def _learnt_by(model: Model) -> tuple[str, NDArray[np.uint64]] | None:
+    """What the run of a model learnt from (see `learnt_images`); None where its run is not there."""
+    return learnt_images(RunFolder(weights_file(path_of(model)).parent))
 
 
 def _check_splits(asked: DataConfig, own: DataConfig) -> None:
