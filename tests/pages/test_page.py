@@ -291,6 +291,14 @@ def test_fine_tuning_below_its_own_probe_is_said() -> None:
     assert str(caveats.undertrained(few, few["finetune"])).endswith("by chance, or because it was too short.")
 
 
+@pytest.mark.parametrize(("right", "said"), [(0, True), (1, False)])
+def test_a_classifier_that_is_no_better_than_its_largest_class_is_said_so(right: int, said: bool) -> None:
+    confusion = [[60, 0], [2 - right, right]]
+    evaluation = {"accuracy": (60 + right) / 62, "confusion": confusion}
+    found = " ".join(caveats.standfirst({"details": {"evaluation": evaluation}}, []))
+    assert ("no more than always naming the most frequent class" in found) == said
+
+
 @pytest.mark.parametrize(("tested", "does"), [(100, "as well"), (10_000, "better")])
 def test_what_is_simpler_is_better_only_where_that_can_be_told(tested: int, does: str) -> None:
     entry = {"mae": {"accuracy": 0.9}, "random": {"accuracy": 0.8}, "pixels": {"name": "svm", "accuracy": 0.92}}

@@ -159,6 +159,13 @@ def standfirst(summary: words.Json, entries: Sequence[words.Json]) -> list[str]:
     if (warning := undertrained(summary, entries)) is not None:
         said.append(warning)
     said += unmoved(summary)
+    evaluation = (summary.get("details") or {}).get("evaluation")
+    reached, chance = words.accuracy(evaluation), words.chance(evaluation)
+    if reached is not None and chance is not None and reached <= chance:
+        said.append(
+            f"What was saved is right for {words.percent(reached)} of the test images, no more than always naming the "
+            f"most frequent class is ({words.percent(chance)})."
+        )
     device = (summary.get("details") or {}).get("device")
     for name, pretrained in (summary.get("pretrain") or {}).items():
         if (seconds := words.number(pretrained.get("seconds"))) is not None:

@@ -69,7 +69,7 @@ def leaderboard(summary: Context, entries: Sequence[Context]) -> list[Context]:
             for place, entry in enumerate(entries):
                 if entry.get("labels_per_class") in known:
                     rows[name]["accuracies"][place] = known[entry["labels_per_class"]]
-    if rows and (chance := _chance(details.get("evaluation"))) is not None:
+    if rows and (chance := words.chance(details.get("evaluation"))) is not None:
         blank = _blank(len(results)) | {"accuracies": [chance] * len(results)}
         rows["chance"] = {"name": "the most frequent class, always", "kind": "chance", "saved": False, **blank}
     return sorted(rows.values(), key=lambda row: -(row["accuracies"][-1] or 0.0))
@@ -77,12 +77,6 @@ def leaderboard(summary: Context, entries: Sequence[Context]) -> list[Context]:
 
 def _blank(results: int) -> Context:
     return {"accuracies": [None] * results, "spreads": [None] * results}
-
-
-def _chance(evaluation: Any) -> float | None:
-    """Share of the most frequent class among the test images."""
-    rows = [sum(row) for row in (evaluation or {}).get("confusion") or []]
-    return max(rows) / sum(rows) if rows and sum(rows) else None
 
 
 def arranged(finetune: Any) -> list[Context]:

@@ -202,6 +202,12 @@ def _verdicts(compared: Sequence[Json], told: Sequence[int], fraction: object) -
     return f"Pre-training {'; '.join(said)}"
 
 
+def chance(evaluation: Json | None) -> float | None:
+    """Share of the most frequent class among the test images."""
+    rows = [sum(row) for row in (evaluation or {}).get("confusion") or []]
+    return max(rows) / sum(rows) if rows and sum(rows) else None
+
+
 def weakest(evaluation: Json) -> str | None:
     """The class that the saved classifier knows least, what it takes it for, and of how many images; None of none."""
     shares = {name: share for name, value in (evaluation.get("per_class") or {}).items()
