@@ -57,6 +57,14 @@ def test_16_bits(tmp_path, name):
     assert "4 images of 16 bits scaled to 8 bits" in data.notes
 
 
+def test_the_bits_that_are_used_are_those_of_all_pixels(tmp_path):
+    for place in (0, 5, 63):
+        values = np.zeros((8, 8), np.uint16)
+        values.flat[place] = 4095
+        Image.fromarray(values).save(tmp_path / "a.png")
+        assert read_header(tmp_path / "a.png").largest == 4095
+
+
 def deep_png(path, values):
     """Writes (H, W, C) values of 16 bits, which Pillow writes none of."""
     height, width, channels = values.shape

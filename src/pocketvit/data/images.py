@@ -110,10 +110,11 @@ def read_header(content: Path | bytes | NDArray[np.uint8]) -> Header:
             width, height = height, width
         animated = image.format in MOVING_FORMATS and bool(getattr(image, "is_animated", False))
         deep = np.asarray(image) if image.mode.startswith("I") else _deep_colours(image, content)
+        deep = deep[..., :3] if deep is not None and deep.ndim == 3 else deep  # what is opaque is always at its largest
         transparent = image.has_transparency_data
         return Header(
             height, width, image.mode, _is_grey(image), transparent, animated,
-            0 if deep is None else int(deep[..., :3].max()), _brightness(image) if transparent else None,
+            0 if deep is None else int(deep.max()), _brightness(image) if transparent else None,
         )  # fmt: skip
 
 
