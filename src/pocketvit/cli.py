@@ -116,8 +116,7 @@ def probe(args: list[str]) -> int:
     lines = [
         f"{n}: kNN {_percent(result[n]['knn'])}, linear {_percent(result[n]['linear'])}" for n in ("model", "random")
     ]
-    lines += [f"  {note}" for note in result["notes"]]
-    return _show(given, result, "\n".join(lines))
+    return _show(given, result, "\n".join([*lines, *result["notes"]]))
 
 
 def evaluate(args: list[str]) -> int:
