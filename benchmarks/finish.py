@@ -29,7 +29,7 @@ from pocketvit.evaluation.predictor import Predictor  # noqa: E402
 from pocketvit.files import write_whole  # noqa: E402
 from pocketvit.model import weights  # noqa: E402
 from pocketvit.model.vit import ViT  # noqa: E402
-from pocketvit.pages import write_report  # noqa: E402
+from pocketvit.pages.page import write_report  # noqa: E402
 from pocketvit.run.folder import CONFIG  # noqa: E402
 from pocketvit.run.summary import updated  # noqa: E402
 from pocketvit.stages.arms import Arm, known_arms  # noqa: E402

@@ -12,7 +12,8 @@ import pytest
 from windows import chromium_or_skip
 
 from pocketvit.errors import UserError
-from pocketvit.pages import caveats, words, write_report
+from pocketvit.pages import caveats, words
+from pocketvit.pages.page import write_report
 from pocketvit.run.summary import updated
 
 SECTIONS = [

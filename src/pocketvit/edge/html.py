@@ -13,8 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch.nn.functional as F
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
@@ -132,6 +130,9 @@ def write_page(file: Path, model: Path, meta: WeightsMeta, dataset: Dataset, res
     Raises:
         UserError: images of other than 1 or 3 channels, which no image file gives, or a damaged runtime.
     """
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined  # whoever reads files needs none of it
+    from markupsafe import Markup
+
     height, width, channels = meta.shape
     if channels not in (1, 3):
         raise UserError(f"--to html: a page takes images of 1 or 3 channels, and the model those of {channels}")

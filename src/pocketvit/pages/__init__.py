@@ -1,6 +1,2 @@
 """One self-contained HTML page per run: the verdict in words first, then the evidence.
 It reads the run directory alone, so a page can be made again at any time and anywhere."""
-
-from pocketvit.pages.page import write_report
-
-__all__ = ["write_report"]

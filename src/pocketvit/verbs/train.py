@@ -15,7 +15,8 @@ from pocketvit.data.sources import find
 from pocketvit.errors import UserError
 from pocketvit.files import read_json, write_whole
 from pocketvit.model import weights
-from pocketvit.pages import words, write_report
+from pocketvit.pages import words
+from pocketvit.pages.page import write_report
 from pocketvit.pages.terminal import introduce, place_line, plan_lines
 from pocketvit.run.folder import RunFolder
 from pocketvit.run.opening import discard, settle

@@ -29,7 +29,7 @@ from pocketvit.model.devices import on_paper
 from pocketvit.model.mae import MaskedAutoencoder
 from pocketvit.model.networks import NETWORKS
 from pocketvit.model.weights import weights_file
-from pocketvit.pages import write_report
+from pocketvit.pages.page import write_report
 from pocketvit.run.folder import RECONSTRUCTION, RunFolder, learnt_images
 from pocketvit.stages.context import labelled_indices, patching_of
 from pocketvit.training.device import make_accelerator
