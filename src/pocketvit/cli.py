@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import difflib
-import errno
 import io
 import json
 import os
@@ -12,7 +11,6 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
 from typing import Any
 
 from pocketvit.arguments import (
@@ -31,9 +29,11 @@ from pocketvit.arguments import (
     typed_at,
 )
 from pocketvit.completion import complete, completion_script
-from pocketvit.errors import UnlikeTraining, UserError
+from pocketvit.errors import UnlikeTraining, UserError, is_of_place
+from pocketvit.signals import unwinding_signals
 
 Verb = Callable[[list[str]], int]
+RESUMED = ("fit", "pretrain", "finetune")  # verbs that go on from what they have written
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -46,7 +46,8 @@ def main(argv: list[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
-        return _verb(args)(args[1:])
+        with unwinding_signals():
+            return _verb(args)(args[1:])
     except UserError as error:
         return _fail(error, 2)
     except KeyboardInterrupt:
@@ -54,11 +55,10 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:
         return 0
     except OSError as error:
-        # A full disk or a directory that became read-only: whole files are kept, and the run can go on from them.
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG):
+        if not is_of_place(error):
             raise
-        found = f"{error.filename or 'output'}: cannot be written ({error.strerror})"
-        return _fail(UserError(f"{found}: mend that, then repeat the command with --resume"), 2)
+        place, hint = error.filename2 or error.filename or "output", "; then --resume" if args[0] in RESUMED else ""
+        return _fail(UserError(f"{place}: cannot be written ({error.strerror}){hint}"), 2)
 
 
 def _verb(args: list[str]) -> Verb:
@@ -66,6 +66,8 @@ def _verb(args: list[str]) -> Verb:
     if not args or args[0] in ("-h", "--help"):
         return lambda _: print(front_page(VERBS, PURPOSES)) or 0
     if args[0] == "--version":
+        from importlib.metadata import version
+
         return lambda _: print(f"pocketvit {version('pocketvit')}") or 0
     if args[0] in VERBS:
         return VERBS[args[0]]

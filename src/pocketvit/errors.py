@@ -1,9 +1,14 @@
 """The one exception that a user's own mistake raises; the command line prints it as one line and exits with 2."""
 
+import errno
 import re
 
 FLAG = re.compile(r"(?<![\w-])--([a-z][\w-]*(?:\.\w+)*)")
 SWITCHES = ("overwrite", "resume", "skip_bad")
+OF_PLACES = (
+    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EEXIST, errno.EISDIR,
+    errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP,
+)  # fmt: skip
 
 
 def in_python(message: str) -> str:
@@ -14,6 +19,11 @@ def in_python(message: str) -> str:
         return f"{name}=True" if name in SWITCHES else name
 
     return FLAG.sub(argument, message)
+
+
+def is_of_place(error: OSError) -> bool:
+    """Whether it is for the user to mend: a full disk, a missing permission, or a place that is none for a file."""
+    return error.errno in OF_PLACES
 
 
 class UserError(Exception):

@@ -9,9 +9,10 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-from pocketvit.errors import UserError
+from pocketvit.errors import UserError, is_of_place
 
 
 @contextmanager
@@ -46,6 +47,27 @@ def read_json(path: Path) -> Any:
         raise UserError(
             f"{path}: damaged: take it away to have its part of the run done again, or start afresh"
         ) from None
+
+
+@contextmanager
+def drafts(file: Path) -> Iterator[Path]:
+    """A folder beside a file that is to be, for what it is made from; it goes away.
+
+    That nothing can be written there is so known before the work is done.
+
+    Raises:
+        UserError: nothing can be, now or later; or a folder has the file's name.
+    """
+    try:
+        if file.is_dir():
+            raise UserError(f"--out {file}: a folder is there: choose another name")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=".partial-", dir=file.parent) as folder:
+            yield Path(folder)
+    except OSError as error:
+        if not is_of_place(error):
+            raise
+        raise UserError(f"--out {file}: cannot be written ({error.strerror})") from None
 
 
 def write_table(path: Path, head: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
 import sys
+import time
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -135,6 +139,45 @@ def test_what_is_worse_is_not_left_behind(
     assert ("int8 changes the logits most in" in str(error.value)) == int8
     allowed = float(str(error.value).split("max_drop ")[1].split()[0])
     assert pv.export(run, out=tmp_path / "new" / "m.onnx", max_drop=allowed)["bytes"] > 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_leaves_nothing_half_written(run: pv.Run, number: signal.Signals, tmp_path: Path) -> None:
+    given = ["export", str(run.path), "--out", str(tmp_path / "m.onnx")]
+    child = subprocess.Popen([sys.executable, "-m", "pocketvit.cli", *given], stderr=subprocess.PIPE, text=True)
+    while not list(tmp_path.iterdir()) and child.poll() is None:
+        time.sleep(0.01)
+    child.send_signal(number)
+    assert child.communicate()[1] == ""
+    assert child.returncode == 128 + number
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_place_that_is_none_is_known_before_the_work(
+    run: pv.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def never(*_: object) -> None:
+        raise AssertionError("worked in vain")
+
+    for kind in FORMATS.values():
+        monkeypatch.setattr(kind, "write", never)
+    (tmp_path / "folder.onnx").mkdir()
+    (tmp_path / "folder.json").mkdir()
+    (tmp_path / "file").write_text("mine")
+    places = {"folder": "a folder is there", "file/m": "cannot be written", "m" * 300: "cannot be written"}
+    if os.geteuid():  # to the superuser all is open
+        (tmp_path / "closed").mkdir(mode=0o500)
+        places["closed/m"] = "cannot be written (Permission denied)"
+    for name, words in places.items():
+        for verb, suffix in (("export", ".onnx"), ("bench", ".json")):
+            out = str(tmp_path / f"{name}{suffix}")
+            assert main([verb, str(run.path), "--out", out]) == 2
+            error = capsys.readouterr().err
+            assert f"--out {out}: {words}" in error
+            assert error.count("\n") == 1
+    weights = run.path / "model.safetensors"
+    assert main(["export", str(run.path), "--to", "timm", "--out", str(weights)]) == 2
+    assert "the weights themselves" in capsys.readouterr().err
 
 
 def test_a_file_that_cannot_run_here_is_kept_and_said_not_to_be_verified(

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pocketvit.draws import sharing
+from pocketvit.signals import collected_signals
 from pocketvit.training.compilation import WORTH_SECONDS, compile_if_faster, compile_if_working
 from pocketvit.training.device import from_main
 from pocketvit.training.log import RunLog, StageProgress
 from pocketvit.training.schedule import Deadlines, Pace, Schedule
 from pocketvit.training.stage import Checkpoints, Stage, Tags, TrainResult
 from pocketvit.training.step import GradientStep
-from pocketvit.training.stops import Interrupted, Paused, collected_signals
+from pocketvit.training.stops import Interrupted, Paused
 
 SETTLE_SECONDS = 2.0
 

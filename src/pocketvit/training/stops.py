@@ -1,10 +1,8 @@
-"""Why training may stop before its end, and how signals end a step rather than a process."""
+"""Why training may stop before its end."""
 
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 GO_ON = "continue with pocketvit resume RUN, or with the same command and --resume"
 
@@ -26,19 +24,3 @@ class Paused(Exception):
 
     def __init__(self) -> None:
         super().__init__(f"paused; {GO_ON}")
-
-
-@contextmanager
-def collected_signals() -> Iterator[list[int]]:
-    """Collects SIGINT and SIGTERM instead of dying from them, where this thread may set handlers."""
-    stop: list[int] = []
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    try:
-        before = {number: signal.signal(number, lambda n, _: stop.append(n)) for number in numbers}
-    except ValueError:  # Not the main thread: whoever runs it decides.
-        before = {}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

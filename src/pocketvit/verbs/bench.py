@@ -19,7 +19,7 @@ from pocketvit.edge.formats import runtime_of
 from pocketvit.edge.latency import Contestant, measured, thread_counts, work
 from pocketvit.edge.runtimes import TIMED, reader_of
 from pocketvit.errors import UserError
-from pocketvit.files import write_whole
+from pocketvit.files import drafts, write_whole
 from pocketvit.model.costs import classifier_costs
 from pocketvit.model.weights import WeightsMeta
 from pocketvit.pages.speed import latency_figure
@@ -65,24 +65,22 @@ def bench(
         f'{name} is not installed: pip install "pocketvit[{extra}]"'
         for name, extra in dict.fromkeys((one.name, one.extra) for one in TIMED if not one.installed)
     ]
-    with TemporaryDirectory() as folder:
+    with TemporaryDirectory() if out is None else drafts(Path(out)) as folder:
         contestants = list(_contestants(models, data, Path(folder), notes))
         if not contestants:
             raise UserError(f"bench: nothing to measure: {'; '.join(notes)}")
         with _Progress(work(contestants, threads, rounds), quiet) as progress:
             rows, peaks, failed = measured(contestants, threads, rounds, progress.tell)
-    found = {
-        "rows": rows, "peaks": peaks, "instructions": cpu_instructions(), "notes": notes + failed,
-        "details": {
-            **evidence("bench"), "seconds": round(time.perf_counter() - began, 1), "rounds": rounds, "device": "cpu",
-            "runtimes": _versions(contestants),
-        },
-    }  # fmt: skip
-    if out is not None:
-        file = Path(out)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(file, json.dumps(found, indent=1) + "\n")
-        write_whole(file.with_suffix(".svg"), latency_figure(found))
+        found = {
+            "rows": rows, "peaks": peaks, "instructions": cpu_instructions(), "notes": notes + failed,
+            "details": {
+                **evidence("bench"), "seconds": round(time.perf_counter() - began, 1), "rounds": rounds,
+                "device": "cpu", "runtimes": _versions(contestants),
+            },
+        }  # fmt: skip
+        if out is not None:
+            write_whole(Path(out), json.dumps(found, indent=1) + "\n")
+            write_whole(Path(out).with_suffix(".svg"), latency_figure(found))
     return found
 
 

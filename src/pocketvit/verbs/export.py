@@ -18,7 +18,8 @@ from pocketvit.edge.sensitivity import sensitivities
 from pocketvit.edge.verified import Verification, verified
 from pocketvit.errors import UserError
 from pocketvit.evaluation.predictor import Predictor
-from pocketvit.files import write_whole
+from pocketvit.files import drafts, write_whole
+from pocketvit.model import weights
 from pocketvit.model.network import Network
 from pocketvit.model.weights import WeightsMeta
 from pocketvit.run.folder import RunFolder
@@ -59,22 +60,22 @@ def export(
     kind = format_of(to, file, int8)
     network, meta = classifier_of(model)
     dataset = images_of(path_of(model), meta, data)
-    draft = file.with_name(f".partial-{file.name}")
-    draft.parent.mkdir(parents=True, exist_ok=True)
     calibration = calibrating(dataset) if int8 else None
-    try:
+    with drafts(file) as folder:
+        draft = folder / file.name
+        if file.exists() and file.samefile(weights.weights_file(path_of(model))):
+            raise UserError(f"--out {out}: the weights themselves: choose another name")
         kind.write(draft, network.cpu().eval(), meta, calibration)
-        about = _verified(kind, draft, network, meta, dataset)
-        if isinstance(about, Verification) and not about.holds(max_drop / 100):
-            raise UserError(_refusal(out, about, network, meta, calibration))
-        known = about.to_json() if isinstance(about, Verification) else {"reason": about}
+        said = _verified(kind, draft, network, meta, dataset)
+        if isinstance(said, Verification) and not said.holds(max_drop / 100):
+            raise UserError(_refusal(out, said, network, meta, calibration))
+        known = said.to_json() if isinstance(said, Verification) else {"reason": said}
         kind.finish(draft, network, meta, dataset, known | {"int8": int8})
         draft.replace(file)
-    finally:
-        draft.unlink(missing_ok=True)
-    result = {"file": str(file), "to": to, "int8": int8, "bytes": file.stat().st_size, "verified": "images" in known}
-    write_whole(file.with_name(f"{file.name}.md"), _card(result | known, kind, file, meta, dataset))
-    return result | known
+        about = {"file": str(file), "to": to, "int8": int8, "bytes": file.stat().st_size}
+        found = about | {"verified": "images" in known} | known
+        write_whole(file.with_name(f"{file.name}.md"), _card(found, kind, file, meta, dataset))
+    return found
 
 
 def _verified(
