@@ -253,3 +253,17 @@ def test_the_package_says_what_is_in_it() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ)
     for name in ("fit", "load", "PocketViTClassifier", "embed", "False"):
         assert name in done.stdout
+
+
+def test_a_run_does_not_take_the_name_of_its_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for out in ("digits", "digits/first", tmp_path / "digits"):
+        with pytest.raises(pv.UserError, match="'digits' would be that folder, not the set"):
+            pv.pretrain("digits", out=out, **SIZES)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_reads_a_model_draws_no_pages() -> None:
+    code = "import pocketvit, sys; pocketvit.load; print(sys.modules.keys() & {'jinja2', 'matplotlib'})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ)
+    assert done.stdout == "set()\n"

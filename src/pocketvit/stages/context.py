@@ -31,6 +31,7 @@ from pocketvit.data import (
 )
 from pocketvit.data.sizes import MOST_PATCHES
 from pocketvit.data.sources import find
+from pocketvit.errors import UserError
 from pocketvit.evaluation.calibration import fitted_temperature
 from pocketvit.evaluation.predictor import Eager, Predictor
 from pocketvit.files import read_json, write_whole
@@ -124,7 +125,11 @@ class Context:
             for per_class in settings.data.label_budgets:
                 labelled_indices(dataset, settings, per_class, settings.seed)
         main = accelerator.is_main_process
-        needed = {"the images": find(data), "the weights of --init": init}
+        place = find(data)
+        needed = {"the images": place, "the weights of --init": init}
+        root = out and Path(out).resolve()
+        if root and place is None and isinstance(data, str) and Path(data).resolve() in (root, *root.parents):
+            raise UserError(f"--out {out}: from then on '{data}' would be that folder, not the set: choose another")
         name = f"{dataset.name}-{settings.recipe or 'custom'}"
         own = {f"{objective}.safetensors" for objective in PRETRAINING}.union(own)
         root = open_run(out, name, settings, overwrite, resume, needed, own) if main else Path()
