@@ -36,29 +36,35 @@ class Device:
     grounds: str
 
 
+LLVM = "https://github.com/llvm/llvm-project/blob/main/llvm/lib/Target"
+CHIBIOS = "https://github.com/ChibiOS/ChibiOS/blob/master/os/hal/ports/STM32"
 DEVICES = (
     Device(
-        "Cortex-A76", "Raspberry Pi 5", 2.4e9, {"int8": 32, "float32": 8}, 2 * KIB**3, 2 * KIB**3, 17.1e9,
-        "two 128-bit pipes that each take one SDOT or FMLA a cycle "
-        "([Arm's optimisation guide](https://developer.arm.com/documentation/pjdoc466751330-7215/latest/)); 32 bits of "
-        "LPDDR4X-4267 ([product page](https://www.raspberrypi.com/products/raspberry-pi-5/))",
+        "Cortex-A76", "Raspberry Pi 5", 2.4e9, {"int8": 32, "float32": 8}, 2 * KIB**3, 2 * KIB**3, 17e9,
+        "two 128-bit pipes that each take one SDOT or FMLA a cycle ([Arm's optimisation guide]"
+        "(https://developer.arm.com/documentation/pjdoc466751330-7215/latest/); LLVM has its sibling, "
+        f"[Neoverse N1]({LLVM}/AArch64/AArch64SchedNeoverseN1.td), alike); 32 bits of LPDDR4X, 17 GB/s ([Raspberry Pi]"
+        "(https://www.raspberrypi.com/documentation/computers/processors.html#bcm2712))",
     ),
     Device(
         "Cortex-A53", "Raspberry Pi 3B+", 1.4e9, {"int8": 16 / 3, "float32": 4}, KIB**3, KIB**3, 3.6e9,
         "one 128-bit FMLA a cycle ([ncnn's notes](https://github.com/Tencent/ncnn/blob/master/docs/developer-guide/"
-        "arm-a53-a55-dual-issue.md)); Armv8.0 has no dot product, so that sixteen int8 products take SMULL, SMLAL2 and "
-        "SADALP; 32 bits of LPDDR2-900",
+        f"arm-a53-a55-dual-issue.md); [LLVM's model]({LLVM}/AArch64/AArch64SchedA53.td) gives every 128-bit operation "
+        "two, which would double these times); Armv8.0 has no dot product: assumed is that sixteen int8 products take "
+        "SMULL, SMLAL2 and SADALP, a cycle each; assumed is LPDDR2 at 900 MT/s on 32 bits",
     ),
     Device(
         "Cortex-M7, 2 MB of flash", "STM32H743", 480e6, {"int8": 2, "float32": 1}, 2048 * KIB, 512 * KIB, 1.54e9,
-        "one SMLAD (two products) or VFMA a cycle ([CMSIS-NN](https://arxiv.org/abs/1801.06601)); the largest block of "
-        "RAM; 32 bytes of flash in five cycles of 240 MHz "
-        "([ST](https://www.st.com/en/microcontrollers-microprocessors/stm32h743-753.html))",
+        f"one SMLAD (two products) or VFMA a cycle ([LLVM's model]({LLVM}/ARM/ARMScheduleM7.td)), and nothing for "
+        "widening int8 to the 16 bits that SMLAD takes ([CMSIS-NN](https://arxiv.org/abs/1801.06601)); the largest "
+        "block of RAM; a flash word of 32 bytes ([ST](https://www.st.com/en/microcontrollers-microprocessors/"
+        "stm32h743-753.html)) in five cycles of 240 MHz, four of them wait states "
+        f"([ChibiOS]({CHIBIOS}/STM32H7xx/hal_lld_type1.h))",
     ),
     Device(
         "Cortex-M7, 1 MB of flash", "STM32F746", 216e6, {"int8": 2, "float32": 1}, 1024 * KIB, 320 * KIB, 0.86e9,
-        "the same core; 32 bytes of flash in eight cycles "
-        "([ST](https://www.st.com/en/microcontrollers-microprocessors/stm32f7x6.html))",
+        "the same core; a line of flash of 32 bytes ([ST](https://www.st.com/en/microcontrollers-microprocessors/"
+        f"stm32f7x6.html)) in eight cycles, seven of them wait states ([ChibiOS]({CHIBIOS}/STM32F7xx/hal_lld.h))",
     ),
 )  # fmt: skip
 
