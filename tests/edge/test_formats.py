@@ -26,7 +26,7 @@ from pocketvit.edge.format import CannotRun
 from pocketvit.edge.formats import FORMATS, RUNTIMES
 from pocketvit.edge.onnx import OnnxRuntime
 from pocketvit.evaluation.predictor import Predictor
-from pocketvit.model.weights import WeightsMeta
+from pocketvit.model.weights import KEY, WeightsMeta
 
 NEEDED = {"onnx": "onnxruntime", "openvino": "nncf", "executorch": "executorch", "timm": "safetensors"}
 SLOW = {"executorch": pytest.mark.slow}  # half a minute to write a program, however small
@@ -217,20 +217,30 @@ def test_wrong_words_and_foreign_files_get_one_line(
     foreign = onnx.load(tmp_path / "m.onnx")
     del foreign.metadata_props[:]
     onnx.save(foreign, tmp_path / "foreign.onnx")
+    for name, about in (("size", {"shape": [16, 16, 1]}), ("classes", {"classes": ["a", "b"]})):
+        other = onnx.load(tmp_path / "m.onnx")
+        entry = next(entry for entry in other.metadata_props if entry.key == KEY)
+        entry.value = json.dumps(json.loads(entry.value) | about)
+        onnx.save(other, tmp_path / f"{name}.onnx")
+    (tmp_path / "page.html").write_text("<html>")
     for runtime in ("onnxruntime", "openvino"):
         for name, words in (
             ("text", "or a damaged one"), ("half", "or a damaged one"), ("foreign", "that PocketViT did not write"),
-            ("missing", "no such file"),
+            ("missing", "no such file"), ("size", "its `pixels` is of shape"), ("classes", "its `logits` is of shape"),
         ):  # fmt: skip
             given = ["--model", str(tmp_path / f"{name}.onnx"), "--runtime", runtime]
             assert main(["predict", str(tmp_path), *given]) == 2
             error = capsys.readouterr().err
             assert words in error
             assert error.count("\n") == 1
+    assert main(["predict", str(tmp_path), "--model", str(tmp_path / "page.html")]) == 2
+    assert "give a run directory or a weights file" in capsys.readouterr().err
     for more, words in (
         (["--to", "toaster"], "--to toaster: expected one of onnx, openvino, executorch, html, timm"),
         (["--to", "openvino"], "expected a name that ends in .zip for --to openvino"),
         (["--to", "timm", "--out", "m.safetensors", "--int8"], "use --to onnx or openvino"),
+        (["--max-drop", "-1"], "--max-drop -1: expected points of accuracy, 0 or more"),
+        (["--max-drop", "some"], "--max-drop some: expected a number"),
     ):
         assert main(["export", str(run.path), "--out", str(tmp_path / "n.onnx"), *more]) == 2
         assert words in capsys.readouterr().err

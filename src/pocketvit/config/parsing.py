@@ -198,10 +198,16 @@ def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     return below | both
 
 
+VALUES = {"int": "a whole number", "float": "a number", "bool": "true or false"}
+
+
 def _one_line(message: str, known: list[str]) -> str:
     text = " ".join(message.split())
     if FLIP in text:
         return f"{text} (now --symmetry none, mirror or all)"
+    wrong = re.search(r"""Parser key "([\w.]+)": Expected a <class '(int|float|bool)'>\. Got value: (.*)""", text)
+    if wrong:
+        return f"--{wrong[1].replace('_', '-')} {wrong[3]}: expected {VALUES[wrong[2]]}"
     unknown = re.search(r"unrecognized arguments: --([\w.-]+)|does not accept option '([^']+)'", text)
     if unknown:
         name = (unknown[1] or unknown[2]).replace("-", "_")

@@ -102,11 +102,11 @@ class Pte(Format):
         cls, file: Path, network: Network, meta: WeightsMeta, calibration: NDArray[np.uint8] | None = None
     ) -> None:
         """Of one image at a time: memory is planned when it is written, and small devices have little."""
+        exir = module("executorch.exir", EXTRA)
+        xnnpack = module("executorch.backends.xnnpack.partition.xnnpack_partitioner", EXTRA)
         height, width, channels = meta.shape
         example = torch.zeros(1, channels, height, width, dtype=torch.uint8)
         with quiet():
-            exir = module("executorch.exir", EXTRA)
-            xnnpack = module("executorch.backends.xnnpack.partition.xnnpack_partitioner", EXTRA)
             program = torch.export.export(Deployed(network, meta), (example,))
             lowered = exir.to_edge_transform_and_lower(
                 program,

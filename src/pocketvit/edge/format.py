@@ -6,7 +6,7 @@ import io
 import logging
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from importlib import import_module
 from pathlib import Path
@@ -21,6 +21,7 @@ from pocketvit.errors import UserError
 from pocketvit.model.network import Network
 from pocketvit.model.weights import WeightsMeta
 
+Ports = Mapping[str, Sequence[Any]]
 INPUT, OUTPUTS = "pixels", Deployed.outputs
 WITHOUT_FEATURES = "an exported file has logits and no features: give the run that it came from"
 BATCH = 256  # images that are computed at a time, where a file takes any number
@@ -120,7 +121,8 @@ def about_pixels(meta: WeightsMeta, number: str = "any N") -> str:
 def module(name: str, extra: str) -> Any:
     """A module of an extra; UserError where it is missing."""
     try:
-        return import_module(name)
+        with quiet():
+            return import_module(name)
     except ImportError:
         raise UserError(f'{name} is not installed: pip install "pocketvit[{extra}]"') from None
 
@@ -142,6 +144,24 @@ def check_file(file: Path) -> None:
         raise UserError(f"{file}: no such file")
 
 
+def check_ports(file: Path, meta: WeightsMeta, given: Ports, found: Ports) -> None:
+    """Raise UserError where a file does not take and give what it says of itself.
+
+    Args:
+        file: that was read.
+        meta: what it says.
+        given: names and shapes of its inputs; what is no number there is a size that is free.
+        found: those of its outputs.
+    """
+    height, width, channels = meta.shape
+    expected = [(INPUT, (channels, height, width)), *((name, (len(meta.classes),)) for name in OUTPUTS)]
+    for (name, sizes), ports in zip(expected, (given, found, found), strict=True):
+        if name not in ports or tuple(ports[name])[1:] != sizes:
+            words = f"of shape {tuple(ports[name])}" if name in ports else "missing"
+            shape = ", ".join(map(str, ("N", *sizes)))
+            raise UserError(f"{file}: its `{name}` is {words}, where its metadata say ({shape}): export it again")
+
+
 def first_line(error: Exception) -> str:
     """What an error says first."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -149,7 +169,7 @@ def first_line(error: Exception) -> str:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Exporters and quantisers log, warn and draw bars of what is no news to whoever exports."""
+    """Exporters, quantisers and runtimes log, warn and draw bars of what is no news to whoever uses them."""
     logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings(), redirect_stdout(io.StringIO()):

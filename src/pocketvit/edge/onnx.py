@@ -20,6 +20,7 @@ from pocketvit.edge.format import (
     about_pixels,
     batches,
     check_file,
+    check_ports,
     first_line,
     module,
     planar,
@@ -53,6 +54,8 @@ class OnnxRuntime(LogitsOnly):
             raise UserError(f"{file}: not an ONNX file, or a damaged one ({first_line(error)})") from None
         text = self._session.get_modelmeta().custom_metadata_map.get(weights.KEY)
         self.meta = described(text, file)
+        both = (self._session.get_inputs(), self._session.get_outputs())
+        check_ports(file, self.meta, *({port.name: port.shape for port in ports} for ports in both))
 
     def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """(N, H, W, C) to (N, K)."""

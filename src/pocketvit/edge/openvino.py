@@ -24,6 +24,7 @@ from pocketvit.edge.format import (
     about_pixels,
     batches,
     check_file,
+    check_ports,
     first_line,
     module,
     planar,
@@ -59,6 +60,7 @@ class OpenVino(LogitsOnly):
         options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
         options |= {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1} if threads else {}
         self.meta = _meta(model, file)
+        check_ports(file, self.meta, _ports(model.inputs), _ports(model.outputs))
         try:
             self._model = core.compile_model(model, "CPU", options)
         except RuntimeError as error:
@@ -138,6 +140,12 @@ def _read(core: Any, file: Path) -> Any:
             return core.read_model(archive.read(GRAPH), archive.read(WEIGHTS))
     except (zipfile.BadZipFile, KeyError, RuntimeError, OSError) as error:
         raise UserError(f"{file}: not an OpenVINO model, or a damaged one ({first_line(error)})") from None
+
+
+def _ports(ports: Any) -> dict[str, list[Any]]:
+    """Shapes by names; a port may have several."""
+    shapes = [[None if size.is_dynamic else size.get_length() for size in port.partial_shape] for port in ports]
+    return {name: shape for port, shape in zip(ports, shapes, strict=True) for name in port.names}
 
 
 def _meta(model: Any, file: Path) -> WeightsMeta:

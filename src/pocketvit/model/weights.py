@@ -239,7 +239,8 @@ def _read(path: str | Path) -> tuple[dict[str, Tensor], WeightsMeta]:
             # Tensors lie unaligned in the mapped file, and products may differ in the last bit for that: copy.
             state = {name: _widened(opened.get_tensor(name)) for name in opened.keys()}  # noqa: SIM118
     except SafetensorError as error:
-        raise UserError(f"{file}: not a safetensors file, or a damaged one ({_line(error)})") from None
+        words = "give a run directory or a weights file"
+        raise UserError(f"{file}: not a safetensors file, or a damaged one ({_line(error)}): {words}") from None
     except OSError as error:
         raise UserError(f"{file}: cannot be read: {_line(error)}") from None
     if KEY not in metadata:

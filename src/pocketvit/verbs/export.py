@@ -58,6 +58,8 @@ def export(
     """
     file = Path(out)
     kind = format_of(to, file, int8)
+    if not max_drop >= 0:
+        raise UserError(f"--max-drop {max_drop:g}: expected points of accuracy, 0 or more")
     network, meta = classifier_of(model)
     dataset = images_of(path_of(model), meta, data)
     calibration = calibrating(dataset) if int8 else None
