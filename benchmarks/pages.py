@@ -13,12 +13,13 @@ import base64
 import io
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import onnxruntime
 from browser import Browser, chromium
 from common import REPO, write_evidence
 from numpy.typing import NDArray
@@ -26,6 +27,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from pocketvit.data.images import read_images
+from pocketvit.edge.format import INPUT, OUTPUTS, planar
 from pocketvit.edge.html import model_of
 from pocketvit.edge.onnx import OnnxRuntime
 from pocketvit.errors import UserError
@@ -63,6 +65,7 @@ def main(argv: list[str] | None = None) -> int:
             file = Path(folder) / "model.onnx"
             file.write_bytes(model_of(given.page))
             same = Predictor(OnnxRuntime(file), meta.shape, meta.classes, meta.temperature)
+            plain = unfused(file)
     except UserError as error:
         print(f"pages: {error}", file=sys.stderr)
         return 2
@@ -81,6 +84,7 @@ def main(argv: list[str] | None = None) -> int:
                 "largest_difference_of_pixels": int(np.abs(seen.astype(int) - pixels).max()),
                 "against_the_same_file": agreement(found, same.probabilities(pixels)),
                 "against_the_network": agreement(found, eager.probabilities(pixels)),
+                "unfused_against_the_same_file": agreement(plain(pixels), same.probabilities(pixels)),
             }
         size = int(np.prod(meta.shape))
         results["latency"] = browser.evaluate(f"pocketvit.latency(new Uint8Array({size}), 3000)")
@@ -91,6 +95,14 @@ def main(argv: list[str] | None = None) -> int:
     words = [given.run, "--page", given.page, *(["--data", given.data] if given.data else [])]  # no places
     write_evidence("pages", given, words, make_accelerator("cpu"), started, results)
     return 0
+
+
+def unfused(file: Path) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
+    """Probabilities (N, K) of images (N, H, W, C) by the file's operators one by one: what rounding alone changes."""
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    return lambda images: np.asarray(session.run([OUTPUTS[1]], {INPUT: planar(images)})[0], np.float32)
 
 
 def files(images: NDArray[np.uint8]) -> dict[str, list[bytes]]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import PIL
 import pytest
 import torch
@@ -358,3 +359,23 @@ def test_of_many_classes_the_first_are_shown_and_all_when_asked(desk: Browser, t
     assert sum(widths) == pytest.approx(100, abs=0.1)
     desk.evaluate("document.getElementById('all').click()")
     assert desk.evaluate(rows) == 5
+
+
+def test_integer_products_of_the_runtime_are_exact(opened: Browser) -> None:
+    """Where a CPU adds two products of bytes in 16 bits, these saturate."""
+    pixels, weights = np.full((2, 64), 255, np.uint8), np.full((64, 8), 127, np.int8)
+    weights[:, 4:] = -128
+    given = [onnx.helper.make_tensor_value_info("a", onnx.TensorProto.UINT8, (2, 64))]
+    found = [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.INT32, (2, 8))]
+    node = onnx.helper.make_node("MatMulInteger", ["a", "b"], ["y"])
+    graph = onnx.helper.make_graph([node], "g", given, found, [onnx.numpy_helper.from_array(weights, "b")])
+    opset = onnx.helper.make_opsetid("", 20)
+    model = onnx.helper.make_model(graph, opset_imports=[opset], ir_version=9).SerializeToString()
+    told = opened.evaluate(f"""(async () => {{
+        const bytes = (text) => Uint8Array.from(atob(text), (one) => one.charCodeAt(0));
+        const {{ ort }} = await pocketvit.loading;
+        const session = await ort.InferenceSession.create(bytes("{base64.b64encode(model).decode()}"));
+        const a = new ort.Tensor("uint8", bytes("{base64.b64encode(pixels.tobytes()).decode()}"), [2, 64]);
+        return Array.from((await session.run({{ a }})).y.data);
+    }})()""")
+    assert told == (pixels.astype(int) @ weights.astype(int)).ravel().tolist()

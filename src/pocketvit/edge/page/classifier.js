@@ -129,7 +129,7 @@ function weigh(values, places, out, { lines, line, step, each }) {
 
 // For whoever tests this page, or scripts it.
 globalThis.pocketvit = {
-  about, classify, latency,
+  about, classify, latency, loading,
   async predict(blob) {
     const pixels = scaled(await decoded(blob));
     return { pixels, ...(await classify(pixels)) };
