@@ -45,6 +45,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("run", help="run or weights that the page was made from")
     made.add_argument("--page", type=Path, required=True, help="file that `pocketvit export --to html` wrote")
     made.add_argument("--data", help="images that the run came from; default: those that it was begun with")
+    made.add_argument("--untimed", action="store_true", help="leave out times: others are at work on this machine")
     made.add_argument("--out", type=Path, help="evidence file (default: results/page-NAME.json, by the page's name)")
     return made
 
@@ -86,13 +87,17 @@ def main(argv: list[str] | None = None) -> int:
                 "against_the_network": agreement(found, eager.probabilities(pixels)),
                 "unfused_against_the_same_file": agreement(plain(pixels), same.probabilities(pixels)),
             }
-        size = int(np.prod(meta.shape))
-        results["latency"] = browser.evaluate(f"pocketvit.latency(new Uint8Array({size}), 3000)")
+        if given.untimed:
+            del results["seconds_until_first_answer"]
+        else:
+            size = int(np.prod(meta.shape))
+            results["latency"] = browser.evaluate(f"pocketvit.latency(new Uint8Array({size}), 3000)")
         results["browser"] = browser.call("Browser.getVersion")["product"]
         results["requests"] = len(browser.requests())  # the file itself
         results["complaints"] = browser.complaints()
     given.page, given.run, given.data = given.page.name, Path(given.run).name, given.data and Path(given.data).name
     words = [given.run, "--page", given.page, *(["--data", given.data] if given.data else [])]  # no places
+    words += ["--untimed"] * given.untimed
     write_evidence("pages", given, words, make_accelerator("cpu"), started, results)
     return 0
 
