@@ -29,7 +29,7 @@ from pocketvit.arguments import (
     typed_at,
 )
 from pocketvit.completion import complete, completion_script
-from pocketvit.errors import UnlikeTraining, UserError, is_of_place
+from pocketvit.errors import UnlikeTraining, UserError, of_place
 from pocketvit.signals import unwinding_signals
 
 Verb = Callable[[list[str]], int]
@@ -55,10 +55,7 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:
         return 0
     except OSError as error:
-        if not is_of_place(error):
-            raise
-        place, hint = error.filename2 or error.filename or "output", "; then --resume" if args[0] in RESUMED else ""
-        return _fail(UserError(f"{place}: cannot be written ({error.strerror}){hint}"), 2)
+        return _fail(of_place(error, hint="; then --resume" if args[0] in RESUMED else ""), 2)
 
 
 def _verb(args: list[str]) -> Verb:

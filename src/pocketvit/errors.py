@@ -21,11 +21,6 @@ def in_python(message: str) -> str:
     return FLAG.sub(argument, message)
 
 
-def is_of_place(error: OSError) -> bool:
-    """Whether it is for the user to mend: a full disk, a missing permission, or a place that is none for a file."""
-    return error.errno in OF_PLACES
-
-
 class UserError(Exception):
     """A mistake the user can mend: one line that says what was found, what was expected and what to do."""
 
@@ -39,3 +34,15 @@ class Diverged(UserError):
 
 class UnlikeTraining(UserWarning):
     """Images are so far from those that a model learnt from that its answers mean little."""
+
+
+def of_place(error: OSError, place: str = "", hint: str = "") -> UserError:
+    """What a full disk, a missing permission or a place that is none for a file is to a user.
+
+    Raises:
+        OSError: `error` itself, where it is none of these.
+    """
+    if error.errno not in OF_PLACES:
+        raise error
+    place = place or error.filename2 or error.filename or "output"
+    return UserError(f"{place}: cannot be written ({error.strerror}){hint}")

@@ -12,7 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from pocketvit.errors import UserError, is_of_place
+from pocketvit.errors import UserError, of_place
 
 
 @contextmanager
@@ -65,9 +65,7 @@ def drafts(file: Path) -> Iterator[Path]:
         with TemporaryDirectory(prefix=".partial-", dir=file.parent) as folder:
             yield Path(folder)
     except OSError as error:
-        if not is_of_place(error):
-            raise
-        raise UserError(f"--out {file}: cannot be written ({error.strerror})") from None
+        raise of_place(error, f"--out {file}") from None
 
 
 def write_table(path: Path, head: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
