@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -22,7 +23,7 @@ from sklearn.datasets import load_digits
 import pocketvit as pv
 from pocketvit.cli import main
 from pocketvit.config import ResNetConfig
-from pocketvit.edge.format import CannotRun
+from pocketvit.edge.format import CannotRun, module, quiet
 from pocketvit.edge.formats import FORMATS, RUNTIMES
 from pocketvit.edge.onnx import OnnxRuntime
 from pocketvit.evaluation.predictor import Predictor
@@ -115,11 +116,11 @@ def test_a_runtime_is_chosen_by_the_files_name_or_asked_for(
         assert words in capsys.readouterr().err
     assert main([*given[:3], str(run.path), "--runtime", "openvino"]) == 2
     assert "export it to .zip or .onnx first" in capsys.readouterr().err
-    for name, module, extra in (("openvino", "openvino", "openvino"), ("onnxruntime", "onnxruntime", "onnx")):
-        monkeypatch.setitem(sys.modules, module, None)
+    for name, library, extra in (("openvino", "openvino", "openvino"), ("onnxruntime", "onnxruntime", "onnx")):
+        monkeypatch.setitem(sys.modules, library, None)
         assert main([*given, name]) == 2
         error = capsys.readouterr().err
-        assert f'{module} is not installed: pip install "pocketvit[{extra}]"' in error
+        assert f'{library} is not installed: pip install "pocketvit[{extra}]"' in error
         assert error.count("\n") == 1
 
 
@@ -278,6 +279,13 @@ def test_a_cnn_goes_the_same_way(to: str, int8: bool, tmp_path: Path) -> None:
     assert model.meta == about
     changed = np.abs(model.predict_proba(images()) - own.probabilities(images()))
     assert changed.mean() < 0.05 if int8 else changed.max() < 1e-5
+
+
+def test_what_is_imported_within_a_quiet_part_leaves_it_quiet() -> None:
+    with quiet():
+        module("json", "any")
+        assert not logging.getLogger("nncf").isEnabledFor(logging.WARNING)
+    assert logging.getLogger("nncf").isEnabledFor(logging.WARNING)
 
 
 def test_timm_has_no_place_for_a_cnn(tmp_path: Path) -> None:

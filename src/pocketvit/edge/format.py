@@ -170,10 +170,11 @@ def first_line(error: Exception) -> str:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Exporters, quantisers and runtimes log, warn and draw bars of what is no news to whoever uses them."""
+    before = logging.root.manager.disable  # one may be within another
     logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
-        logging.disable(logging.NOTSET)
+        logging.disable(before)
