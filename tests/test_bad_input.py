@@ -207,10 +207,6 @@ NO_OUT = {
         lambda t: ["predict", str(image(t / "a.png")), "--model", str(digits_weights(t / "w.safetensors"))],
         ("have no classifier",),
     ),
-    "reconstruct images of other channels": (
-        lambda t: ["reconstruct", str(loose(t / "d")), "--model", str(digits_weights(t / "w.safetensors"))],
-        ("images have 3 channels, but the model takes 1",),
-    ),
     "report of nothing": (lambda t: ["report", str(t / "none")], ("none: no such run directory",)),
     "report of a folder that is no run": (lambda t: ["report", str(t)], ("summary.json",)),
     "a patch that does not divide, in a budget": (

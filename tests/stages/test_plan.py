@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from pocketvit.errors import UserError
+from pocketvit.stages import speeds
 from pocketvit.stages.arms import arms_named
 from pocketvit.stages.finetuning import finetune_key
 from pocketvit.stages.plan import CLOSE, GENEROUS, LONGEST, Length, Outlay, Plan, make_plan
@@ -121,3 +124,11 @@ def test_a_plan_survives_the_file() -> None:
     others = [part.seconds for part in made.parts if part.key not in ("probe", "pixels-5")]
     assert place.later == pytest.approx(sum(others))
     assert replace(made, parts=()).place("probe", lambda key: False) is None
+
+
+def test_a_slow_step_keeps_nobody_waiting_for_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[Any] = []
+    monkeypatch.setattr(speeds, "_seconds_of", lambda step, places: taken.append(places) or speeds.WARM + 1)
+    monkeypatch.setattr(speeds, "from_main", lambda accelerator, value: value)
+    assert speeds._seconds_a_step(SimpleNamespace(accelerator=None)) == speeds.WARM + 1  # type: ignore[arg-type]
+    assert taken == [[0]]

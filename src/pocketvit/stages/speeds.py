@@ -24,8 +24,9 @@ from pocketvit.training.stage import READINGS
 from pocketvit.training.step import GradientStep, total_steps
 
 MEASURED = 1.0  # seconds of steps that a pace is taken from, after the first, which warms up
+WARM = 2.0  # seconds of a first step that are enough
 MOST_STEPS = 8
-FORWARD_IMAGES = 256
+FORWARD_IMAGES, FEW_IMAGES = 256, 32  # a few where they take long
 PROBE_SHARE = 0.02  # of a time limit that one encoder has to read a split
 LEAST_PROBED = 200  # images that it reads at least
 REPORT_SECONDS, LOADING_SECONDS = 3.0, 0.3  # figures and page; weights that are written and read
@@ -53,8 +54,9 @@ def outlay(context: Context, arms: Sequence[Arm], limit: float | None) -> Outlay
     stages = (pretrain, *finetune.values())
     paces, forward = {step: _seconds_a_step(step) for step in stages}, _seconds_an_image(context, "vit")
     forwards = {name: forward if name == "vit" else _seconds_an_image(context, name) for name in finetune}
-    # Once more, and the better of the two: what else ran on the machine for a moment says nothing of the rest.
-    paces = {step: min(paces[step], _seconds_a_step(step)) for step in stages}
+    # Once more, and the better of the two: what else ran on the machine for a moment says nothing of the rest. Slow ones
+    # have outlasted such moments.
+    paces = {step: pace if pace > MEASURED else min(pace, _seconds_a_step(step)) for step, pace in paces.items()}
 
     def length(step: GradientStep, count: int, forward: float, tail: float, extra: float = 0.0) -> Length:
         # As Stage.reading_steps spaces them.
@@ -99,9 +101,14 @@ def _steps(context: Context, labels: int) -> int:
 
 
 def _seconds_a_step(step: GradientStep) -> float:
-    """Over the course, since steps on part of the patches are quicker; without the first, which warms up."""
-    first, second = (_seconds_of(step, [place]) for place in (0, 1))
-    pace = from_main(step.accelerator, min(first, second))
+    """Over the course, since steps on part of the patches are quicker; without the first, which warms up.
+
+    Where that takes so long that warming up is little of it, it is all that one waits for.
+    """
+    pace = from_main(step.accelerator, _seconds_of(step, [0]))
+    if pace > WARM:
+        return pace
+    pace = from_main(step.accelerator, min(pace, _seconds_of(step, [1])))
     if pace > MEASURED:
         return pace
     planned, count = step.schedule.planned, max(2, min(MOST_STEPS, math.ceil(MEASURED / pace)))
@@ -119,7 +126,9 @@ def _seconds_an_image(context: Context, network: str) -> float:
     """Of a forward pass through a classifier, as tests take it."""
     predictor = context.predictor(make_classifier(context.dataset, context.settings, 0, None, network))
     images = context.dataset.train.images[:FORWARD_IMAGES]
-    return _seconds_again(lambda: predictor.logits(images)) / len(images)
+    few = images[:FEW_IMAGES]
+    pace = _seconds_again(lambda: predictor.logits(few)) / len(few)
+    return pace if pace * len(images) > MEASURED else _seconds_again(lambda: predictor.logits(images)) / len(images)
 
 
 def _seconds_again(work: Callable[[], object]) -> float:
