@@ -130,5 +130,5 @@ def test_a_slow_step_keeps_nobody_waiting_for_another(monkeypatch: pytest.Monkey
     taken: list[Any] = []
     monkeypatch.setattr(speeds, "_seconds_of", lambda step, places: taken.append(places) or speeds.WARM + 1)
     monkeypatch.setattr(speeds, "from_main", lambda accelerator, value: value)
-    assert speeds._seconds_a_step(SimpleNamespace(accelerator=None)) == speeds.WARM + 1  # type: ignore[arg-type]
+    assert speeds._seconds_a_step(SimpleNamespace(accelerator=None)) == speeds.WARM + 1
     assert taken == [[0]]

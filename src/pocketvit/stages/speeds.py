@@ -54,8 +54,8 @@ def outlay(context: Context, arms: Sequence[Arm], limit: float | None) -> Outlay
     stages = (pretrain, *finetune.values())
     paces, forward = {step: _seconds_a_step(step) for step in stages}, _seconds_an_image(context, "vit")
     forwards = {name: forward if name == "vit" else _seconds_an_image(context, name) for name in finetune}
-    # Once more, and the better of the two: what else ran on the machine for a moment says nothing of the rest. Slow ones
-    # have outlasted such moments.
+    # Once more, and the better of the two: what else ran on the machine for a moment says nothing of the rest. Slow
+    # ones have outlasted such moments.
     paces = {step: pace if pace > MEASURED else min(pace, _seconds_a_step(step)) for step, pace in paces.items()}
 
     def length(step: GradientStep, count: int, forward: float, tail: float, extra: float = 0.0) -> Length:
