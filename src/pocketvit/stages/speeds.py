@@ -18,7 +18,7 @@ from pocketvit.stages.context import Context
 from pocketvit.stages.plan import Length, Outlay
 from pocketvit.stages.pretraining import KNN_IMAGES
 from pocketvit.training.device import from_main
-from pocketvit.training.finetune import finetuning, make_classifier
+from pocketvit.training.finetune import epoch_images, finetuning, make_classifier
 from pocketvit.training.pretrain import pretraining
 from pocketvit.training.stage import READINGS
 from pocketvit.training.step import GradientStep, total_steps
@@ -45,9 +45,11 @@ def outlay(context: Context, arms: Sequence[Arm], limit: float | None) -> Outlay
     budgets = settings.data.label_budgets
     labelled = {budget: context.labelled(budget, settings.seed) for budget in budgets}
     largest = labelled[settings.data.largest_budget]
-    pretrain = pretraining(dataset, settings, accelerator)
+    pretrain, graph = pretraining(dataset, settings, accelerator), context.neighbours
     finetune = {
-        name: finetuning(dataset, largest, settings, accelerator, seed=settings.seed, init=None, network=name)
+        name: finetuning(
+            dataset, largest, settings, accelerator, seed=settings.seed, init=None, network=name, neighbours=graph
+        )
         for name in dict.fromkeys(arm.network for arm in arms)
     }
     stages = (pretrain, *finetune.values())
@@ -95,7 +97,8 @@ def outlay(context: Context, arms: Sequence[Arm], limit: float | None) -> Outlay
 def _steps(context: Context, labels: int) -> int:
     """Of a fine-tuning on so many labels, by the recipe."""
     config = context.settings.finetune
-    return total_steps(config, labels // min(config.batch_size, labels))
+    images = epoch_images(context.dataset, labels, config)
+    return total_steps(config, images // min(config.batch_size, images))
 
 
 def _seconds_a_step(step: GradientStep) -> float:
