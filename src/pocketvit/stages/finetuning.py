@@ -71,7 +71,8 @@ def finetune_stage(
                 "(in fit, --finetune.lr), or clip the gradient"
             ) from None
         others = unlabelled_images(context.dataset, len(labelled), settings.finetune)
-        told = {"labels": len(labelled), "unlabelled": others, **result.to_json()}
+        by = settings.finetune.unlabelled if others else "none"
+        told = {"labels": len(labelled), "unlabelled": others, "unlabelled_by": by, **result.to_json()}
         found = context.keep(key, {**tags, **told, **tested})
     context.forget(key)
     if own and seed == context.settings.seed:

@@ -111,7 +111,7 @@ class GradientStep:
         if self.sharded:
             self._usable = copy.deepcopy(self._trained)
             for module in self._modules.values():
-                shard(module, accelerator)
+                shard(module, accelerator, trained=module is model)
         self._optimizer = make_optimizer(model, self.config)
         # Listed once, for walking the tree of modules takes the host longer than a kernel.
         self._weights = list(model.parameters())
