@@ -18,6 +18,7 @@ import contestants
 import equal_time
 import numpy as np
 import pytest
+import spreading
 import tables
 import throughput
 import torch
@@ -299,6 +300,17 @@ def test_trials_share_what_they_have_in_common_and_go_on(
     assert [row.split(" |")[0] for row in rows] == [
         "| `finetune.repeats 2`", "| `pretrain.optimizer muon` `pretrain.lr 0.001`", "| `finetune.reconstruction 1`",
     ]  # fmt: skip
+
+
+def test_evidence_of_spread_labels_says_what_a_graph_names_rightly(tmp_path: Path) -> None:
+    out = tmp_path / "found.json"
+    flags = ["digits", "digits", "--draws", "2", "--usual", "--labels-per-class", "5", "--data.images", "400"]
+    assert spreading.main([*flags, "--out", str(out)]) == 0
+    found = json.loads(out.read_text())
+    assert (found["labels"], len(found["accuracy"]["others"]["all"])) == (50, 2)
+    for name in ("others", "validation", "usual"):
+        assert 0.8 < found["accuracy"][name]["mean"] < 1
+    assert str(tmp_path) not in out.read_text()
 
 
 @pytest.mark.parametrize("change", ["finetune.no_such_setting=1", "finetune.repeats", "finetune.repeats=0"])

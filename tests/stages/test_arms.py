@@ -78,6 +78,19 @@ def read_summary_details(folder: Path) -> dict[str, Any]:
     return details
 
 
+@pytest.mark.parametrize("way", ["graph", "teacher"])
+def test_a_fit_says_what_it_learnt_from_images_without_a_label(tmp_path: Path, way: str) -> None:
+    settings = {**SMALL, "labels_per_class": "5,all", "seeds": 1, "resnet.depth": 8, "finetune.unlabelled": way}
+    run = pocketvit.fit("digits", recipe="digits", out=tmp_path / "run", arms="random,resnet", **settings)
+    runs = read_summary_details(run.path)["runs"]
+    told = [(one["init"], one["labels"], one["unlabelled"], one["unlabelled_by"]) for one in runs]
+    assert told == [
+        ("random", 50, 1243, way), ("resnet", 50, 1243, way), ("random", 1293, 0, "none"), ("resnet", 1293, 0, "none")
+    ]  # fmt: skip
+    said = {"graph": "labels spread over a graph", "teacher": "named by a teacher"}[way]
+    assert f"1,243 in fine-tuning, {said}" in (run.path / "report.html").read_text()
+
+
 def test_a_frozen_encoder_is_saved_where_its_linear_head_is_better(tmp_path: Path) -> None:
     """Fine-tuning that hardly learns: the linear classifier on the encoder as it was does better."""
     stuck = {**SMALL, "pretrain.epochs": 20, "finetune.lr": 1e-7, "labels_per_class": "all", "seeds": 1}

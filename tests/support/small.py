@@ -23,7 +23,7 @@ class Small:
     augment: nn.Module = field(default_factory=nn.Identity)
     reading_images: int = 0
 
-    def prepare(self, course: float) -> None:
+    def prepare(self, course: float, average: nn.Module) -> None:
         pass
 
     def read(self, network: nn.Module, epoch: int, last: bool) -> dict[str, float]:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pocketvit.config import AugmentConfig
 from pocketvit.data.symmetry import views
 from pocketvit.errors import UserError
-from pocketvit.training.augment import Augment, mix
+from pocketvit.training.augment import Augment, mix, smoothed
 
 OFF = AugmentConfig()
 ALL = AugmentConfig(crop_scale=0.3, shift=0.2, rotate=40, erase=0.5)
@@ -160,7 +160,7 @@ def test_mixed_targets_sum_to_1_and_images_keep_their_shape(
 ) -> None:
     torch.manual_seed(seed)
     images = random_images(batch)
-    mixed, targets = mix(images, torch.arange(batch) % classes, classes, mixup, cutmix, 1.0, smoothing)
+    mixed, targets = mix(images, smoothed(torch.arange(batch) % classes, classes, smoothing), mixup, cutmix)
     assert mixed.shape == images.shape
     assert targets.shape == (batch, classes)
     assert targets.min() >= 0
@@ -170,7 +170,7 @@ def test_mixed_targets_sum_to_1_and_images_keep_their_shape(
 def test_without_mixing_images_stay_and_targets_are_smoothed() -> None:
     images, labels = random_images(3), torch.tensor([0, 1, 1])
     for mixup, share in ((0.0, 1.0), (1.0, 0.0)):
-        mixed, targets = mix(images, labels, 4, mixup, 0.0, share, 0.2)
+        mixed, targets = mix(images, smoothed(labels, 4, 0.2), mixup, 0.0, share)
         assert torch.equal(mixed, images)
         torch.testing.assert_close(targets[0], torch.tensor([0.85, 0.05, 0.05, 0.05]))
 
@@ -182,7 +182,7 @@ def test_targets_state_how_much_of_each_image_is_seen(mixup: float, cutmix: floa
     # Image i is filled with i and belongs to class i: the expected class is the mean of the pixels.
     images = torch.arange(5.0).view(5, 1, 1, 1).expand(5, 2, 8, 12).contiguous()
     torch.manual_seed(seed)
-    mixed, targets = mix(images, torch.arange(5), 5, mixup, cutmix)
+    mixed, targets = mix(images, torch.eye(5), mixup, cutmix)
     torch.testing.assert_close(mixed.mean((1, 2, 3)), targets @ torch.arange(5.0))
     if cutmix:
         assert set(mixed.unique().tolist()) <= set(range(5))
@@ -191,7 +191,7 @@ def test_targets_state_how_much_of_each_image_is_seen(mixup: float, cutmix: floa
 def test_both_mixes_take_turns() -> None:
     torch.manual_seed(0)
     images = torch.arange(4.0).view(4, 1, 1, 1).expand(4, 2, 8, 12).contiguous()
-    mixed = [mix(images, torch.arange(4), 4, 1.0, 1.0, share=0.5)[0] for _ in range(300)]
+    mixed = [mix(images, torch.eye(4), 1.0, 1.0, share=0.5)[0] for _ in range(300)]
     changed = [result for result in mixed if not torch.equal(result, images)]
     assert 110 < len(changed) < 190
     # A rectangle that is pasted keeps its pixels; mixup's lie between those of the two.

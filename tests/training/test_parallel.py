@@ -36,12 +36,13 @@ from pocketvit.training.step import GradientStep
 from pocketvit.training.stops import Paused
 
 stage, out, accumulate, interrupted = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), bool(int(sys.argv[4]))
-settings = resolve("digits", **json.loads(sys.argv[5]), **{
+settings = resolve("digits", **{
     "model.width": 16, "model.depth": 2, "model.heads": 2, "model.decoder_width": 16, "model.decoder_heads": 2,
     "pretrain.epochs": 2, "pretrain.batch_size": 128, "pretrain.accumulate": accumulate,
     "finetune.epochs": 2, "finetune.min_steps": 0, "finetune.batch_size": 128, "finetune.accumulate": accumulate,
     "finetune.drop_path": 0.3, "finetune.cutmix": 1.0, "finetune.ema": 0.9, "finetune.reconstruction": 0.5,
     "finetune.augment.policy": "randaugment", "finetune.augment.erase": 0.5, "device": "cpu", "precision": "float32",
+    **json.loads(sys.argv[5]),
 })
 accelerator = make_accelerator("cpu", "float32")
 dataset = load("digits", settings.data, patching=Patching(2))
@@ -70,7 +71,8 @@ def train(**when):
     if stage == "pretrain":
         step = pretraining(dataset, settings, accelerator)
     else:
-        step = finetuning(dataset, np.arange(len(dataset.train)), settings, accelerator, seed=3, init=None)
+        count = len(dataset.train) if settings.finetune.unlabelled == "none" else 256
+        step = finetuning(dataset, np.arange(count), settings, accelerator, seed=3, init=None)
     return loop.train(step, log, {"stage": stage}, **when)
 
 if interrupted:
@@ -87,6 +89,8 @@ weights = sum(float(p.detach().double().abs().sum()) for p in result.model.param
 record = {"losses": losses, "used": used, "images": len(dataset.train), "weights": weights, "parts": sorted(parts)}
 (out / f"rank{accelerator.process_index}.json").write_text(json.dumps(record))
 """
+
+TEACHER = {"finetune.unlabelled": "teacher", "finetune.reconstruction": 0.0, "finetune.epochs": 6}
 
 
 def trained(
@@ -126,6 +130,14 @@ def test_two_gloo_processes_train_as_one_does(tmp_path: Path, stage: str) -> Non
     }
 
 
+@pytest.mark.parametrize("way", ["teacher", "graph"])
+def test_images_without_a_label_are_shared_by_two_processes(tmp_path: Path, way: str) -> None:
+    (one,) = trained(tmp_path / "one", "finetune", 1, **TEACHER | {"finetune.unlabelled": way})
+    for process in trained(tmp_path / "two", "finetune", 2, **TEACHER | {"finetune.unlabelled": way}):
+        np.testing.assert_allclose(process["losses"], one["losses"], rtol=0, atol=1e-5)
+        assert process["weights"] == pytest.approx(one["weights"], rel=1e-5)
+
+
 @pytest.mark.parametrize(
     ("stage", "settings", "tolerance"),
     [
@@ -133,6 +145,7 @@ def test_two_gloo_processes_train_as_one_does(tmp_path: Path, stage: str) -> Non
         # Muon orthogonalises in bf16, where sums in another order differ by more.
         ("pretrain", {"pretrain.ema": 0.9, "pretrain.optimizer": "muon"}, 1e-3),
         ("finetune", {}, 1e-5),
+        ("finetune", TEACHER, 1e-5),
     ],
 )
 def test_sharded_weights_train_as_whole_ones_do_and_resume(

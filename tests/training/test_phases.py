@@ -59,9 +59,9 @@ def test_a_phase_of_fewer_patches_has_more_of_the_steps() -> None:
 
 def test_a_cut_images_label_follows_the_patches_that_are_seen() -> None:
     torch.manual_seed(0)
-    images, labels = torch.zeros(4, 1, 8, 8), torch.tensor([0, 1, 2, 3])
+    images = torch.zeros(4, 1, 8, 8)
     images[1::2] = 1  # the neighbours of 0 and 2
-    mixed, targets = mix(images, labels, 4, 0.0, 1.0, seen=lambda mask: torch.tensor([[0.0], [1.0], [0.25], [0.5]]))
+    mixed, targets = mix(images, torch.eye(4), 0.0, 1.0, seen=lambda mask: torch.tensor([[0.0], [1.0], [0.25], [0.5]]))
     assert 0 < mixed[0].mean() < 1
     expected = torch.tensor([[1.0, 0, 0, 0], [1.0, 0, 0, 0], [0, 0, 0.75, 0.25], [0, 0, 0.5, 0.5]])
     torch.testing.assert_close(targets, expected)

@@ -223,6 +223,11 @@ class FinetuneConfig(OptimConfig):
         "`pretrain` describes it; 0 leaves it out",
         AT_LEAST_0,
     )
+    unlabelled: Literal["none", "graph", "teacher"] = setting(
+        "none",
+        "what images without a label are for: graph, soft labels from those most like them, pixel by pixel, as for "
+        "glyphs and scans; teacher, the network's own average names them in every step",
+    )
     augment: AugmentConfig = group(AugmentConfig, "random changes to the images", crop_scale=0.5)
 
     def __post_init__(self) -> None:
@@ -299,3 +304,10 @@ class Settings(Checked):
                 )
         if self.finetune.freeze_encoder and self.finetune.reconstruction:
             raise UserError("--finetune.reconstruction trains the encoder, which --finetune.freeze_encoder forbids")
+        if self.finetune.unlabelled == "teacher" and self.finetune.reconstruction:
+            raise UserError("--finetune.unlabelled teacher and --finetune.reconstruction exclude each other: give one")
+        if self.finetune.unlabelled == "teacher" and self.finetune.optimizer == "schedule-free":
+            raise UserError(
+                "--finetune.unlabelled teacher is an average of the weights, beside that of --finetune.optimizer "
+                "schedule-free: choose another optimizer"
+            )

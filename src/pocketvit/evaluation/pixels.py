@@ -122,8 +122,8 @@ def _affordable(
         others, part = _pixels(unlabelled), _part(y)
         brief = Spreading(others[:TRIED_IMAGES])
         seconds = seconds_of_fit(lambda: brief.fit(x[part], y[part]))
-        # It takes time with the square of the images, for the neighbours of each are looked for among all.
-        times_as_many = ((len(y) + len(others)) / (len(part) + len(others[:TRIED_IMAGES]))) ** 2
+        # Between their number, by which pixels are gone through, and its square, by which neighbours are looked for.
+        times_as_many = ((len(y) + len(others)) / (len(part) + len(others[:TRIED_IMAGES]))) ** 1.5
         fits = times + heldout / (len(y) + len(others))
         found["label spreading"] = Spreading(others), seconds * times_as_many * fits
     knn = KNeighborsClassifier(min(KNN_NEIGHBOURS, len(y)))

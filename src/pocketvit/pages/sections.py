@@ -261,6 +261,7 @@ def _environment(details: Context, files: Any) -> list[tuple[str, str]]:
     rows = [
         ("command", details.get("command")),
         ("recipe", details.get("recipe")),
+        ("images without a label", words.unlabelled(details)),
         ("date", details.get("date")),
         ("commit", details.get("commit")),
         ("duration", words.duration(details["seconds"]) if details.get("seconds") is not None else None),

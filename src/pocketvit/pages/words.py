@@ -76,6 +76,15 @@ def budget(entry: Json, fraction: object = None) -> str:
     return "all labels" if share is None or share >= 1 else f"{100 * share:g}{NBSP}% of the labels"
 
 
+def unlabelled(details: Json) -> str | None:
+    """What images without a label were used for in fine-tuning; None where none was."""
+    runs = [run for run in details.get("runs") or [] if run.get("unlabelled")]
+    if not runs:
+        return None
+    ways = {"graph": "labels spread over a graph of pixels", "teacher": "named by a teacher, the network's average"}
+    return f"{max(run['unlabelled'] for run in runs):,} in fine-tuning, {ways[runs[0]['unlabelled_by']]}"
+
+
 def at_budget(entry: Json, fraction: object = None) -> str:
     """The same with its preposition."""
     return ("at " if entry.get("labels_per_class") is not None else "with ") + budget(entry, fraction)

@@ -52,6 +52,7 @@ from pocketvit.training.memory import check_memory
 from pocketvit.training.objectives import PRETRAINING
 from pocketvit.training.optimizer import optimizer_class
 from pocketvit.training.schedule import Deadlines
+from pocketvit.training.spreading import Neighbours
 from pocketvit.training.stops import Paused
 
 T = TypeVar("T")
@@ -71,6 +72,7 @@ class Context:
     clock: Clock
     pause: float  # when to save and stop, on time.monotonic's clock
     lock: Any = None  # on the folder, in the main process
+    neighbours: Neighbours | None = None  # of the train images; graphs of them are made once
     plan: Plan = Plan()  # noqa: RUF009  # frozen
     read: dict[tuple[Path, str], NDArray[np.float32]] = field(default_factory=dict)  # features, by encoder and split
 
@@ -141,7 +143,9 @@ class Context:
         clock = Clock(folder.clock if main else None, began)
         log = RunLog(folder.root, settings.tensorboard, quiet, clock.tick) if main else RunLog(quiet=True)
         lock = hold(folder.root) if main else None
-        return cls(settings, dataset, accelerator, log, folder, evidence(verb, resume), clock, pause, lock)
+        return cls(
+            settings, dataset, accelerator, log, folder, evidence(verb, resume), clock, pause, lock, Neighbours(dataset)
+        )
 
     def planned(self, plan: Plan) -> Context:
         """The same by a plan, with its seeds, arms and lengths."""

@@ -14,10 +14,9 @@ from pocketvit.errors import Diverged
 from pocketvit.evaluation.calibration import calibration_error
 from pocketvit.evaluation.metrics import Metrics
 from pocketvit.model import weights
-from pocketvit.model.network import Network
 from pocketvit.stages.arms import Arm
 from pocketvit.stages.context import Context, temperature_of
-from pocketvit.training.finetune import finetuning
+from pocketvit.training.finetune import epoch_images, finetuning, unlabelled_images
 from pocketvit.training.loop import train
 from pocketvit.training.objectives.supervised import Classification
 from pocketvit.training.stage import TrainResult
@@ -57,8 +56,9 @@ def finetune_stage(
     if found is None:
         labelled = context.labelled(per_class, seed)
         step = finetuning(
-            context.dataset, labelled, settings, context.accelerator, seed=seed, init=init, network=arm.network
-        )
+            context.dataset, labelled, settings, context.accelerator, seed=seed, init=init, network=arm.network,
+            neighbours=context.neighbours,
+        )  # fmt: skip
         result = train(
             step, context.log, tags, folder=context.folder.checkpoints(key),
             deadlines=context.deadlines(key, 1.0 if own else PATIENCE), compilation=settings.compile,
@@ -70,11 +70,15 @@ def finetune_stage(
                 f"{arm.doing}, seed {seed}: the last steps left a network whose outputs are not finite: lower --lr "
                 "(in fit, --finetune.lr), or clip the gradient"
             ) from None
-        found = context.keep(key, {**tags, "labels": len(labelled), **result.to_json(), **tested})
+        others = unlabelled_images(context.dataset, len(labelled), settings.finetune)
+        by = settings.finetune.unlabelled if others else "none"
+        told = {"labels": len(labelled), "unlabelled": others, "unlabelled_by": by, **result.to_json()}
+        found = context.keep(key, {**tags, **told, **tested})
     context.forget(key)
     if own and seed == context.settings.seed:
         _say_overruled(context, found)
-    seconds = f"{found['labels']} labels, {found['steps']} steps in {found['seconds']} s"
+    beside = f", {found['unlabelled']:,} images without" if found.get("unlabelled") else ""
+    seconds = f"{found['labels']} labels{beside}, {found['steps']} steps in {found['seconds']} s"
     context.log.say(f"{arm.doing}, seed {seed}: test {100 * found['accuracy']:.2f} %  ({seconds})")
     return found
 
@@ -103,7 +107,6 @@ def _tested(context: Context, result: TrainResult, key: str, budget: int, arm: A
     `budget` labels are what it was trained with.
     """
     network = Classification.classifier(result.model)
-    assert isinstance(network, Network)
     images, labels = context.dataset.labelled("test")
     temperature = temperature_of(context, network, budget)
     predictor = context.predictor(network, temperature)
@@ -135,7 +138,7 @@ def _tested(context: Context, result: TrainResult, key: str, budget: int, arm: A
 def _say_overruled(context: Context, found: dict[str, Any]) -> None:
     """Where min_steps is more than the epochs that were asked for."""
     config = context.settings.finetune
-    asked = config.epochs * -(-found["labels"] // config.batch_size)
+    asked = config.epochs * -(-epoch_images(context.dataset, found["labels"], config) // config.batch_size)
     if found["planned_steps"] == config.min_steps > asked:
         least = f"--finetune.min_steps asks for {config.min_steps} steps"
         context.log.say(f"  {least}, where {config.epochs} epochs would be {asked}")

@@ -18,7 +18,7 @@ from pocketvit.stages.context import Context
 from pocketvit.stages.plan import Length, Outlay
 from pocketvit.stages.pretraining import KNN_IMAGES
 from pocketvit.training.device import from_main
-from pocketvit.training.finetune import finetuning, make_classifier
+from pocketvit.training.finetune import epoch_images, finetuning, make_classifier, unlabelled_images
 from pocketvit.training.pretrain import pretraining
 from pocketvit.training.stage import READINGS
 from pocketvit.training.step import GradientStep, total_steps
@@ -46,14 +46,23 @@ def outlay(context: Context, arms: Sequence[Arm], limit: float | None) -> Outlay
     budgets = settings.data.label_budgets
     labelled = {budget: context.labelled(budget, settings.seed) for budget in budgets}
     largest = labelled[settings.data.largest_budget]
-    pretrain = pretraining(dataset, settings, accelerator)
+    pretrain, graph = pretraining(dataset, settings, accelerator), context.neighbours
+    networks = dict.fromkeys(arm.network for arm in arms)
+
+    def beside(some: np.ndarray) -> bool:
+        return unlabelled_images(dataset, len(some), settings.finetune) > 0
+
+    # Steps with images without a label beside take longer: of each kind, those of its largest budget.
     finetune = {
-        name: finetuning(dataset, largest, settings, accelerator, seed=settings.seed, init=None, network=name)
-        for name in dict.fromkeys(arm.network for arm in arms)
+        (name, others): finetuning(
+            dataset, some, settings, accelerator, seed=settings.seed, init=None, network=name, neighbours=graph
+        )
+        for others, some in {beside(some): some for some in sorted(labelled.values(), key=len)}.items()
+        for name in networks
     }
     stages = (pretrain, *finetune.values())
     paces, forward = {step: _seconds_a_step(step) for step in stages}, _seconds_an_image(context, "vit")
-    forwards = {name: forward if name == "vit" else _seconds_an_image(context, name) for name in finetune}
+    forwards = {name: forward if name == "vit" else _seconds_an_image(context, name) for name in networks}
     # Once more, and the better of the two: what else ran on the machine for a moment says nothing of the rest. Slow
     # ones have outlasted such moments.
     paces = {step: pace if pace > MEASURED else min(pace, _seconds_a_step(step)) for step, pace in paces.items()}
@@ -79,10 +88,12 @@ def outlay(context: Context, arms: Sequence[Arm], limit: float | None) -> Outlay
         pretrain=length(pretrain, count, forward, neighbours, neighbours * (count // every) if every else 0.0),
         finetune={
             name: {
-                budget: length(step, _steps(context, len(some)), forwards[name], forwards[name] * tested)
+                budget: length(
+                    finetune[name, beside(some)], _steps(context, len(some)), forwards[name], forwards[name] * tested
+                )
                 for budget, some in labelled.items()
             }
-            for name, step in finetune.items()
+            for name in networks
         },
         probe=forward * (read["train"] + read["test"]) + fits,
         probed=probed,
@@ -97,7 +108,8 @@ def outlay(context: Context, arms: Sequence[Arm], limit: float | None) -> Outlay
 def _steps(context: Context, labels: int) -> int:
     """Of a fine-tuning on so many labels, by the recipe."""
     config = context.settings.finetune
-    return total_steps(config, labels // min(config.batch_size, labels))
+    images = epoch_images(context.dataset, labels, config)
+    return total_steps(config, images // min(config.batch_size, images))
 
 
 def _seconds_a_step(step: GradientStep) -> float:

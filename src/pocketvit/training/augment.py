@@ -120,36 +120,36 @@ class Augment:
         return torch.where(hidden, self.fill, images)
 
 
+def smoothed(labels: Tensor, classes: int, smoothing: float = 0.0) -> Tensor:
+    """(B, classes) float32 targets of (B,) int64 labels, the share `smoothing` of each spread over all classes."""
+    return F.one_hot(labels, classes).float() * (1 - smoothing) + smoothing / classes
+
+
 def mix(
     images: Tensor,
-    labels: Tensor,
-    classes: int,
+    targets: Tensor,
     mixup: float,
     cutmix: float,
     share: float = 1.0,
-    smoothing: float = 0.0,
     seen: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Soft targets, and each image mixed with its neighbour in the batch by mixup or cutmix.
+    """Each image, and what it is to be taken for, mixed with its neighbour in the batch by mixup or cutmix.
 
     As in timm, a batch is mixed by one of the two (by either with equal chance where both are on) and with one
     weight. Call it on normalised images or on raw ones: mixing commutes with normalising.
 
     Args:
         images: (B, C, H, W) float
-        labels: (B,) int64
-        classes: number of classes
+        targets: (B, classes) float32, each summing to 1
         mixup: alpha of mixup's Beta distribution; 0 turns it off
         cutmix: alpha of cutmix's Beta distribution; 0 turns it off
         share: share of the batches that are mixed
-        smoothing: share of the target spread over all classes
         seen: (1, 1, H, W) mask to the share of it that is seen of each image, (B, 1), where part of an image is hidden:
             a cut image's label follows what is seen
 
     Returns:
-        (B, C, H, W) images and (B, classes) float32 targets, each summing to 1.
+        Both, of the same shapes.
     """
-    targets = F.one_hot(labels, classes).float() * (1 - smoothing) + smoothing / classes
     if not (mixup or cutmix) or draws.draw() >= share:
         return images, targets
     cut = draws.draw() < 0.5 if mixup and cutmix else bool(cutmix)

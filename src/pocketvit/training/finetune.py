@@ -16,7 +16,10 @@ from pocketvit.model.network import Network
 from pocketvit.model.networks import NETWORKS
 from pocketvit.model.vit import ViT
 from pocketvit.model.weights import load_encoder
+from pocketvit.training.device import from_main
 from pocketvit.training.objectives.supervised import Classification
+from pocketvit.training.objectives.teaching import AVERAGE, Teaching
+from pocketvit.training.spreading import MOST_IMAGES, Neighbours
 from pocketvit.training.step import GradientStep
 
 
@@ -51,6 +54,22 @@ def form_of(config: FinetuneConfig, network: str = "vit", *, pretrained: bool) -
     return replace(scratch, patch_share=1.0, reconstruction=0.0, freeze_encoder=False)
 
 
+def unlabelled_images(dataset: Dataset, labels: int, config: FinetuneConfig) -> int:
+    """Train images that a fine-tuning with so many labels learns from without having theirs."""
+    if config.unlabelled == "none":
+        return 0
+    most = MOST_IMAGES if config.unlabelled == "graph" else len(dataset.train)
+    return max(0, min(len(dataset.train), most) - labels)
+
+
+def epoch_images(dataset: Dataset, labels: int, config: FinetuneConfig) -> int:
+    """Images of an epoch of a fine-tuning with so many labels: all that it has one of, be it a soft one.
+
+    What a teacher names is beside them: steps are as many as without, and each takes longer.
+    """
+    return labels + (unlabelled_images(dataset, labels, config) if config.unlabelled == "graph" else 0)
+
+
 def finetuning(
     dataset: Dataset,
     labelled: np.ndarray,
@@ -60,12 +79,14 @@ def finetuning(
     seed: int,
     init: Path | None,
     network: str = "vit",
+    neighbours: Neighbours | None = None,
 ) -> GradientStep:
     """The step of training a classifier on the train images at the indices `labelled`; readings hold `val_accuracy`.
 
     Args:
         init: weights or run directory whose encoder to start from; None starts from random.
         network: kind of classifier, one of NETWORKS.
+        neighbours: of the set, to be used again; None looks for them where they are asked for.
     """
     config = form_of(settings.finetune, network, pretrained=init is not None)
     settings = replace(settings, finetune=config)
@@ -73,5 +94,12 @@ def finetuning(
     if config.freeze_encoder:
         classifier.requires_grad_(False)
         classifier.head.requires_grad_(True)
-    objective = Classification(classifier, dataset, labelled, settings, accelerator, seed)
+    kind, soft = Classification, None
+    if config.unlabelled == "graph" and unlabelled_images(dataset, len(labelled), config):
+        found = neighbours or Neighbours(dataset)
+        main = accelerator.is_main_process
+        soft = from_main(accelerator, found.soft_labels(labelled) if main else None)
+    if config.unlabelled == "teacher" and unlabelled_images(dataset, len(labelled), config):
+        kind, config = Teaching, replace(config, ema=config.ema or AVERAGE)
+    objective = kind(classifier, dataset, labelled, settings, accelerator, seed, soft)
     return GradientStep(objective, config, accelerator, seed=seed, sharded=settings.shard)

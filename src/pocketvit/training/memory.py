@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -21,6 +22,7 @@ from pocketvit.model.networks import NETWORKS
 from pocketvit.model.vit import LONGEST_UNFUSED, ViT
 from pocketvit.training.finetune import finetuning
 from pocketvit.training.objectives.mae import MaskedAutoencoding
+from pocketvit.training.objectives.teaching import images_beside
 from pocketvit.training.pretrain import pretraining
 
 COPIES = 5  # of the weights: gradients, two moments and an average beside them
@@ -81,6 +83,8 @@ def step_bytes(
             sizes, classes = settings.network(network), len(dataset.classes) or 1
             trained = classifier = NETWORKS[network].build(sizes, dataset.shape, classes)
             kept = saved_bytes(classifier, images, lambda: classifier(images).sum())
+            if settings.finetune.unlabelled == "teacher":
+                kept = round(kept * (1 + images_beside(classifier)))
             shape = classifier.shape if isinstance(classifier, ViT) else None
             if shape and device.type == "cpu" and bf16 and shape.patches < LONGEST_UNFUSED:
                 # What the fused kernel, which is what runs on the meta device, does not keep: the weights, twice.
@@ -128,7 +132,10 @@ def _underestimate(stage: str, dataset: Dataset, settings: Settings, accelerator
     _, images = step_bytes(stage, dataset, settings, accelerator.device, bf16, network)
     batch = config.batch_size * config.repeats
     few = max(2, min(batch, int(TRIAL * free_bytes(accelerator.device) / images * batch)))
-    brief = replace(settings, **{stage: replace(config, batch_size=few, accumulate=1, repeats=1, min_steps=0)})
+    shorter: dict[str, Any] = {"batch_size": few, "accumulate": 1, "repeats": 1, "min_steps": 0}
+    if stage == "finetune":
+        shorter["unlabelled"] = "none"  # soft labels take no more than others
+    brief = replace(settings, **{stage: replace(config, **shorter)})
     everything = np.arange(min(len(dataset.train), few))
     if stage == "pretrain":
         step = pretraining(dataset, brief, accelerator)

@@ -133,18 +133,23 @@ class Average:
         self.model, self.decay, self._source = copy.deepcopy(model), decay, model
 
     @cached_property
-    def _tensors(self) -> tuple[list[Tensor], list[Tensor]]:
-        """Averages, and what goes into them, listed at the first update: sharding may have replaced them before."""
-        averages, sources = ([*m.parameters(), *m.buffers()] for m in (self.model, self._source))
-        return averages, sources
+    def _tensors(self) -> tuple[tuple[list[Tensor], list[Tensor]], ...]:
+        """Averages, and what goes into them, listed at the first update: sharding may have replaced them before.
+
+        Weights, which may be sharded, and buffers, which never are: no operation takes both.
+        """
+        average, source = self.model, self._source
+        weights: tuple[list[Tensor], list[Tensor]] = [*average.parameters()], [*source.parameters()]
+        return weights, ([*average.buffers()], [*source.buffers()])
 
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Take in the model's weights after `step`, counted from 0; the first are copied."""
         decay = min(self.decay, (1 + step) / (10 + step)) if step else 0.0
-        averages, sources = self._tensors
-        floating = [tensor.is_floating_point() for tensor in averages]
-        torch._foreach_lerp_(list(compress(averages, floating)), list(compress(sources, floating)), 1 - decay)
-        for average, source, averaged in zip(averages, sources, floating, strict=True):
-            if not averaged:
-                average.copy_(source)
+        for averages, sources in self._tensors:
+            floating = [tensor.is_floating_point() for tensor in averages]
+            if any(floating):
+                torch._foreach_lerp_(list(compress(averages, floating)), list(compress(sources, floating)), 1 - decay)
+            for average, source, averaged in zip(averages, sources, floating, strict=True):
+                if not averaged:
+                    average.copy_(source)

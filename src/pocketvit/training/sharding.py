@@ -18,15 +18,18 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from pocketvit.model.vit import Block
 
 
-def shard(model: nn.Module, accelerator: Accelerator) -> None:
-    """Make each parameter of `model` this process's part of it, in place; its optimiser has to be made afterwards."""
+def shard(model: nn.Module, accelerator: Accelerator, *, trained: bool) -> None:
+    """Make each parameter of `model` this process's part of it, in place; its optimiser has to be made afterwards.
+
+    Where it is `trained`, what is outside of the layers stays whole from the forward pass to the backward pass.
+    """
     # Said of the prediction, a slice that nothing here writes to.
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
     mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
     for module in model.modules():
         if isinstance(module, Block):
             fully_shard(module, mesh=mesh)
-    fully_shard(model, mesh=mesh)
+    fully_shard(model, mesh=mesh, reshard_after_forward=not trained)
 
 
 def whole(tensor: Tensor) -> Tensor:

@@ -46,8 +46,11 @@ class Objective(Protocol):
     def reading_images(self) -> int:
         """Images that a reading goes through."""
 
-    def prepare(self, course: float) -> None:
-        """Called before each step with the share of the learning rate's course that is over."""
+    def prepare(self, course: float, average: nn.Module) -> None:
+        """Called before each step with the share of the learning rate's course that is over.
+
+        `average` is the network with averaged weights, where these are averaged, or else the network itself.
+        """
 
     def loss(self, network: nn.Module, images: Tensor, labels: Tensor | None) -> Tensor:
         """A mean over (B, C, H, W) images in [0, 1] with their (B,) labels; `network` may be a compiled form."""
@@ -108,7 +111,7 @@ class GradientStep:
         if self.sharded:
             self._usable = copy.deepcopy(self._trained)
             for module in self._modules.values():
-                shard(module, accelerator)
+                shard(module, accelerator, trained=module is model)
         self._optimizer = make_optimizer(model, self.config)
         # Listed once, for walking the tree of modules takes the host longer than a kernel.
         self._weights = list(model.parameters())
@@ -131,7 +134,7 @@ class GradientStep:
         """Take a step, counted from 0; returns the loss on this process's images, a scalar on the device."""
         if self.graphs:
             torch.compiler.cudagraph_mark_step_begin()
-        self.objective.prepare(self.schedule.at(step) / self.schedule.planned)
+        self.objective.prepare(self.schedule.at(step) / self.schedule.planned, self._trained)
         rate = self.rate(step)
         for group in self._optimizer.param_groups:
             group["lr"] = rate * group["lr_scale"]

@@ -61,7 +61,7 @@ class Pretraining(ABC):
     def build(settings: Settings, shape: tuple[int, int, int]) -> Trainable:
         """The network to train on images (H, W, C), drawn from torch's global generator."""
 
-    def prepare(self, course: float) -> None:  # noqa: B027  # most are the same all along
+    def prepare(self, course: float, average: nn.Module) -> None:  # noqa: B027  # most are the same all along
         """Get ready for a step at a share of the course."""
 
     @abstractmethod
