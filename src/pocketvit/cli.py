@@ -55,7 +55,8 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:
         return 0
     except OSError as error:
-        return _fail(of_place(error, hint="; then --resume" if args[0] in RESUMED else ""), 2)
+        hint = ": mend that, then repeat the command with --resume" if args[0] in RESUMED else ""
+        return _fail(of_place(error, hint=hint), 2)
 
 
 def _verb(args: list[str]) -> Verb:

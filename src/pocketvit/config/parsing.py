@@ -207,7 +207,8 @@ def _one_line(message: str, known: list[str]) -> str:
         return f"{text} (now --symmetry none, mirror or all)"
     wrong = re.search(r"""Parser key "([\w.]+)": Expected a <class '(int|float|bool)'>\. Got value: (.*)""", text)
     if wrong:
-        return f"--{wrong[1].replace('_', '-')} {wrong[3]}: expected {VALUES[wrong[2]]}"
+        flag = wrong[1] if "." in wrong[1] else wrong[1].replace("_", "-")
+        return f"--{flag} {wrong[3]}: expected {VALUES[wrong[2]]}"
     unknown = re.search(r"unrecognized arguments: --([\w.-]+)|does not accept option '([^']+)'", text)
     if unknown:
         name = (unknown[1] or unknown[2]).replace("-", "_")
