@@ -20,7 +20,7 @@ from accelerate import Accelerator
 from PIL import Image
 
 from pocketvit.config import Settings, resolve
-from pocketvit.data import scaled_size
+from pocketvit.data import Dataset, load, scaled_size
 from pocketvit.errors import UserError
 from pocketvit.files import write_whole
 from pocketvit.run.evidence import evidence
@@ -90,6 +90,17 @@ def settings_in(words: list[str]) -> dict[str, str]:
             raise UserError(f"'{word}': expected --NAME VALUE; --help lists the flags")
         found[name.replace("-", "_")] = value
     return found
+
+
+def flags_of(settings: Mapping[str, str]) -> list[str]:
+    """The words that `settings_in` makes them of."""
+    return [word for name, value in settings.items() for word in (f"--{name}", value)]
+
+
+def labelled_set(recipe: str, data: str, changes: Mapping[str, Any]) -> tuple[Settings, Dataset]:
+    """A recipe with changes, and the images with labels that it would be run on; raises UserError."""
+    settings = resolve(recipe, **changes)
+    return settings, load(data, settings.data, patching=patching_of(settings), need_labels=True)
 
 
 def write_images(folder: Path, images: int) -> None:

@@ -15,17 +15,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from common import REPO, settings_in, write_evidence
+from common import REPO, flags_of, labelled_set, settings_in, write_evidence
 
-from pocketvit.config import resolve
-from pocketvit.data import load
 from pocketvit.errors import UserError
 from pocketvit.evaluation.doubts import doubtful
 from pocketvit.evaluation.predictor import Eager, Predictor
 from pocketvit.model import weights
 from pocketvit.model.mae import MaskedAutoencoder
 from pocketvit.model.network import Network
-from pocketvit.stages.context import patching_of
 from pocketvit.training.device import make_accelerator
 from pocketvit.training.log import RunLog
 from pocketvit.training.loop import train
@@ -54,8 +51,7 @@ def main(argv: list[str] | None = None) -> int:
     began = time.perf_counter()
     try:
         changes = settings_in(rest)
-        settings = resolve(given.recipe, **changes)
-        dataset = load(given.data, settings.data, patching=patching_of(settings), need_labels=True)
+        settings, dataset = labelled_set(given.recipe, given.data, changes)
         accelerator = make_accelerator(settings.device, settings.precision)
         if given.weights is None:
             step = pretraining(dataset, settings, accelerator)
@@ -88,7 +84,7 @@ def main(argv: list[str] | None = None) -> int:
     given.data = Path(given.data).name  # no places
     given.weights = given.weights and given.weights.name
     words = [given.recipe, given.data, "--share", str(given.share)]
-    words += [word for name, value in changes.items() for word in (f"--{name}", value)]
+    words += flags_of(changes)
     write_evidence("labels", given, words, accelerator, began, result, [settings.seed])
     return 0
 

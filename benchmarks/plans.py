@@ -17,7 +17,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from common import REPO, settings_in, write_evidence
+from common import REPO, flags_of, settings_in, write_evidence
 
 from pocketvit.config import seconds_of
 from pocketvit.errors import UserError
@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"plans: {error}", file=sys.stderr)
         return 2
     began = time.perf_counter()
-    flags = [word for name, value in settings.items() for word in (f"--{name}", value)]
+    flags = flags_of(settings)
     found = []
     for name, data, limit in list(given.sets):
         found.append(measured(name, data, None if limit == "none" else limit, flags))

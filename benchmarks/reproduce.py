@@ -29,7 +29,7 @@ import finish  # noqa: E402
 import psutil  # noqa: E402
 import torch  # noqa: E402
 from accelerate import Accelerator  # noqa: E402
-from common import default_source, settings_in  # noqa: E402
+from common import default_source, flags_of, settings_in  # noqa: E402
 
 from pocketvit.config import Settings, recipe_path, resolve, seconds_of  # noqa: E402
 from pocketvit.data import Dataset, load  # noqa: E402
@@ -154,7 +154,7 @@ class Job:
         """What to type for the same result: no paths, and no slices."""
         words = [self.recipe, "--seed", str(self.seed), "--arms", ",".join(self.names)]
         words += ["--time-limit", self.time_limit] if self.time_limit else []
-        words += [word for name, value in self.changes.items() for word in (f"--{name}", value)]
+        words += flags_of(self.changes)
         return f"python benchmarks/reproduce.py {shlex.join(words)}"
 
     def settings(self, plan: Json) -> Settings:

@@ -16,22 +16,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import REPO, at_least_1, settings_in, write_evidence
+from common import REPO, at_least_1, flags_of, labelled_set, settings_in, write_evidence
 from sklearn.semi_supervised import LabelSpreading
 
-from pocketvit.config import recipe_path, resolve
-from pocketvit.data import load
+from pocketvit.config import recipe_path
 from pocketvit.errors import UserError
 from pocketvit.evaluation.statistics import deviation
-from pocketvit.stages.context import labelled_indices, patching_of
+from pocketvit.stages.context import labelled_indices
 from pocketvit.training import spreading
 from pocketvit.training.device import make_accelerator
 
-USUAL = {
-    "n_neighbors": 10,
-    "alpha": 0.8,
-    "max_iter": 200,
-}  # of scikit-learn's
+USUAL = {"n_neighbors": 10, "alpha": 0.8, "max_iter": 200}  # of scikit-learn's
 
 
 def parser() -> argparse.ArgumentParser:
@@ -54,8 +49,7 @@ def main(argv: list[str] | None = None) -> int:
     began = time.perf_counter()
     try:
         changes = settings_in(rest)
-        settings = resolve(given.recipe, **changes)
-        dataset = load(given.data, settings.data, patching=patching_of(settings), need_labels=True)
+        settings, dataset = labelled_set(given.recipe, given.data, changes)
         (images, labels), (val_images, val_labels) = dataset.labelled("train"), dataset.labelled("val")
         (per_class,) = settings.data.label_budgets
         draws = [labelled_indices(dataset, settings, per_class, seed) for seed in range(given.draws)]
@@ -83,7 +77,7 @@ def main(argv: list[str] | None = None) -> int:
     print(found, file=sys.stderr)
     given.data = Path(given.data).name  # no places
     words = [given.recipe, given.data, *(["--usual"] if given.usual else []), "--draws", str(given.draws)]
-    words += [word for name, value in changes.items() for word in (f"--{name}", value)]
+    words += flags_of(changes)
     given.out = getattr(given, "out", REPO / "results" / f"spreading-{recipe_path(given.recipe).stem}.json")
     accelerator = make_accelerator(settings.device, settings.precision)
     write_evidence("spreading", given, words, accelerator, began, found, range(given.draws))

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pocketvit.training.spreading import pixels
+
 SVM_MOST_IMAGES = 5000  # fitting takes time with the square of their number
 LOGISTIC_MOST_IMAGES = 20_000  # it goes over all their pixels up to 1,000 times
 SPREAD_MOST_IMAGES = 5000  # without labels
@@ -58,7 +60,7 @@ def pixel_baselines(
     Raises:
         ValueError: `train_y` has a single class, or no images.
     """
-    train_x, val_x, test_x = (_pixels(images) for images in (train_images, val_images, test_images))
+    train_x, val_x, test_x = (pixels(images) for images in (train_images, val_images, test_images))
     models = _affordable(train_x, train_y, len(val_y), len(test_y), most_seconds, unlabelled)
     results = {}
     for name, (model, _) in models.items():
@@ -87,7 +89,7 @@ def expected_seconds(
     unlabelled: NDArray[np.uint8] | None = None,
 ) -> float:
     """That `pixel_baselines` will take with these train images, and `val` and `test` others, by brief trials."""
-    models = _affordable(_pixels(images), labels, val, test, most_seconds, unlabelled)
+    models = _affordable(pixels(images), labels, val, test, most_seconds, unlabelled)
     return sum(seconds for _, seconds in models.values())
 
 
@@ -119,7 +121,7 @@ def _affordable(
         seconds = times * seconds_of_fit(lambda: brief.fit(x, y)) * LOGISTIC_STEPS / TRIED_STEPS
         found["logistic regression"] = LogisticRegression(max_iter=LOGISTIC_STEPS), seconds
     if unlabelled is not None and len(unlabelled) > len(y):
-        others, part = _pixels(unlabelled), _part(y)
+        others, part = pixels(unlabelled), _part(y)
         brief = Spreading(others[:TRIED_IMAGES])
         seconds = seconds_of_fit(lambda: brief.fit(x[part], y[part]))
         # Between their number, by which pixels are gone through, and its square, by which neighbours are looked for.
@@ -167,7 +169,3 @@ def _within(model: Any, x: NDArray[np.float32], y: NDArray[np.integer]) -> float
         warnings.simplefilter("ignore")  # of folds without a class, in which no image is right
         splits = kind(folds, shuffle=True, random_state=0)
         return float(cross_val_score(clone(model), x, y, cv=splits, error_score=0.0).mean())
-
-
-def _pixels(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    return images.reshape(len(images), -1) / np.float32(255)

@@ -129,8 +129,9 @@ class Context:
         main = accelerator.is_main_process
         place = find(data)
         needed = {"the images": place, "the weights of --init": init}
-        root = out and Path(out).resolve()
-        if root and place is None and isinstance(data, str) and Path(data).resolve() in (root, *root.parents):
+        own_place = out and Path(out).resolve()
+        named = place is None and isinstance(data, str)
+        if own_place and named and Path(str(data)).resolve() in (own_place, *own_place.parents):
             raise UserError(f"--out {out}: from then on '{data}' would be that folder, not the set: choose another")
         name = f"{dataset.name}-{settings.recipe or 'custom'}"
         own = {f"{objective}.safetensors" for objective in PRETRAINING}.union(own)
