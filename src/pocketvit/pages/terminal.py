@@ -163,7 +163,7 @@ def _facts(summary: Json) -> Iterator[str]:
         some = f"{doubts} may be wrong: doubtful-labels.csv, the most doubtful first"
         yield _line("Labels", some if doubts else "none in doubt")
     if (others := words.unlabelled(details)) is not None:
-        yield _line("Beside", others)
+        yield _line("Beside", f"images without a label: {others}")
     plan = details.get("plan") or {}
     planned = f", planned {words.duration(plan['seconds'])}" if plan.get("seconds") else ""
     yield _line("Time", f"{words.duration(details.get('seconds'))}{planned}")
