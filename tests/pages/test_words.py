@@ -162,3 +162,10 @@ def test_a_rival_of_another_kind_stands_beside_the_verdict() -> None:
     gains[0]["interval"] = sure | {"low": -0.01}
     (said,) = caveats.rivals({"arms": arms}, entry)
     assert "which of the two is better cannot be told" in said
+
+
+@pytest.mark.parametrize(("baseline", "rank"), [(0.91, "about as much as"), (0.99, "more than"), (0.5, "less than")])
+def test_raw_pixels_are_ranked_only_where_that_can_be_told(baseline: float, rank: str) -> None:
+    entry = {"mae": {"accuracy": 0.9}, "random": {"accuracy": 0.8}, "pixels": {"name": "svm", "accuracy": baseline}}
+    summary = updated({"finetune": [entry], "dataset": {"test": 300}})
+    assert f"{rank} the pre-trained model" in " ".join(caveats.standfirst(summary, summary["finetune"]))

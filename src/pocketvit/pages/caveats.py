@@ -47,7 +47,7 @@ def undertrained(summary: words.Json, entries: Sequence[words.Json]) -> str | No
 def _told_apart(summary: words.Json, first: float, second: float) -> bool:
     """Whether two accuracies differ by more than chance; taken for granted where nobody kept how many were tested."""
     tested = words.number((summary.get("dataset") or {}).get("test"))
-    return not tested or told_apart(first, second, int(tested))
+    return told_apart(first, second, int(tested)) if tested else first != second
 
 
 def outdone(summary: words.Json, entries: Sequence[words.Json], fraction: object = None) -> str | None:
@@ -149,7 +149,8 @@ def standfirst(summary: words.Json, entries: Sequence[words.Json]) -> list[str]:
         baseline = words.accuracy(entry.get("pixels"))
         if baseline is not None:
             own = words.accuracy(entry["arms"].get(words.lead(entry)["arm"])) or 0.0
-            rank = "more than" if baseline > own else "as much as" if baseline == own else "less than"
+            clear = _told_apart(summary, baseline, own)
+            rank = "about as much as" if not clear else "more than" if baseline > own else "less than"
             name = words.method(str(entry["pixels"].get("name", "classifier")))
             said.append(
                 f"The classifier on raw pixels that was picked without the test images ({name}) reaches "
