@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 from sklearn.neighbors import KNeighborsClassifier
@@ -31,6 +33,15 @@ def test_what_would_take_too_long_is_left_out(monkeypatch: pytest.MonkeyPatch) -
     found = pixel_baselines(*part, *part, *part)
     assert set(found) == {"knn", "ridge"}
     assert found["ridge"]["test"] == 1
+
+
+def test_a_fit_that_has_not_converged_says_nothing_in_its_own_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pocketvit.evaluation.pixels.LOGISTIC_STEPS", 1)
+    images = np.random.default_rng(6).integers(0, 256, (20, 8, 4, 2), dtype=np.uint8)
+    part = images, np.arange(20) % 2
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert "logistic regression" in pixel_baselines(*part, *part, *part)
 
 
 def test_no_baseline_is_chosen_on_more_labels_than_it_has() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -61,7 +62,13 @@ def try_at_once(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.compiler.reset()
 
 
-def run(choice: str, log: RunLog | None = None, folder: Path | None = None, pause: float = math.inf) -> TrainResult:
+def run(
+    choice: str,
+    log: RunLog | None = None,
+    folder: Path | None = None,
+    pause: float = math.inf,
+    land: float = math.inf,
+) -> TrainResult:
     images = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 1), dtype=np.uint8)
     batches = Batches(images, None, [0.5], [0.3], batch_size=8, seed=5, device="cpu")
     torch.manual_seed(0)
@@ -74,7 +81,7 @@ def run(choice: str, log: RunLog | None = None, folder: Path | None = None, paus
     step = GradientStep(objective, config, make_accelerator("cpu", "float32"), seed=5)
     return train(
         step, log or RunLog(quiet=True), {"stage": "test"},
-        folder=folder, deadlines=Deadlines(pause=pause), compilation=choice,
+        folder=folder, deadlines=Deadlines(land, pause), compilation=choice,
     )  # fmt: skip
 
 
@@ -158,3 +165,8 @@ def test_a_short_stage_is_not_worth_a_trial(monkeypatch: pytest.MonkeyPatch) -> 
     log = Said()
     run("auto", log)
     assert not log.lines
+
+
+def test_a_stage_that_has_to_end_soon_is_not_worth_a_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+    replace_compiler(monkeypatch, lambda network: pytest.fail("compiled"))
+    run("auto", land=time.monotonic())

@@ -64,7 +64,9 @@ def pixel_baselines(
     models = _affordable(train_x, train_y, len(val_y), len(test_y), most_seconds, unlabelled)
     results = {}
     for name, (model, _) in models.items():
-        model.fit(train_x, train_y)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a fit that has not converged: it is read as it is
+            model.fit(train_x, train_y)
         results[name] = {
             "validation": _within(model, train_x, train_y)
             if len(val_y) > len(train_y)

@@ -84,6 +84,7 @@ def train(
                     schedule=watch.landed(step.schedule, done, deadlines.land),
                     due=checkpoints.are_due(now),
                     late=now > deadlines.pause,
+                    left=deadlines.land - now,
                     signum=stop[0] if stop else 0,
                 ),
             )
@@ -92,7 +93,7 @@ def train(
             if landed:
                 stage.land(turn.schedule, progress)
             # Not at once: the first steps are slow, and would make a short stage look long.
-            rest = (step.schedule.steps - done) * turn.elapsed / done
+            rest = min(turn.left, (step.schedule.steps - done) * turn.elapsed / done)
             if stage.compiled is None and rest > WORTH_SECONDS and turn.elapsed > WORTH_SECONDS / 60:
                 stage.compiled = compile_if_faster(step, stage.snapshot(done), say)
                 watch = Pace()  # what the trial took says nothing of the rest
@@ -114,4 +115,5 @@ class Turn(NamedTuple):
     schedule: Schedule
     due: bool
     late: bool
+    left: float  # seconds until the stage has to have landed
     signum: int
