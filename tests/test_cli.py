@@ -152,7 +152,7 @@ def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None
     ("line", "expected"),
     [
         ("pocketvit pre", {"pretrain", "predict"}),
-        ("pocketvit fit digits --recipe lite-", {"lite-cifar10", "lite-cifar100"}),
+        ("pocketvit fit digits --recipe lite-", {"lite-cifar10", "lite-cifar10-cpu", "lite-cifar100"}),
         ("pocketvit fit digits --time-", {"--time-limit"}),
         ("pocketvit fit my", {"my_images/"}),
         ("pocketvit predict a.png --model runs/", {"runs/first"}),
@@ -198,7 +198,7 @@ def test_fit_prints_one_object_of_the_promised_keys(single: Fitted) -> None:
         "files": {"weights", "report", "config"},
     }
     assert set(result["pretrain"]["mae"]) == {
-        *("epochs", "steps", "planned_steps", "compiled", "seconds", "images_per_second"),
+        *("epochs", "steps", "planned_steps", "compiled", "seconds", "cpu_seconds", "images_per_second"),
         *("train_loss", "heldout_loss", "verdict"),
     }
     assert set(table) == {"labels_per_class", "arms", "pixels", "gains"}

@@ -128,11 +128,12 @@ def test_a_resumed_run_keeps_the_readings_and_the_time_of_the_first_part(tmp_pat
     whole = run(None)
     with pytest.raises(Killed):
         run(tmp_path, fails_at(11, kill))
-    before = read(tmp_path / NEWEST).notes["seconds"]
+    before, cpu_before = (read(tmp_path / NEWEST).notes[name] for name in ("seconds", "cpu_seconds"))
     resumed = run(tmp_path)
     assert [r["step"] for r in resumed.history] == [5, 10, 15]
     assert [r["weight"] for r in resumed.history] == [r["weight"] for r in whole.history]
     assert resumed.seconds > before > 0
+    assert resumed.cpu_seconds > cpu_before > 0
 
 
 @pytest.mark.parametrize("optimizer", CONFIGS)

@@ -32,6 +32,7 @@ class TrainResult:
     """What a stage did: the model to use (with averaged weights where there are some) and its readings.
 
     `steps` are fewer than those `planned` where it had to land early; `compiled` says whether torch.compile's were.
+    `seconds` leave readings out, `cpu_seconds`, of all cores and processes, do not; both go on over resumes.
     """
 
     model: nn.Module
@@ -40,6 +41,7 @@ class TrainResult:
     compiled: bool
     epochs: int
     seconds: float
+    cpu_seconds: float
     images_per_second: float
     train_loss: float
     history: list[dict[str, Any]]
@@ -52,6 +54,7 @@ class TrainResult:
             "planned_steps": self.planned,
             "compiled": self.compiled,
             "seconds": round(self.seconds, 1),
+            "cpu_seconds": round(self.cpu_seconds, 1),
         }
 
 
@@ -66,6 +69,7 @@ class Stage:
         self._log, self._tags, self._folder = log, tags, folder
         self._history: list[dict[str, Any]] = []
         self._seconds, self._began, self._said = 0.0, time.perf_counter(), step.schedule.steps
+        self._cpu_seconds, self._cpu_began = 0.0, time.process_time()
 
     def resume(self, compilation: str) -> int:
         """Take up what is in the folder, or begin; returns the steps that are done."""
@@ -86,6 +90,7 @@ class Stage:
         self.compiled = notes.get("compiled", choice[compilation])
         self._history, self.losses = notes.get("history", []), notes.get("losses", [])
         self._seconds, self._began = notes.get("seconds", 0.0), time.perf_counter()
+        self._cpu_seconds = notes.get("cpu_seconds", 0.0)
         self._log.rewind(self._tags, done)
         self._said = step.schedule.steps
         return done
@@ -99,6 +104,10 @@ class Stage:
     def elapsed(self) -> float:
         """Seconds of training, readings left out."""
         return self._seconds + time.perf_counter() - self._began
+
+    def cpu_seconds(self) -> float:
+        """Of all processes, which work in step, so that each has taken as many as this one."""
+        return self._cpu_seconds + (time.process_time() - self._cpu_began) * self.step.accelerator.num_processes
 
     def read(self, done: int) -> None:
         """Evaluate after `done` steps, and note it."""
@@ -143,6 +152,7 @@ class Stage:
         """The state after `done` steps, with all that resuming needs."""
         notes = {
             "seconds": self.elapsed(),
+            "cpu_seconds": self.cpu_seconds(),
             "history": self._history.copy(),
             "losses": self.losses.copy(),
             "compiled": self.compiled,
@@ -161,7 +171,10 @@ class Stage:
         loss = self._history[-1]["train_loss"] if self._history else float("nan")
         epochs = -(-done // step.batches.steps_per_epoch)
         planned = step.schedule.planned
-        return TrainResult(model, done, planned, bool(self.compiled), epochs, self._seconds, speed, loss, self._history)
+        return TrainResult(
+            model, done, planned, bool(self.compiled), epochs, self._seconds, self.cpu_seconds(), speed, loss,
+            self._history,
+        )  # fmt: skip
 
 
 class Checkpoints:
