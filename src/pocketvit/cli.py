@@ -78,12 +78,12 @@ def fit(args: list[str]) -> int:
     """images in; a tested classifier and a report out"""
     began = typed_at()
     given, settings = settings_given("fit", str(fit.__doc__), args, ARGUMENTS["fit"])
-    limits = {"time_limit": given["time_limit"], "elastic": not given["lengths_given"], "began": began}
+    more = {"init": given["init"], "time_limit": given["time_limit"], "elastic": not given["lengths_given"]}
     if not given["plan"]:
-        return _train("fit", given, settings, **limits)
+        return _train("fit", given, settings, **more, began=began)
     from pocketvit.verbs.train import plan
 
-    made = plan(given["source"], settings=settings, **limits)
+    made = plan(given["source"], settings=settings, **more, began=began)
     return _show(given, made.to_json(), "planned, and nothing trained: leave out --plan for that")
 
 

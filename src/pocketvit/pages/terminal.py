@@ -19,8 +19,7 @@ from pocketvit.data import mirrored_classes
 from pocketvit.model.costs import classifier_costs
 from pocketvit.pages import caveats, words
 from pocketvit.pages.sections import arranged, leaderboard
-from pocketvit.stages.arms import networks_of
-from pocketvit.stages.context import Context, StageName
+from pocketvit.stages.context import Context
 from pocketvit.stages.plan import Part, Plan, plan_arms
 from pocketvit.training.device import describe
 from pocketvit.training.memory import step_bytes
@@ -31,7 +30,7 @@ WIDTH = 100
 Json = dict[str, Any]
 
 
-def introduce(context: Context, stages: Sequence[StageName], doubts: bool) -> None:
+def introduce(context: Context, doubts: bool) -> None:
     """Say what is trained on, with what, and what a person should know of it; with `doubts`, also of the labels."""
     dataset, settings, say = context.dataset, context.settings, context.log.say
     splits = {"train": dataset.train, "val": dataset.val, "test": dataset.test}
@@ -51,9 +50,8 @@ def introduce(context: Context, stages: Sequence[StageName], doubts: bool) -> No
         lines += [finding.text for finding in found]
     for line in (*dataset.notes, *lines):
         say(_line("", line))
-    networks = networks_of(settings, compared=len(stages) > 1)
-    networks = tuple(dict.fromkeys(("vit", *networks))) if "pretrain" in stages else networks
-    for place, name in enumerate(networks):
+    networks = ("vit", *context.networks) if "pretrain" in context.stages else context.networks
+    for place, name in enumerate(dict.fromkeys(networks)):
         say(_line("" if place else "Model", " · ".join(_sizes(context, name))))
     on = describe(context.accelerator)
     cores = f", {os.cpu_count()} cores" if on["device"] == "cpu" else ""
@@ -106,9 +104,10 @@ def _in_short(plan: Plan) -> Iterator[str]:
 def _memory(context: Context, plan: Plan) -> float:
     """Bytes that the process will take at its peak, about."""
     bf16 = context.accelerator.mixed_precision != "no"
+    pretrained = [("pretrain", "vit")] if "pretrain" in context.stages else []
     of_steps = (
         sum(step_bytes(stage, context.dataset, context.settings, context.accelerator.device, bf16, network))
-        for stage, network in (("pretrain", "vit"), *(("finetune", arm.network) for arm in plan_arms(plan)))
+        for stage, network in (*pretrained, *(("finetune", arm.network) for arm in plan_arms(plan)))
     )
     return float(psutil.Process().memory_info().rss + max(of_steps))
 

@@ -18,8 +18,11 @@ Runs = dict[str, list[dict[str, Any]]]
 
 
 def pretrain_arms(context: Context, arms: Sequence[Arm]) -> dict[str, dict[str, Any]]:
-    """Pre-train where an arm needs it; results by objective. What is done is only read."""
-    objectives = [arm.objective for arm in arms if arm.objective]
+    """Pre-train where an arm needs it; results by objective. What is done is only read.
+
+    A run that starts from weights pre-trains nothing.
+    """
+    objectives = [arm.objective for arm in arms if arm.objective and context.init is None]
     return {name: pretrain_stage(context, name, context.folder.pretrained(name)) for name in objectives}
 
 
@@ -48,7 +51,7 @@ def _steps_of_pretrained(context: Context, per_class: int | None, seed: int) -> 
 
 def initial(context: Context, arm: Arm) -> Path | None:
     """The weights that an arm starts from; None for random ones."""
-    return context.folder.pretrained(arm.objective) if arm.objective else None
+    return (context.init or context.folder.pretrained(arm.objective)) if arm.objective else None
 
 
 def over_seeds(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -71,8 +71,11 @@ class Context:
     evidence: dict[str, Any]
     clock: Clock
     pause: float  # when to save and stop, on time.monotonic's clock
+    stages: tuple[StageName, ...]  # that train
+    networks: tuple[str, ...]  # kinds of those that are trained
     lock: Any = None  # on the folder, in the main process
     neighbours: Neighbours | None = None  # of the train images; graphs of them are made once
+    init: Path | None = None  # weights that the run starts from, in place of pre-training
     plan: Plan = Plan()  # noqa: RUF009  # frozen
     read: dict[tuple[Path, str], NDArray[np.float32]] = field(default_factory=dict)  # features, by encoder and split
 
@@ -114,7 +117,8 @@ class Context:
         """
         began = time.monotonic() if began is None else began
         pause = math.inf if pause_after is None else began + seconds_of(pause_after)
-        stages: list[StageName] = [stage for stage in ("pretrain", "finetune") if verb in (stage, "fit")]
+        every: tuple[StageName, ...] = ("pretrain", "finetune")
+        stages = tuple(stage for stage in every if verb in (stage, "fit") and not (stage == "pretrain" and init))
         for stage in stages:
             optimizer_class(getattr(settings, stage).optimizer, f"--{stage}.optimizer")
         accelerator = make_accelerator(settings.device, settings.precision, settings.deterministic)
@@ -122,7 +126,8 @@ class Context:
         with accelerator.local_main_process_first():
             dataset = _load(data, settings, need_labels, init)
         dataset, settings = _with_patch(dataset, settings)
-        _check_networks(dataset, settings, accelerator, stages, init)
+        networks = networks_of(settings, compared=verb == "fit")
+        _check_networks(dataset, settings, accelerator, stages, networks, init)
         if need_labels:
             for per_class in settings.data.label_budgets:
                 labelled_indices(dataset, settings, per_class, settings.seed)
@@ -145,8 +150,9 @@ class Context:
         log = RunLog(folder.root, settings.tensorboard, quiet, clock.tick) if main else RunLog(quiet=True)
         lock = hold(folder.root) if main else None
         return cls(
-            settings, dataset, accelerator, log, folder, evidence(verb, resume), clock, pause, lock, Neighbours(dataset)
-        )
+            settings, dataset, accelerator, log, folder, evidence(verb, resume), clock, pause, stages, networks, lock,
+            Neighbours(dataset), init,
+        )  # fmt: skip
 
     def planned(self, plan: Plan) -> Context:
         """The same by a plan, with its seeds, arms and lengths."""
@@ -306,13 +312,17 @@ def _with_patch(dataset: Dataset, settings: Settings) -> tuple[Dataset, Settings
 
 
 def _check_networks(
-    dataset: Dataset, settings: Settings, accelerator: Accelerator, stages: list[StageName], init: Path | None
+    dataset: Dataset,
+    settings: Settings,
+    accelerator: Accelerator,
+    stages: Sequence[StageName],
+    networks: Sequence[str],
+    init: Path | None,
 ) -> None:
     """Raise UserError for networks that cannot be, would not fit into memory, or are not those of `init`."""
     with torch.device("meta"):
         for objective in PRETRAINING.values():
             objective.build(settings, dataset.shape)
-    networks = networks_of(settings, compared=len(stages) > 1)
     for stage in stages:
         for network in networks if stage == "finetune" else ("vit",):
             check_memory(stage, dataset, settings, accelerator, network)

@@ -138,7 +138,7 @@ class Outlay:
     """What the stages of a comparison cost on this machine.
 
     Args:
-        pretrain: of an objective.
+        pretrain: of an objective; None where the run starts from weights.
         finetune: of one fine-tuning, by kind of network and label budget.
         probe: seconds of one encoder.
         probed: images of each split that it reads at most; None for all.
@@ -148,7 +148,7 @@ class Outlay:
         report: seconds.
     """
 
-    pretrain: Length
+    pretrain: Length | None
     finetune: dict[str, dict[int | None, Length]]
     probe: float
     probed: int | None
@@ -166,7 +166,7 @@ class Outlay:
         found = [Part(f"pixels-{b or 'all'}", f"raw pixels{words[b]}", read * t) for b, t in self.pixels.items()]
         pre = self.pretrain
         for arm in arms:
-            if arm.objective:
+            if arm.objective and pre:
                 seconds = pre.seconds(factor)
                 title = f"pre-training ({arm.title})"
                 found.append(Part(f"pretrain-{arm.objective}", title, seconds, pre.tail, True, pre.cut(factor)))
@@ -197,7 +197,7 @@ class Way:
         """Whether nothing more has to give way."""
         lengths = [length for arm in self.arms for length in outlay.finetune[arm.network].values()]
         first = sum(length.seconds(self.factor) for length in lengths)
-        first += outlay.pretrain.seconds(self.factor)
+        first += outlay.pretrain.seconds(self.factor) if outlay.pretrain else 0.0
         return self.factor >= 1 or (self.factor >= ENOUGH and (first >= FIRST * limit or len(self.seeds) == 1))
 
 

@@ -74,7 +74,8 @@ def _write(
         **results,
         "files": {"weights": str(folder.weights), "report": str(folder.report), "config": str(folder.config)},
         "details": {
-            **context.evidence, "recipe": s.recipe, "seconds": round(context.clock.seconds, 1),
+            **context.evidence, "recipe": s.recipe, "init": context.init and context.init.stem,
+            "seconds": round(context.clock.seconds, 1),
             **describe(context.accelerator), "notes": list(d.notes), "label_fraction": s.data.label_fraction,
             **details, "evaluation": evaluation,
         },

@@ -46,7 +46,7 @@ def outlay(context: Context, arms: Sequence[Arm], limit: float | None) -> Outlay
     budgets = settings.data.label_budgets
     labelled = {budget: context.labelled(budget, settings.seed) for budget in budgets}
     largest = labelled[settings.data.largest_budget]
-    pretrain, graph = pretraining(dataset, settings, accelerator), context.neighbours
+    pretrain, graph = None if context.init else pretraining(dataset, settings, accelerator), context.neighbours
     networks = dict.fromkeys(arm.network for arm in arms)
 
     def beside(some: np.ndarray) -> bool:
@@ -60,7 +60,7 @@ def outlay(context: Context, arms: Sequence[Arm], limit: float | None) -> Outlay
         for others, some in {beside(some): some for some in sorted(labelled.values(), key=len)}.items()
         for name in networks
     }
-    stages = (pretrain, *finetune.values())
+    stages = (*([pretrain] if pretrain else []), *finetune.values())
     paces, forward = {step: _seconds_a_step(step) for step in stages}, _seconds_an_image(context, "vit")
     forwards = {name: forward if name == "vit" else _seconds_an_image(context, name) for name in networks}
     # Once more, and the better of the two: what else ran on the machine for a moment says nothing of the rest. Slow
@@ -74,9 +74,11 @@ def outlay(context: Context, arms: Sequence[Arm], limit: float | None) -> Outlay
         return Length(count, paces[step] + (readings + extra) / count, tail + forward * images + LOADING_SECONDS)
 
     train, val, test = (len(dataset.labelled(name)[1]) for name in ("train", "val", "test"))
-    neighbours = forward * (min(train, KNN_IMAGES) + val)
-    every = settings.pretrain.knn_every * pretrain.batches.steps_per_epoch
-    count = pretrain.schedule.planned
+    before = None
+    if pretrain:
+        neighbours = forward * (min(train, KNN_IMAGES) + val)
+        every, count = settings.pretrain.knn_every * pretrain.batches.steps_per_epoch, pretrain.schedule.planned
+        before = length(pretrain, count, forward, neighbours, neighbours * (count // every) if every else 0.0)
     seen = len(views(dataset.train.images[:1], settings.data.symmetry))
     tested = seen * test + min(val, len(largest))
     probed = _probed(context, forward, limit)
@@ -85,7 +87,7 @@ def outlay(context: Context, arms: Sequence[Arm], limit: float | None) -> Outlay
     # Plain and whitened.
     fits = sum(2 * _probe_fit(context, some[: read["labelled"]]) for some in labelled.values())
     found = Outlay(
-        pretrain=length(pretrain, count, forward, neighbours, neighbours * (count // every) if every else 0.0),
+        pretrain=before,
         finetune={
             name: {
                 budget: length(

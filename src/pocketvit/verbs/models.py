@@ -37,6 +37,14 @@ def mae_path_of(model: Model) -> Path:
     return path / MAE_WEIGHTS if (path / MAE_WEIGHTS).is_file() else path
 
 
+def init_of(model: Model | None) -> Path | None:
+    """What a training starts from, looked at before the images are decoded; None for random init."""
+    if model is None:
+        return None
+    weights.encoder_state(path_of(model))
+    return path_of(model)
+
+
 def classifier_of(model: Model) -> tuple[Network, WeightsMeta]:
     module, meta = weights.load(path_of(model))
     if not isinstance(module, Network):

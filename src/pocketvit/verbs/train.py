@@ -9,12 +9,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from pocketvit.config import Settings, model_path, resolve, seconds_of
+from pocketvit.config import Settings, resolve, seconds_of
 from pocketvit.data import Arrays, Spec
 from pocketvit.data.sources import find
 from pocketvit.errors import UserError
 from pocketvit.files import read_json, write_whole
-from pocketvit.model import weights
 from pocketvit.pages import words
 from pocketvit.pages.page import write_report
 from pocketvit.pages.terminal import introduce, place_line, plan_lines
@@ -33,6 +32,7 @@ from pocketvit.stages.results import plan_and_truth, write_results
 from pocketvit.stages.speeds import outlay
 from pocketvit.training.device import from_main
 from pocketvit.verbs.asked import Data, asked, settings_for, spec_of
+from pocketvit.verbs.models import init_of
 from pocketvit.verbs.runs import Run
 
 HALF_AN_HOUR = 1800.0
@@ -41,6 +41,7 @@ HALF_AN_HOUR = 1800.0
 def fit(
     data: Data = "digits",
     *,
+    init: Run | str | Path | None = None,
     recipe: str | None = None,
     config: str | Path | None = None,
     out: str | Path | None = None,
@@ -62,6 +63,7 @@ def fit(
     the one from MAE. Arguments and errors as for `pretrain`; `epochs`, `batch_size` and `lr` mean pre-training here.
 
     Args:
+        init: a run, a weights file or a shipped model's name, whose encoder takes the place of pre-training here.
         time_limit: seconds, or as "10m", by which all is over, counted from `began`: lengths are chosen to fill it, and
             a stage that runs late lands. Where it is short, seeds give way first, then arms from scratch, then
             lengths. A run that is resumed keeps its own.
@@ -77,9 +79,9 @@ def fit(
     limit = None if time_limit is None else seconds_of(time_limit)
     context = Context.open(
         "fit", data, settings, out=out, overwrite=overwrite, resume=resume, pause_after=pause_after, need_labels=True,
-        began=began, quiet=quiet,
+        init=init_of(init), began=began, quiet=quiet,
     )  # fmt: skip
-    introduce(context, ["pretrain", "finetune"], doubts=not resume)
+    introduce(context, doubts=not resume)
     _note_call(context, "fit", data, time_limit=time_limit, elastic=elastic)
     context = _planned(context, limit, elastic, resume)
     _begin(context)
@@ -89,6 +91,7 @@ def fit(
 def plan(
     data: Data = "digits",
     *,
+    init: Run | str | Path | None = None,
     recipe: str | None = None,
     config: str | Path | None = None,
     time_limit: str | float | None = None,
@@ -107,9 +110,9 @@ def plan(
     with TemporaryDirectory() as folder:
         context = Context.open(
             "fit", data, settings, out=Path(folder) / "run", overwrite=False, resume=False, pause_after=None,
-            need_labels=True, began=began,
+            need_labels=True, init=init_of(init), began=began,
         )  # fmt: skip
-        introduce(context, ["pretrain", "finetune"], doubts=True)
+        introduce(context, doubts=True)
         return _planned(context, limit, elastic, resume=False).plan
 
 
@@ -125,6 +128,8 @@ def _planned(context: Context, limit: float | None, elastic: bool, resume: bool)
         return context.planned(made)
     try:
         arms = arms_of(context.settings)
+        if context.init and not any(arm.objective for arm in arms):
+            raise UserError(f"--arms {context.settings.arms}: none starts from --init: add mae, or leave --init out")
         costs, spent = outlay(context, arms, limit), from_main(context.accelerator, context.clock.seconds)
         within = HALF_AN_HOUR if elastic and context.accelerator.device.type == "cpu" else None
         made = make_plan(costs, arms, context.seeds(), spent, finetune_key, limit=limit, within=within)
@@ -143,7 +148,7 @@ def complete(context: Context, arms: Sequence[Arm]) -> Run:
     folder, data = context.folder, context.settings.data
     baselines = {per_class: pixels_stage(context, per_class) for per_class in data.label_budgets}
     found = pretrain_arms(context, arms)
-    pretrained = {arm.name: folder.pretrained(arm.objective) for arm in arms if arm.objective}
+    pretrained = {arm.name: file for arm in arms if (file := initial(context, arm))}
     probed = probe_stage(context, pretrained)
     doubts = labels_stage(context, next(iter(pretrained.values()), None))
     finetuned = finetune_arms(context, arms)
@@ -202,7 +207,7 @@ def pretrain(
         "pretrain", data, settings,
         out=out, overwrite=overwrite, resume=resume, pause_after=pause_after, need_labels=False,
     )  # fmt: skip
-    introduce(context, ["pretrain"], doubts=False)
+    introduce(context, doubts=False)
     _note_call(context, "pretrain", data)
     _begin(context)
     arms, folder = arms_named(["mae"]), context.folder
@@ -232,16 +237,14 @@ def finetune(
     """
     data = spec_of(data)
     settings = settings or settings_for(data, recipe, config, overrides, "finetune")
-    source = init.path if isinstance(init, Run) else model_path(init) if init else None
-    if source is not None:
-        weights.encoder_state(source)  # before the data are decoded
+    source = init_of(init)
     arm = _arm(settings, source)
     context = Context.open(
         "finetune", data, settings, out=out, overwrite=overwrite, resume=resume, pause_after=pause_after,
         need_labels=True, init=source,
     )  # fmt: skip
-    introduce(context, ["finetune"], doubts=not resume)
-    _note_call(context, "finetune", data, init=source and str(source.resolve()))
+    introduce(context, doubts=not resume)
+    _note_call(context, "finetune", data)
     _begin(context)
     tables, every = [], []
     for per_class in settings.data.label_budgets:
@@ -289,6 +292,8 @@ def _note_call(context: Context, verb: str, data: Spec, **more: Any) -> None:
     place, file = find(data), context.folder.call
     if isinstance(data, Arrays):  # which nobody will have kept
         return
+    if context.init is not None:
+        more["init"] = str(context.init.resolve())
     call = {"verb": verb, "data": data if place is None else str(place.resolve()), **more}
     context.on_main(lambda: None if file.exists() else write_whole(file, json.dumps(call, indent=1) + "\n"))
 
