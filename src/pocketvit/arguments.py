@@ -51,7 +51,7 @@ PURPOSES = {
 }
 # Of the verbs that take settings, what they take beside.
 ARGUMENTS: dict[str, Arguments] = {
-    "fit": {"source": DATA, "init": (str, None, "run or weights to start from, not pre-training"), **OUT, **FIT},
+    "fit": {"source": DATA, "init": (str, None, "run or weights to start from, without pre-training"), **OUT, **FIT},
     "pretrain": {"source": DATA, **OUT},
     "finetune": {"source": DATA, "init": (str, None, f"{MODEL[2]} to start from; default: random"), **OUT},
     "probe": {"source": DATA, "weights": WEIGHTS},
