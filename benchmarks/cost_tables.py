@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from writing import Json, markdown, plain, when
 
 from pocketvit.config import PRESETS
@@ -11,16 +9,19 @@ from pocketvit.model.devices import DEVICES, VALUE_BYTES
 from pocketvit.pages import words
 from pocketvit.pages.speed import HEADS, by_case, case_title, cells, conditions, fitting_ms, row_title
 
+# Preset, and the images that it is meant for: (size, channels).
+BUDGETS = {"paper": (36, 3), "lite": (32, 3), "tiny": (32, 3), "digits": (8, 1)}
 
-def budget_table(presets: Mapping[str, tuple[int, int]]) -> str:
-    """What each preset costs at its (size, channels); counted, not measured."""
+
+def budget_table() -> str:
+    """What each preset costs at its size and channels; counted, not measured."""
     import pocketvit as pv
 
     head = [
         "preset", "image", "tokens", "parameters", "MACs", "MACs without attention", "MACs of pre-training, forward",
     ]  # fmt: skip
     rows = []
-    for preset, (size, channels) in presets.items():
+    for preset, (size, channels) in BUDGETS.items():
         cost = pv.budget(preset=preset, size=size, channels=channels)
         tokens = 1 + (size // int(PRESETS[preset]["patch"])) ** 2
         counts = (cost["params"], cost["macs"], cost["macs_without_attention"], cost["pretrain_macs"])
@@ -29,13 +30,13 @@ def budget_table(presets: Mapping[str, tuple[int, int]]) -> str:
     return plain(markdown(head, rows) + "\n")
 
 
-def devices_table(presets: Mapping[str, tuple[int, int]]) -> str:
-    """What each preset takes at its (size, channels), in int8 and float32; counted, not measured."""
+def devices_table() -> str:
+    """What each preset takes at its size and channels, in int8 and float32; counted, not measured."""
     import pocketvit as pv
 
     head = ["preset", "weights, MB", "peak activations, kB", *(f"{device.core}, ms" for device in DEVICES)]
     rows = []
-    for preset, (size, channels) in presets.items():
+    for preset, (size, channels) in BUDGETS.items():
         found = pv.budget(preset=preset, size=size, channels=channels)["devices"]
         first = [one for one in found if one["part"] == DEVICES[0].part]
         cells = [

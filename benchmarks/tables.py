@@ -15,13 +15,11 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import statistics
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 from bench_tables import (
-    STAGES,
     equal_time_table,
     labels_table,
     plans_table,
@@ -29,22 +27,16 @@ from bench_tables import (
     throughput_table,
     trials_table,
 )
+from cifar_table import cifar_table
 from cost_tables import bench_table, budget_table, devices_table
-from writing import Json, device, markdown, minutes, plain, when
+from writing import BadEvidence, Json, device, markdown, minutes, plain, when
 
 from pocketvit.pages import words
 from pocketvit.run.summary import updated
 
 REPO = Path(__file__).resolve().parents[1]
 BLOCK = re.compile(r"(<!-- table:(?P<name>[\w.-]+) -->\n)(?P<body>.*?)(<!-- /table -->)", re.DOTALL)
-PUBLISHED = REPO / "benchmarks" / "published.json"
 MISSING = "*not measured yet*\n"
-# Preset, and the images that it is meant for: (size, channels).
-BUDGETS = {"paper": (36, 3), "lite": (32, 3), "tiny": (32, 3), "digits": (8, 1)}
-
-
-class BadEvidence(Exception):
-    """A results file that no table can be made of, or a table without an end; the message names it."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -80,9 +72,9 @@ def filled(text: str, results: Path) -> str:
 def table(name: str, results: Path) -> str:
     """The body of one table, ending in a newline; raises BadEvidence."""
     if name == "budget":
-        return budget_table(BUDGETS)
+        return budget_table()
     if name == "devices":
-        return devices_table(BUDGETS)
+        return devices_table()
     if name == "cifar":
         return cifar_table(results)
     file = results / f"{name}.json"
@@ -163,137 +155,6 @@ def _probes(probe: Json) -> str:
     first = next(iter(probe))
     probed = [f"{words.percent(probe[first][k])} ({words.percent(probe['random'][k])})" for k in ("knn", "linear")]
     return f"Frozen pre-trained encoder (random init in brackets): kNN {probed[0]}, linear probe {probed[1]}"
-
-
-NOT_MEASURED = "not measured"
-CIFAR = ("cifar10", "cifar100")
-Z95 = 1.959964  # of a normal distribution, two-sided
-UNTRAINED = "random init, equal steps"
-# What is read from a run, by the words of the row; several in a row stand side by side. None: not one of its arms.
-READINGS: dict[str, tuple[Callable[[Json], float | None], ...]] = {
-    "MAE, then fine-tuned": (lambda run: _last(run)["arms"].get("mae", {}).get("accuracy"),),
-    UNTRAINED: (lambda run: _last(run)["arms"].get("random", {}).get("accuracy"),),
-    "frozen after pre-training: kNN; linear probe": (
-        lambda run: run["probe"].get("mae", {}).get("knn"),
-        lambda run: run["probe"].get("mae", {}).get("linear"),
-    ),
-}
-
-
-def cifar_table(results: Path) -> str:
-    """The recipes `paper` and `lite` on CIFAR-10 and CIFAR-100 over their seeds, then what others publish."""
-    import pocketvit as pv
-
-    lines = [
-        "| model | parameters | MACs | epochs | CIFAR-10, % | CIFAR-100, % | time | source |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    origins = []
-    for preset in ("paper", "lite"):
-        cost = pv.budget(preset=preset, size=BUDGETS[preset][0])
-        macs = f"{words.amount(cost['macs'])}; {words.amount(cost['macs_without_attention'])} without attention"
-        found = {data: _runs(results, f"{preset}-{data}") for data in CIFAR}
-        for row, readings in READINGS.items():
-            first = row == next(iter(READINGS))
-            cells = [
-                f"**`{preset}`**, {row}",
-                words.amount(cost["params"]) if first else "",
-                macs if first else "",
-                _both(found, _epochs) if first else "",
-                *(_over_seeds(found[data], readings) + _shortfall(found[data], row) for data in CIFAR),
-                _both(found, _time) if first else "",
-                "ours" if first else "",
-            ]
-            lines.append(f"| {' | '.join(cells)} |")
-        origins += [_origin_of_seeds(runs) for runs in found.values() if runs]
-    for peer in json.loads(PUBLISHED.read_text(encoding="utf-8")):
-        macs = f"{peer['macs']} as published" if "macs" in peer else ""
-        cells = [peer["model"], peer.get("params", ""), macs, *(peer.get(k, "") for k in ("epochs", *CIFAR, "time"))]
-        lines.append(f"| {' | '.join(cells)} | [{peer['source']}]({peer['url']}) |")
-    return plain("\n".join([*lines, "", *(f"<sub>{origin}</sub>\n" for origin in origins)]).rstrip("\n") + "\n")
-
-
-def _runs(results: Path, recipe: str) -> list[Json]:
-    """The evidence for a recipe as it stands, by seed, from the device that has most of them; raises BadEvidence."""
-    by_device: dict[str, list[Json]] = {}
-    for file in sorted(results.glob(f"{recipe}-*.json")):
-        try:
-            run = updated(json.loads(file.read_text(encoding="utf-8")), file.name)
-            about = run["reproduction"]
-            if about["recipe"] == recipe and not about["changes"]:
-                by_device.setdefault(run["details"]["device"], []).append(run)
-        except (ValueError, KeyError, TypeError) as error:
-            raise BadEvidence(f"results/{file.name} is not what benchmarks/reproduce.py writes ({error!r})") from error
-    runs = max(by_device.values(), key=len, default=[])
-    return sorted(runs, key=lambda run: int(run["reproduction"]["seed"]))
-
-
-def _last(run: Json) -> Json:
-    entry: Json = run["finetune"][-1]
-    return entry
-
-
-def _over_seeds(runs: list[Json], readings: tuple[Callable[[Json], float | None], ...]) -> str:
-    """Mean and standard deviation of each reading in percent, or one run's with the test images' interval."""
-    cells = []
-    for reading in readings:
-        found = [(value, run["dataset"]["test"]) for run in runs if (value := reading(run)) is not None]
-        if not found:
-            continue
-        values = [100 * value for value, _ in found]
-        if len(found) > 1:
-            cells.append(f"{statistics.fmean(values):.2f} ± {statistics.stdev(values):.2f}")
-        else:
-            low, high = _interval(*found[0])
-            cells.append(f"{values[0]:.2f} (one run; {100 * low:.1f}–{100 * high:.1f})")
-    return "; ".join(cells) or NOT_MEASURED
-
-
-def _shortfall(runs: list[Json], row: str) -> str:
-    """Said of random init where it had fewer steps than the arm from MAE, as a quarter of an hour may leave it."""
-    steps = [{run["init"]: run["steps"] for run in one["details"]["runs"]} for one in runs]
-    shares = [of["random"] / of["mae"] for of in steps if {"random", "mae"} <= of.keys()]
-    if row != UNTRAINED or not shares or min(shares) >= 1:
-        return ""
-    return f"; after {100 * min(shares):.0f} % of the steps"
-
-
-def _interval(share: float, images: int) -> tuple[float, float]:
-    """95 % interval of a share of `images` that were drawn at random (Wilson 1927)."""
-    middle = (share + Z95**2 / (2 * images)) / (1 + Z95**2 / images)
-    half = Z95 / (1 + Z95**2 / images) * (share * (1 - share) / images + Z95**2 / (4 * images**2)) ** 0.5
-    return middle - half, middle + half
-
-
-def _both(found: Mapping[str, list[Json]], say: Callable[[list[Json]], str]) -> str:
-    """What is to be said of CIFAR-10 and of CIFAR-100, once where it is the same."""
-    return "; ".join(dict.fromkeys(say(found[data]) for data in CIFAR))
-
-
-def _epochs(runs: list[Json]) -> str:
-    counts = dict.fromkeys(
-        " + ".join(str(run["reproduction"][s]["epochs"]) for s in STAGES if s in run["reproduction"]) for run in runs
-    )
-    return ", ".join(counts) or NOT_MEASURED
-
-
-def _time(runs: list[Json]) -> str:
-    return minutes(statistics.fmean(run["details"]["seconds"] for run in runs)) if runs else NOT_MEASURED
-
-
-def _origin_of_seeds(runs: list[Json]) -> str:
-    """What produced a recipe's figures."""
-    first, calls = runs[0]["details"], [call for run in runs for call in run["reproduction"]["calls"]]
-    commits = ", ".join(dict.fromkeys((call["commit"] or "unknown")[:7] for call in calls))
-    commands = ", ".join(dict.fromkeys(f"`{call['command']}`" for call in runs[0]["reproduction"]["calls"]))
-    seeds = ", ".join(str(run["reproduction"]["seed"]) for run in runs)
-    data = runs[0]["dataset"]
-    mirrored = statistics.fmean(100 * run["reproduction"]["mirrored_accuracy"] for run in runs)
-    return (
-        f"{commands}: {data['train']:,} train and {data['test']:,} test images; {first['device']}, "
-        f"{first['precision']}; {'seeds' if len(runs) > 1 else 'seed'} {seeds}; commit {commits}; "
-        f"{first['date'][:10]}. Images averaged with their mirror images at test: {mirrored:.2f} %."
-    )
 
 
 if __name__ == "__main__":

@@ -10,6 +10,10 @@ from pocketvit.pages import words
 Json = Mapping[str, Any]
 
 
+class BadEvidence(Exception):
+    """A results file that no table can be made of, or a table without an end; the message names it."""
+
+
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table without a last newline; nothing where there are no rows."""
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head), *(f"| {' | '.join(row)} |" for row in rows)]

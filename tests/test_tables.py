@@ -264,10 +264,11 @@ def test_an_arm_of_fewer_steps_says_so(tables: ModuleType, root: Path) -> None:
 
 def test_the_interval_of_one_run_is_that_of_its_test_images(tables: ModuleType) -> None:
     """Against the exact interval of Clopper and Pearson, which is a little wider."""
+    from cifar_table import interval
     from scipy.stats import beta
 
     for right, images in ((955, 1000), (9550, 10_000), (50, 100)):
-        low, high = tables._interval(right / images, images)
+        low, high = interval(right / images, images)
         exact = beta.ppf(0.025, right, images - right + 1), beta.ppf(0.975, right + 1, images - right)
         assert exact[0] <= low < right / images < high <= exact[1]
         assert high - low > 0.9 * (exact[1] - exact[0])
