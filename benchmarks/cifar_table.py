@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from bench_tables import STAGES
 from cost_tables import BUDGETS
@@ -16,18 +18,36 @@ from pocketvit.run.summary import updated
 
 PUBLISHED = Path(__file__).with_name("published.json")
 NOT_MEASURED = "not measured"
+# Our recipes, by what their rows are called: preset, and what their names end in after that of the data.
+OURS = {"`paper`": ("paper", ""), "`lite`": ("lite", ""), "`lite` on two CPU cores": ("lite", "-cpu")}
 CIFAR = ("cifar10", "cifar100")
 Z95 = 1.959964  # of a normal distribution, two-sided
 UNTRAINED = "random init, equal steps"
-# What is read from a run, by the words of the row; several in a row stand side by side. None: not one of its arms.
-READINGS: dict[str, tuple[Callable[[Json], float | None], ...]] = {
-    "MAE, then fine-tuned": (lambda run: _last(run)["arms"].get("mae", {}).get("accuracy"),),
-    UNTRAINED: (lambda run: _last(run)["arms"].get("random", {}).get("accuracy"),),
-    "frozen after pre-training: kNN; linear probe": (
-        lambda run: run["probe"].get("mae", {}).get("knn"),
-        lambda run: run["probe"].get("mae", {}).get("linear"),
+
+
+class Row(NamedTuple):
+    """What a row says of a recipe's runs.
+
+    Args:
+        readings: of a run, side by side; None for what it has not read.
+        stages: that they rest on: an objective's name, or "finetune-" and an arm's.
+    """
+
+    readings: tuple[Callable[[Json], float | None], ...]
+    stages: tuple[str, ...]
+
+
+ROWS = {
+    "MAE, then fine-tuned": Row(
+        (lambda run: _last(run)["arms"].get("mae", {}).get("accuracy"),), ("mae", "finetune-mae")
+    ),
+    UNTRAINED: Row((lambda run: _last(run)["arms"].get("random", {}).get("accuracy"),), ("finetune-random",)),
+    "frozen after pre-training: kNN; linear probe": Row(
+        (lambda run: run["probe"].get("mae", {}).get("knn"), lambda run: run["probe"].get("mae", {}).get("linear")),
+        ("mae",),
     ),
 }
+FIRST = next(iter(ROWS))  # has what is true of all of them
 
 
 def cifar_table(results: Path) -> str:
@@ -39,20 +59,17 @@ def cifar_table(results: Path) -> str:
         "|---|---|---|---|---|---|---|---|",
     ]
     origins = []
-    for preset in ("paper", "lite"):
+    for title, (preset, ending) in OURS.items():
         cost = pv.budget(preset=preset, size=BUDGETS[preset][0])
         macs = f"{words.amount(cost['macs'])}; {words.amount(cost['macs_without_attention'])} without attention"
-        found = {data: _runs(results, f"{preset}-{data}") for data in CIFAR}
-        for row, readings in READINGS.items():
-            first = row == next(iter(READINGS))
+        found = {data: _runs(results, f"{preset}-{data}{ending}") for data in CIFAR}
+        for name, row in ROWS.items():
             cells = [
-                f"**`{preset}`**, {row}",
-                words.amount(cost["params"]) if first else "",
-                macs if first else "",
-                _both(found, _epochs) if first else "",
-                *(_over_seeds(found[data], readings) + _shortfall(found[data], row) for data in CIFAR),
-                _both(found, _time) if first else "",
-                "ours" if first else "",
+                f"**{title}**, {name}",
+                *((words.amount(cost["params"]), macs, _both(found, _epochs)) if name == FIRST else ("", "", "")),
+                *(_over_seeds(found[data], row.readings) + _shortfall(found[data], name) for data in CIFAR),
+                _both(found, partial(_time, name=name)),
+                "ours" if name == FIRST else "",
             ]
             lines.append(f"| {' | '.join(cells)} |")
         origins += [_origin_of_seeds(runs) for runs in found.values() if runs]
@@ -117,7 +134,7 @@ def interval(share: float, images: int) -> tuple[float, float]:
 
 def _both(found: Mapping[str, list[Json]], say: Callable[[list[Json]], str]) -> str:
     """What is to be said of CIFAR-10 and of CIFAR-100, once where it is the same."""
-    return "; ".join(dict.fromkeys(say(found[data]) for data in CIFAR))
+    return "; ".join(dict.fromkeys(said for data in CIFAR if (said := say(found[data]))))
 
 
 def _epochs(runs: list[Json]) -> str:
@@ -127,8 +144,17 @@ def _epochs(runs: list[Json]) -> str:
     return ", ".join(counts) or NOT_MEASURED
 
 
-def _time(runs: list[Json]) -> str:
-    return minutes(statistics.fmean(run["details"]["seconds"] for run in runs)) if runs else NOT_MEASURED
+def _time(runs: list[Json], name: str) -> str:
+    """Of a row: minutes in the first for all of them; or, on a CPU, core-hours of each, one stage after the other."""
+    if not runs or runs[0]["details"]["device"] != "cpu":
+        every = minutes(statistics.fmean(run["details"]["seconds"] for run in runs)) if runs else NOT_MEASURED
+        return every if name == FIRST else ""
+    spent = [run["pretrain"] | {f"finetune-{one['init']}": one for one in run["details"]["runs"]} for run in runs]
+    stages = ROWS[name].stages
+    if not all(stage in one for one in spent for stage in stages):
+        return ""
+    hours = (statistics.fmean(one[stage]["cpu_seconds"] for one in spent) / 3600 for stage in stages)
+    return " + ".join(f"{value:.1f}" for value in hours) + " core-hours"
 
 
 def _origin_of_seeds(runs: list[Json]) -> str:

@@ -217,7 +217,7 @@ def in_short(folder: Path) -> Json:
         **{
             f"{stage}_utilisation": round(pace[stage]["step"]["utilisation"], 4)
             for stage in stages
-            if "utilisation" in pace[stage]["step"]
+            if "utilisation" in pace[stage].get("step", {})
         },
     }
 

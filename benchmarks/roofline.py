@@ -62,8 +62,9 @@ def speed(
         found[stage] = {
             "epochs": done["epochs"], "batch_size": batch, "images_per_second": rate,
             "seconds_per_epoch": images // batch * batch / rate,
-            "step": ceilings.roofline(**step) if ceilings else step,
         }  # fmt: skip
+        if stage == "pretrain" or settings.finetune.patch_phases == ((1.0, 1.0),):  # else steps are of several kinds
+            found[stage]["step"] = ceilings.roofline(**step) if ceilings else step
     return found
 
 

@@ -199,7 +199,7 @@ def cifar_rows(tables: ModuleType, results: Path) -> list[list[str]]:
 
 def test_without_evidence_our_rows_are_not_measured(tables: ModuleType, root: Path) -> None:
     rows = cifar_rows(tables, root / "results")
-    assert len(rows) == 6
+    assert len(rows) == 9
     assert all(row[4:6] == ["not measured"] * 2 for row in rows)
     assert rows[0][1:3] == ["3.60 M", "611 M; 257 M without attention"]
 
@@ -260,6 +260,23 @@ def test_an_arm_of_fewer_steps_says_so(tables: ModuleType, root: Path) -> None:
     text = tables.table("cifar", root / "results")
     assert "--seed 0`, `joined`: " in text
     assert "commit 6ce6312, abcdef0;" in text
+
+
+def test_rows_of_a_cpu_have_their_cost_in_core_hours(tables: ModuleType, root: Path) -> None:
+    run = reproduced(0, 0.95, "lite-cifar10-cpu")
+    run["details"] = run["details"] | {"device": "cpu"}
+    run["pretrain"] = run["pretrain"] | {"cpu_seconds": 14_040.0}
+    for one, seconds in zip(run["details"]["runs"], (7200.0, 5400.0), strict=True):
+        one["cpu_seconds"] = seconds
+    (root / "results" / "lite-cifar10-cpu-cpu-0.json").write_text(json.dumps(run))
+    rows = {row[0]: row for row in cifar_rows(tables, root / "results")}
+    own = "**`lite` on two CPU cores**"
+    assert rows[f"{own}, MAE, then fine-tuned"][3:7] == [
+        "800 + 100; not measured", "95.00 (one run; 92.2–96.8)", "not measured",
+        "3.9 + 2.0 core-hours; not measured",
+    ]  # fmt: skip
+    assert rows[f"{own}, random init, equal steps"][6] == "1.5 core-hours"
+    assert rows["**`lite`**, MAE, then fine-tuned"][4] == "not measured"
 
 
 def test_the_interval_of_one_run_is_that_of_its_test_images(tables: ModuleType) -> None:
