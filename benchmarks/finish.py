@@ -184,8 +184,8 @@ def publish(folder: Path, job: Json, stem: str, out: Path | None) -> None:
 
 def mae_card(stem: str, summary: Json) -> str:
     """What the pre-trained weights are."""
-    details, data, found, probe = (summary[key] for key in ("details", "dataset", "pretrain", "probe"))
-    found = found["mae"]
+    data, found, probe = summary["dataset"], summary["pretrain"]["mae"], summary["probe"]
+    call = summary["reproduction"]["calls"][0]  # other arms may have joined later
     return f"""# {stem}{MAE_SUFFIX}
 
 The masked autoencoder that `{stem}` was fine-tuned from, encoder and decoder, stored in float16: for `--init`.
@@ -196,9 +196,9 @@ The masked autoencoder that `{stem}` was fine-tuned from, encoder and decoder, s
 | loss | {found["train_loss"]:.4f}; on {data["val"]:,} held-out images {found["heldout_loss"]:.4f} |
 | frozen, all labels, {data["test"]:,} test images | kNN {100 * probe["mae"]["knn"]:.2f} %, linear probe \
 {100 * probe["mae"]["linear"]:.2f} % |
-| command | `{details["command"]}` |
-| commit | {details["commit"]} |
-| date, device | {details["date"][:10]}, {details["device"]}, {details["precision"]} |
+| command | `{call["command"]}` |
+| commit | {call["commit"]} |
+| date, device | {call["date"][:10]}, {call["device"]}, {call["precision"]} |
 
 Data and limits are those of [{stem}]({stem}.md).
 """
