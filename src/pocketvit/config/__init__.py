@@ -1,12 +1,12 @@
 """Typed, frozen settings; how recipes, files and flags fill them; the files that ship."""
 
 from pocketvit.config.network import PRESETS, ModelConfig, NetworkConfig, NetworkSizes, ResNetConfig
+from pocketvit.config.objectives import MAEConfig
 from pocketvit.config.parsing import LENGTHS, as_yaml, default_recipe, flat_names, resolve, seconds_of
 from pocketvit.config.settings import (
     AugmentConfig,
     DataConfig,
     FinetuneConfig,
-    MAEConfig,
     OptimConfig,
     PretrainConfig,
     Settings,

@@ -24,6 +24,7 @@ from pocketvit.config.fields import (
     setting,
 )
 from pocketvit.config.network import ModelConfig, NetworkConfig, ResNetConfig
+from pocketvit.config.objectives import MAEConfig
 from pocketvit.errors import UserError
 
 
@@ -169,19 +170,6 @@ class OptimConfig(Checked):
     ema: float = setting(
         0.0, "decay of the weights' moving average, which is then what is evaluated and saved; 0 turns it off", BELOW_1
     )
-
-
-@dataclass(frozen=True)
-class MAEConfig(Checked):
-    """Masked autoencoding, an objective of pre-training; also what `finetune.reconstruction` trains beside."""
-
-    prefix = "mae."
-    mask_ratio: float = setting(0.75, "share of the patches to hide", SHARE)
-    decode_share: float = setting(
-        1.0, "share of the hidden patches that a training step reconstructs, at least one, drawn anew each time", SOME
-    )
-    visible_discount: float = setting(0.1, "weight of the visible patches' loss beside the masked patches'", AT_LEAST_0)
-    normalise_targets: bool = setting(False, "reconstruct patches normalised by their own mean and deviation")
 
 
 @dataclass(frozen=True)
