@@ -18,7 +18,7 @@ from pocketvit.stages.plan import CLOSE, GENEROUS, LONGEST, Length, Outlay, Plan
 ARMS, SEEDS = arms_named(["mae", "random"]), range(5, 8)
 # Pre-training 100 s; a fine-tuning 50 s and 1 s for its test; 3 s at each label count for pixels; a report of 4 s.
 OUTLAY = Outlay(
-    pretrain=Length(1000, 0.1, 2.0),
+    pretrain={"mae": Length(1000, 0.1, 2.0)},
     finetune={"vit": {5: Length(500, 0.1, 1.0), None: Length(500, 0.1, 1.0)}},
     probe=1.5,
     probed=None,

@@ -104,10 +104,11 @@ def _in_short(plan: Plan) -> Iterator[str]:
 def _memory(context: Context, plan: Plan) -> float:
     """Bytes that the process will take at its peak, about."""
     bf16 = context.accelerator.mixed_precision != "no"
-    pretrained = [("pretrain", "vit")] if "pretrain" in context.stages else []
     of_steps = (
-        sum(step_bytes(stage, context.dataset, context.settings, context.accelerator.device, bf16, network))
-        for stage, network in (*pretrained, *(("finetune", arm.network) for arm in plan_arms(plan)))
+        sum(step_bytes(stage, context.dataset, context.settings, context.accelerator.device, bf16, kind))
+        for arm in plan_arms(plan)
+        for stage, kind in (("pretrain", arm.objective), ("finetune", arm.network))
+        if kind and stage in context.stages
     )
     return float(psutil.Process().memory_info().rss + max(of_steps))
 

@@ -54,12 +54,32 @@ def known_arms() -> tuple[Arm, ...]:
 def arms_of(settings: Settings) -> tuple[Arm, ...]:
     """Those that settings ask for; raises UserError for a name that none has."""
     if settings.arms == "all":
-        return known_arms()
+        return tuple(arm for arm in known_arms() if not arm.objective or PRETRAINING[arm.objective].usual)
     try:
         return arms_named([name.strip() for name in settings.arms.split(",")])
     except KeyError as error:
         known = ", ".join(arm.name for arm in known_arms())
         raise UserError(f"--arms: no arm is called {error}: expected some of {known}, or all") from None
+
+
+def arm_of(settings: Settings, verb: str, *, pretrained: bool) -> Arm:
+    """What a verb that trains one arm calls it; raises UserError for several, or for one that is not `pretrained`.
+
+    Where not, it is one that is trained from scratch.
+    """
+    if settings.arms == "all":
+        return arms_named(["mae"])[0] if pretrained else RANDOM
+    arms = arms_of(settings)
+    if len(arms) > 1 or bool(arms[0].objective) != pretrained:
+        start = "pre-trained, as mae" if pretrained else "trained from scratch, as random"
+        raise UserError(f"--arms {settings.arms}: {verb} trains one arm: expected one that is {start}")
+    return arms[0]
+
+
+def objectives_of(settings: Settings, *, compared: bool) -> tuple[str, ...]:
+    """Objectives of pre-training: where arms are `compared`, of all of them; or else that of one."""
+    arms = arms_of(settings) if compared or settings.arms != "all" else arms_named(["mae"])
+    return tuple(arm.objective for arm in arms if arm.objective)
 
 
 def networks_of(settings: Settings, *, compared: bool) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -43,7 +43,7 @@ from pocketvit.run.clock import Clock
 from pocketvit.run.evidence import evidence
 from pocketvit.run.folder import RunFolder, check_origin, learnt_images
 from pocketvit.run.opening import hold, open_run
-from pocketvit.stages.arms import networks_of
+from pocketvit.stages.arms import networks_of, objectives_of
 from pocketvit.stages.plan import Plan
 from pocketvit.training.device import from_main, make_accelerator
 from pocketvit.training.finetune import make_classifier
@@ -126,8 +126,10 @@ class Context:
         with accelerator.local_main_process_first():
             dataset = _load(data, settings, need_labels, init)
         dataset, settings = _with_patch(dataset, settings)
-        networks = networks_of(settings, compared=verb == "fit")
-        _check_networks(dataset, settings, accelerator, stages, networks, init)
+        objectives, networks = (of(settings, compared=verb == "fit") for of in (objectives_of, networks_of))
+        kinds: dict[StageName, tuple[str, ...]] = {"pretrain": objectives, "finetune": networks}
+        trained = [(stage, kind) for stage in stages for kind in kinds[stage]]
+        _check_networks(dataset, settings, accelerator, trained, init)
         if need_labels:
             for per_class in settings.data.label_budgets:
                 labelled_indices(dataset, settings, per_class, settings.seed)
@@ -315,16 +317,14 @@ def _check_networks(
     dataset: Dataset,
     settings: Settings,
     accelerator: Accelerator,
-    stages: Sequence[StageName],
-    networks: Sequence[str],
+    trained: Collection[tuple[StageName, str]],
     init: Path | None,
 ) -> None:
     """Raise UserError for networks that cannot be, would not fit into memory, or are not those of `init`."""
     with torch.device("meta"):
         for objective in PRETRAINING.values():
             objective.build(settings, dataset.shape)
-    for stage in stages:
-        for network in networks if stage == "finetune" else ("vit",):
-            check_memory(stage, dataset, settings, accelerator, network)
+    for stage, kind in trained:
+        check_memory(stage, dataset, settings, accelerator, kind)
     if init is not None:
         make_classifier(dataset, settings, settings.seed, init)

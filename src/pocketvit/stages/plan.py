@@ -138,7 +138,7 @@ class Outlay:
     """What the stages of a comparison cost on this machine.
 
     Args:
-        pretrain: of an objective; None where the run starts from weights.
+        pretrain: by objective; empty where the run starts from weights.
         finetune: of one fine-tuning, by kind of network and label budget.
         probe: seconds of one encoder.
         probed: images of each split that it reads at most; None for all.
@@ -148,7 +148,7 @@ class Outlay:
         report: seconds.
     """
 
-    pretrain: Length | None
+    pretrain: dict[str, Length]
     finetune: dict[str, dict[int | None, Length]]
     probe: float
     probed: int | None
@@ -164,9 +164,9 @@ class Outlay:
         words = {budget: f", {_labels(budget)}" if len(self.pixels) > 1 else "" for budget in self.pixels}
         read = len(seeds) if self.pixel_seeds else 1
         found = [Part(f"pixels-{b or 'all'}", f"raw pixels{words[b]}", read * t) for b, t in self.pixels.items()]
-        pre = self.pretrain
         for arm in arms:
-            if arm.objective and pre:
+            if arm.objective in self.pretrain:
+                pre = self.pretrain[arm.objective]
                 seconds = pre.seconds(factor)
                 title = f"pre-training ({arm.title})"
                 found.append(Part(f"pretrain-{arm.objective}", title, seconds, pre.tail, True, pre.cut(factor)))
@@ -196,8 +196,8 @@ class Way:
     def is_good(self, outlay: Outlay, limit: float) -> bool:
         """Whether nothing more has to give way."""
         lengths = [length for arm in self.arms for length in outlay.finetune[arm.network].values()]
+        lengths += [outlay.pretrain[arm.objective] for arm in self.arms if arm.objective in outlay.pretrain]
         first = sum(length.seconds(self.factor) for length in lengths)
-        first += outlay.pretrain.seconds(self.factor) if outlay.pretrain else 0.0
         return self.factor >= 1 or (self.factor >= ENOUGH and (first >= FIRST * limit or len(self.seeds) == 1))
 
 

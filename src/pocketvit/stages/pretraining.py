@@ -22,7 +22,7 @@ KNN_IMAGES = 5000
 
 
 def pretrain_stage(context: Context, objective: str, file: Path) -> dict[str, Any]:
-    """Pre-train by an objective, save the network, decoder included, and return what the summary says of it.
+    """Pre-train by an objective, save what it keeps, and return what the summary says of it.
 
     Args:
         context: of the run.
@@ -41,8 +41,9 @@ def pretrain_stage(context: Context, objective: str, file: Path) -> dict[str, An
             step, context.log, tags, folder=context.folder.checkpoints(key),
             deadlines=context.deadlines(key), compilation=settings.compile,
         )  # fmt: skip
-        meta = context.meta(PRETRAINING[objective].weights_kind)
-        context.on_main(lambda: weights.save(file, result.model.cpu(), meta))  # type: ignore[arg-type]
+        kind = PRETRAINING[objective]
+        kept, meta = kind.kept(result.model.cpu()), context.meta(kind.weights_kind)
+        context.on_main(lambda: weights.save(file, kept, meta))  # type: ignore[arg-type]
         heldout = [reading["heldout_loss"] for reading in result.history]
         found = context.keep(
             key,

@@ -46,7 +46,8 @@ def outlay(context: Context, arms: Sequence[Arm], limit: float | None) -> Outlay
     budgets = settings.data.label_budgets
     labelled = {budget: context.labelled(budget, settings.seed) for budget in budgets}
     largest = labelled[settings.data.largest_budget]
-    pretrain, graph = None if context.init else pretraining(dataset, settings, accelerator), context.neighbours
+    graph, objectives = context.neighbours, [arm.objective for arm in arms if arm.objective and not context.init]
+    pretrain = {name: pretraining(dataset, settings, accelerator, name) for name in objectives}
     networks = dict.fromkeys(arm.network for arm in arms)
 
     def beside(some: np.ndarray) -> bool:
@@ -60,7 +61,7 @@ def outlay(context: Context, arms: Sequence[Arm], limit: float | None) -> Outlay
         for others, some in {beside(some): some for some in sorted(labelled.values(), key=len)}.items()
         for name in networks
     }
-    stages = (*([pretrain] if pretrain else []), *finetune.values())
+    stages = (*pretrain.values(), *finetune.values())
     paces, forward = {step: _seconds_a_step(step) for step in stages}, _seconds_an_image(context, "vit")
     forwards = {name: forward if name == "vit" else _seconds_an_image(context, name) for name in networks}
     # Once more, and the better of the two: what else ran on the machine for a moment says nothing of the rest. Slow
@@ -74,11 +75,8 @@ def outlay(context: Context, arms: Sequence[Arm], limit: float | None) -> Outlay
         return Length(count, paces[step] + (readings + extra) / count, tail + forward * images + LOADING_SECONDS)
 
     train, val, test = (len(dataset.labelled(name)[1]) for name in ("train", "val", "test"))
-    before = None
-    if pretrain:
-        neighbours = forward * (min(train, KNN_IMAGES) + val)
-        every, count = settings.pretrain.knn_every * pretrain.batches.steps_per_epoch, pretrain.schedule.planned
-        before = length(pretrain, count, forward, neighbours, neighbours * (count // every) if every else 0.0)
+    neighbours = forward * (min(train, KNN_IMAGES) + val)
+    every = settings.pretrain.knn_every
     seen = len(views(dataset.train.images[:1], settings.data.symmetry))
     tested = seen * test + min(val, len(largest))
     probed = _probed(context, forward, limit)
@@ -86,8 +84,14 @@ def outlay(context: Context, arms: Sequence[Arm], limit: float | None) -> Outlay
     read = {name: count if probed is None else min(probed, count) for name, count in read.items()}
     # Plain and whitened.
     fits = sum(2 * _probe_fit(context, some[: read["labelled"]]) for some in labelled.values())
+
+    def learning(step: GradientStep) -> Length:
+        count = step.schedule.planned
+        readings = count // (every * step.batches.steps_per_epoch) if every else 0
+        return length(step, count, forward, neighbours, neighbours * readings)
+
     found = Outlay(
-        pretrain=before,
+        pretrain={name: learning(step) for name, step in pretrain.items()},
         finetune={
             name: {
                 budget: length(

@@ -21,10 +21,11 @@ from pocketvit.errors import UserError
 from pocketvit.model.networks import NETWORKS
 from pocketvit.model.vit import LONGEST_UNFUSED, ViT
 from pocketvit.training.finetune import finetuning
-from pocketvit.training.objectives.mae import MaskedAutoencoding
+from pocketvit.training.objectives import PRETRAINING
 from pocketvit.training.objectives.teaching import images_beside
 from pocketvit.training.pretrain import pretraining
 
+USUAL = {"pretrain": "mae", "finetune": "vit"}  # what a stage trains by or trains
 COPIES = 5  # of the weights: gradients, two moments and an average beside them
 WORKSPACE = 200 * 10**6  # bytes that kernels take for themselves
 HALVED = 0.7  # of what float32 keeps is kept with bf16, which leaves norms and residuals as they are
@@ -58,66 +59,63 @@ def saved_bytes(network: nn.Module, images: Tensor, loss: Callable[[], Tensor]) 
 
 
 def step_bytes(
-    stage: str, dataset: Dataset, settings: Settings, device: torch.device, bf16: bool, network: str = "vit"
+    stage: str, dataset: Dataset, settings: Settings, device: torch.device, bf16: bool, kind: str | None = None
 ) -> tuple[int, int]:
     """Bytes that a step of "pretrain" or "finetune" takes: in any case, and for the images of a part of a batch.
 
-    `network` is the kind that is fine-tuned.
+    `kind` is the objective of pre-training, or the kind of network that is fine-tuned; None takes the one in USUAL.
 
     Counted from the tensors that a forward pass keeps; at the sizes tried 1.1 to 1.8 times what training took.
     """
     config = settings.pretrain if stage == "pretrain" else settings.finetune
     height, width, channels = dataset.shape
-    attention = 0
+    attention, few, kind = 0, 2, kind or USUAL[stage]
     with torch.device("meta"):
-        images = torch.zeros(2, channels, height, width)
         if stage == "pretrain":
-            mae = MaskedAutoencoding.build(settings, dataset.shape)
-            trained: nn.Module = mae
-            kept = saved_bytes(
-                mae,
-                images,
-                lambda: mae(images, settings.mae.mask_ratio, decode_share=settings.mae.decode_share).loss,
-            )
+            objective = PRETRAINING[kind]
+            images = torch.zeros(few * objective.views, channels, height, width)
+            trained: nn.Module = objective.build(settings, dataset.shape)
+            kept = saved_bytes(trained, images, lambda: objective.views_loss(settings, trained, images))
         else:
-            sizes, classes = settings.network(network), len(dataset.classes) or 1
-            trained = classifier = NETWORKS[network].build(sizes, dataset.shape, classes)
+            images = torch.zeros(few, channels, height, width)
+            sizes, classes = settings.network(kind), len(dataset.classes) or 1
+            trained = classifier = NETWORKS[kind].build(sizes, dataset.shape, classes)
             kept = saved_bytes(classifier, images, lambda: classifier(images).sum())
             if settings.finetune.unlabelled == "teacher":
                 kept = round(kept * (1 + images_beside(classifier)))
             shape = classifier.shape if isinstance(classifier, ViT) else None
             if shape and device.type == "cpu" and bf16 and shape.patches < LONGEST_UNFUSED:
                 # What the fused kernel, which is what runs on the meta device, does not keep: the weights, twice.
-                attention = 2 * len(images) * shape.depth * shape.heads * (shape.patches + 1) ** 2 * 2
+                attention = 2 * few * shape.depth * shape.heads * (shape.patches + 1) ** 2 * 2
     if bf16:
         kept = round(HALVED * kept)
     kept += attention
     weights = WORKSPACE + COPIES * 4 * sum(parameter.numel() for parameter in trained.parameters())
     part = math.ceil(config.batch_size * getattr(config, "repeats", 1) / config.accumulate)
-    return weights, part * (kept // len(images))
+    return weights, part * (kept // few)
 
 
 def check_memory(
-    stage: str, dataset: Dataset, settings: Settings, accelerator: Accelerator, network: str = "vit"
+    stage: str, dataset: Dataset, settings: Settings, accelerator: Accelerator, kind: str | None = None
 ) -> None:
     """Raise UserError, with what would fit, where a step of a stage would not fit into the memory that is free.
 
-    `network` is the kind that is fine-tuned.
+    `kind` is as in `step_bytes`.
     """
     device = accelerator.device
     free = free_bytes(device)
-    always, images = step_bytes(stage, dataset, settings, device, accelerator.mixed_precision != "no", network)
+    always, images = step_bytes(stage, dataset, settings, device, accelerator.mixed_precision != "no", kind)
     if device.type == "cuda":
         images //= accelerator.num_processes  # each on a device of its own; on a CPU they share its memory
     if (always + images) / free > TRIED and always < SHARE * free:
-        images = round(images * _underestimate(stage, dataset, settings, accelerator, network))
+        images = round(images * _underestimate(stage, dataset, settings, accelerator, kind))
     if always + images <= SHARE * free:
         return
     config = settings.pretrain if stage == "pretrain" else settings.finetune
     parts = math.ceil(images / max(1.0, SHARE * free - always)) * config.accumulate
     cut = f"--{stage}.accumulate {parts}" if parts <= config.batch_size else f"--{stage}.batch_size 16"
     height, width, _ = dataset.shape
-    of = "" if network == "vit" else f" of the {NETWORKS[network].title}"
+    of = "" if kind in (None, USUAL[stage]) else f" of the {(NETWORKS | PRETRAINING)[kind].title}"
     raise UserError(
         f"a step of {stage}{of} on {config.batch_size} images of {height}x{width} takes about "
         f"{(always + images) / 1e9:.1f} GB of memory, and {free / 1e9:.1f} GB are free: give {cut}, a larger --patch, "
@@ -125,11 +123,13 @@ def check_memory(
     )
 
 
-def _underestimate(stage: str, dataset: Dataset, settings: Settings, accelerator: Accelerator, network: str) -> float:
+def _underestimate(
+    stage: str, dataset: Dataset, settings: Settings, accelerator: Accelerator, kind: str | None
+) -> float:
     """How many times what was estimated for its images a step on a few takes; 1 for less, or where it is not known."""
     config = getattr(settings, stage)
     bf16 = accelerator.mixed_precision != "no"
-    _, images = step_bytes(stage, dataset, settings, accelerator.device, bf16, network)
+    _, images = step_bytes(stage, dataset, settings, accelerator.device, bf16, kind)
     batch = config.batch_size * config.repeats
     few = max(2, min(batch, int(TRIAL * free_bytes(accelerator.device) / images * batch)))
     shorter: dict[str, Any] = {"batch_size": few, "accumulate": 1, "repeats": 1, "min_steps": 0}
@@ -137,14 +137,15 @@ def _underestimate(stage: str, dataset: Dataset, settings: Settings, accelerator
         shorter["unlabelled"] = "none"  # soft labels take no more than others
     brief = replace(settings, **{stage: replace(config, **shorter)})
     everything = np.arange(min(len(dataset.train), few))
+    kind = kind or USUAL[stage]
     if stage == "pretrain":
-        step = pretraining(dataset, brief, accelerator)
+        step = pretraining(dataset, brief, accelerator, kind)
     else:
-        step = finetuning(dataset, everything, brief, accelerator, seed=settings.seed, init=None, network=network)
+        step = finetuning(dataset, everything, brief, accelerator, seed=settings.seed, init=None, network=kind)
     taken = peak_bytes(lambda: step.run(0), accelerator.device)
     if taken is None:
         return 1.0
-    always, images = step_bytes(stage, dataset, brief, accelerator.device, bf16, network)
+    always, images = step_bytes(stage, dataset, brief, accelerator.device, bf16, kind)
     return max(1.0, (taken - always) / images)
 
 

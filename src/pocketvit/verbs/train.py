@@ -20,7 +20,7 @@ from pocketvit.pages.terminal import introduce, place_line, plan_lines
 from pocketvit.run.folder import RunFolder
 from pocketvit.run.opening import discard, settle
 from pocketvit.run.summary import printable
-from pocketvit.stages.arms import RANDOM, Arm, arms_named, arms_of
+from pocketvit.stages.arms import Arm, arm_of, arms_of
 from pocketvit.stages.baselines import pixels_stage, probe_stage
 from pocketvit.stages.comparison import choice, finetune_arms, initial, pretrain_arms, table
 from pocketvit.stages.context import Context
@@ -187,7 +187,7 @@ def pretrain(
     settings: Settings | None = None,
     **overrides: Any,
 ) -> Run:
-    """Pre-train a masked autoencoder on images, with or without labels.
+    """Pre-train on images, with or without labels: a masked autoencoder, unless `arms` names another objective.
 
     Args:
         data: a source of images.
@@ -203,6 +203,7 @@ def pretrain(
     """
     data = spec_of(data)
     settings = settings or settings_for(data, recipe, config, overrides)
+    arm = arm_of(settings, "pretrain", pretrained=True)
     context = Context.open(
         "pretrain", data, settings,
         out=out, overwrite=overwrite, resume=resume, pause_after=pause_after, need_labels=False,
@@ -210,9 +211,10 @@ def pretrain(
     introduce(context, doubts=False)
     _note_call(context, "pretrain", data)
     _begin(context)
-    arms, folder = arms_named(["mae"]), context.folder
-    found = pretrain_stage(context, "mae", folder.weights)
-    return _finished(context, arms, {"pretrain": {"mae": found}, "probe": {}, "finetune": []}, {}, folder.weights)
+    assert arm.objective
+    folder = context.folder
+    found = {arm.objective: pretrain_stage(context, arm.objective, folder.weights)}
+    return _finished(context, [arm], {"pretrain": found, "probe": {}, "finetune": []}, {}, folder.weights)
 
 
 def finetune(
@@ -238,7 +240,7 @@ def finetune(
     data = spec_of(data)
     settings = settings or settings_for(data, recipe, config, overrides, "finetune")
     source = init_of(init)
-    arm = _arm(settings, source)
+    arm = arm_of(settings, "finetune", pretrained=source is not None)
     context = Context.open(
         "finetune", data, settings, out=out, overwrite=overwrite, resume=resume, pause_after=pause_after,
         need_labels=True, init=source,
@@ -254,17 +256,6 @@ def finetune(
     folder = context.folder
     context.on_main(lambda: shutil.copyfile(folder.classifier(arm.name), folder.weights))
     return _finished(context, [arm], {"pretrain": {}, "probe": {}, "finetune": tables}, {"runs": every}, source)
-
-
-def _arm(settings: Settings, init: Path | None) -> Arm:
-    """What a single fine-tuning is called; raises UserError for several, or one that starts from something else."""
-    if settings.arms == "all":
-        return arms_named(["mae"])[0] if init else RANDOM
-    arms = arms_of(settings)
-    if len(arms) > 1 or bool(arms[0].objective) != bool(init):
-        start = "pre-trained, as mae" if init else "trained from scratch, as random"
-        raise UserError(f"--arms {settings.arms}: finetune trains one arm: expected one that is {start}")
-    return arms[0]
 
 
 def resume(run: Run | str | Path, *, pause_after: str | float | None = None) -> Run:

@@ -21,8 +21,8 @@ class MaskedAutoencoding(Pretraining):
 
     def __init__(self, *args: Any, **more: Any) -> None:
         super().__init__(*args, **more)
-        patches = self.encoder(self.network).shape.patches
-        noise = torch.rand(len(self.heldout), patches, generator=torch.Generator().manual_seed(0))
+        shape = self.views, len(self.heldout), self.encoder(self.network).shape.patches
+        noise = torch.rand(shape, generator=torch.Generator().manual_seed(0))
         self._noise = noise.to(self.heldout.device)
 
     @staticmethod
@@ -30,18 +30,21 @@ class MaskedAutoencoding(Pretraining):
         config = settings.mae
         return MaskedAutoencoder(settings.model, shape, config.visible_discount, config.normalise_targets)
 
-    def loss(self, network: Callable[..., Any], images: Tensor, labels: Tensor | None) -> Tensor:
-        config = self.settings.mae
-        return network(self.batches.normalise(images), config.mask_ratio, decode_share=config.decode_share).loss
+    @staticmethod
+    def views_loss(settings: Settings, network: Callable[..., Any], images: Tensor) -> Tensor:
+        loss: Tensor = network(images, settings.mae.mask_ratio, decode_share=settings.mae.decode_share).loss
+        return loss
 
     def heldout_loss(self, network: nn.Module) -> float:
         """Every patch is decoded, whatever share training decodes."""
         total, start, ratio = 0.0, 0, self.settings.mae.mask_ratio
         for images in self.heldout.chunks(HELDOUT_BATCH):
-            total += network(images, ratio, self._noise[start : start + len(images)]).loss.item() * len(images)
+            noise = self._noise[:, start : start + len(images)].flatten(0, 1)
+            total += network(images.repeat(self.views, 1, 1, 1), ratio, noise).loss.item() * len(images)
             start += len(images)
         return total / start
 
     def encoder(self, network: nn.Module) -> ViT:
-        assert isinstance(network, MaskedAutoencoder)
-        return network.encoder
+        autoencoder = self.kept(network)
+        assert isinstance(autoencoder, MaskedAutoencoder)
+        return autoencoder.encoder

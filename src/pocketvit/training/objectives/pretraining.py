@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from accelerate import Accelerator
@@ -35,7 +35,11 @@ class Pretraining(ABC):
     colour: ClassVar[str]
     """Of that in figures, as #rrggbb."""
     weights_kind: ClassVar[str]
-    """Of the trained network, as `pocketvit.model.weights` names kinds."""
+    """Of what is kept of the trained network, as `pocketvit.model.weights` names kinds."""
+    usual: ClassVar[bool] = True
+    """Whether `--arms all` takes it; what is not usual is trained where it is asked for by name."""
+    views: ClassVar[int] = 1
+    """Random changes of each image that a step is shown."""
 
     def __init__(
         self,
@@ -48,7 +52,7 @@ class Pretraining(ABC):
         device, config = accelerator.device, settings.pretrain
         torch.manual_seed(settings.seed)
         self.network = self.build(settings, dataset.shape).to(device)
-        self.augment = Augment(config.augment, dataset.shape[2], dataset.mean, device, settings.data.symmetry)
+        self._view = Augment(config.augment, dataset.shape[2], dataset.mean, device, settings.data.symmetry)
         norm = {"mean": dataset.mean, "std": dataset.std, "device": device}
         self.batches = Batches(
             dataset.train.images, None, batch_size=config.batch_size, repeats=config.repeats, seed=settings.seed, **norm
@@ -61,12 +65,27 @@ class Pretraining(ABC):
     def build(settings: Settings, shape: tuple[int, int, int]) -> Trainable:
         """The network to train on images (H, W, C), drawn from torch's global generator."""
 
+    @staticmethod
+    @abstractmethod
+    def views_loss(settings: Settings, network: Callable[..., Any], images: Tensor) -> Tensor:
+        """The loss of a training step on normalised images (views * B, C, H, W), a view of each after another."""
+
+    @staticmethod
+    def kept(network: nn.Module) -> nn.Module:
+        """What is saved of a trained network."""
+        return network
+
+    def augment(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) images in [0, 1] to as many views of each, (views * B, C, H, W)."""
+        views = [self._view(images) for _ in range(self.views)]
+        return views[0] if self.views == 1 else torch.cat(views)
+
     def prepare(self, course: float, average: nn.Module) -> None:  # noqa: B027  # most are the same all along
         """Get ready for a step at a share of the course."""
 
-    @abstractmethod
     def loss(self, network: nn.Module, images: Tensor, labels: Tensor | None) -> Tensor:
-        """A mean over (B, C, H, W) images in [0, 1]."""
+        """A mean over views (views * B, C, H, W) in [0, 1]."""
+        return self.views_loss(self.settings, network, self.batches.normalise(images))
 
     @abstractmethod
     def heldout_loss(self, network: nn.Module) -> float:
