@@ -193,6 +193,8 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         ("pretrain.augment.crop_scale", 0.0, "above 0 and at most 1"),
         ("mae.decode_share", 0.0, "above 0 and at most 1"),
         ("mae.decode_share", 1.5, "above 0 and at most 1"),
+        ("contrast.temperature", 0.0, "above 0"),
+        ("contrast.weight", -0.1, "at least 0"),
         ("finetune.label_smoothing", 2.0, "from 0 to 1"),
         ("data.label_fraction", 0.0, "above 0 and at most 1"),
         ("data.label_fraction", 1.1, "above 0 and at most 1"),

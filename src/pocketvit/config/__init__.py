@@ -1,7 +1,7 @@
 """Typed, frozen settings; how recipes, files and flags fill them; the files that ship."""
 
 from pocketvit.config.network import PRESETS, ModelConfig, NetworkConfig, NetworkSizes, ResNetConfig
-from pocketvit.config.objectives import MAEConfig
+from pocketvit.config.objectives import ContrastConfig, MAEConfig
 from pocketvit.config.parsing import LENGTHS, as_yaml, default_recipe, flat_names, resolve, seconds_of
 from pocketvit.config.settings import (
     AugmentConfig,
@@ -17,6 +17,7 @@ __all__ = [
     "LENGTHS",
     "PRESETS",
     "AugmentConfig",
+    "ContrastConfig",
     "DataConfig",
     "FinetuneConfig",
     "MAEConfig",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pocketvit.config.fields import AT_LEAST_0, SHARE, SOME, Checked, setting
+from pocketvit.config.fields import ABOVE_0, AT_LEAST_0, SHARE, SOME, Checked, setting
 
 
 @dataclass(frozen=True)
@@ -18,3 +18,12 @@ class MAEConfig(Checked):
     )
     visible_discount: float = setting(0.1, "weight of the visible patches' loss beside the masked patches'", AT_LEAST_0)
     normalise_targets: bool = setting(False, "reconstruct patches normalised by their own mean and deviation")
+
+
+@dataclass(frozen=True)
+class ContrastConfig(Checked):
+    """Contrast of two views of an image beside masked autoencoding, an objective of pre-training."""
+
+    prefix = "contrast."
+    temperature: float = setting(0.2, "that similarities of views are divided by", ABOVE_0)
+    weight: float = setting(0.3, "of the contrast's loss beside that of reconstruction", AT_LEAST_0)

@@ -24,7 +24,7 @@ from pocketvit.config.fields import (
     setting,
 )
 from pocketvit.config.network import ModelConfig, NetworkConfig, ResNetConfig
-from pocketvit.config.objectives import MAEConfig
+from pocketvit.config.objectives import ContrastConfig, MAEConfig
 from pocketvit.errors import UserError
 
 
@@ -250,8 +250,8 @@ class Settings(Checked):
     seeds: int = setting(1, "how many times to fine-tune; with seeds seed, seed + 1, ...", AT_LEAST_1)
     arms: str = setting(
         "all",
-        "what `fit` compares, by name and separated by commas: those that are pre-trained, as mae, and those that "
-        'are trained from scratch, as random; "all" takes each',
+        "what `fit` compares, by name and separated by commas: those that are pre-trained, mae and contrast, and those "
+        'that are trained from scratch, as random; "all" takes each but contrast, which is another pre-training',
     )
     device: Literal["auto", "cpu", "cuda", "mps"] = setting("auto", "auto, cpu, cuda or mps")
     precision: Literal["auto", "float32", "bf16"] = setting(
@@ -274,6 +274,7 @@ class Settings(Checked):
     model: ModelConfig = group(ModelConfig, "the network")
     resnet: ResNetConfig = group(ResNetConfig, "the CNN that `fit` trains beside it")
     mae: MAEConfig = group(MAEConfig, "masked autoencoding")
+    contrast: ContrastConfig = group(ContrastConfig, "masked autoencoding with contrast, an arm that `all` leaves out")
     pretrain: PretrainConfig = group(PretrainConfig, "pre-training")
     finetune: FinetuneConfig = group(FinetuneConfig, "fine-tuning")
 

@@ -23,7 +23,7 @@ class MAEOutput(NamedTuple):
     """Losses are scalars, over the patches that were decoded.
 
     prediction is (B, M, patch * patch * C), of the patches `decoded`, (B, M) int64 and ascending; None means all N in
-    order. mask is (B, N) bool, True where hidden.
+    order. mask is (B, N) bool, True where hidden. tokens is the encoder's output, (B, 1 + K, D).
     """
 
     loss: Tensor
@@ -32,6 +32,7 @@ class MAEOutput(NamedTuple):
     prediction: Tensor
     mask: Tensor
     decoded: Tensor | None
+    tokens: Tensor
 
 
 class MaskedAutoencoder(Trainable):
@@ -94,8 +95,9 @@ class MaskedAutoencoder(Trainable):
             noise = draws.uniform((len(images), self.encoder.shape.patches), images.device)
         visible, mask = random_mask(noise, mask_ratio)
         decoded = None if decode_share is None else self.to_decode(noise, visible, decode_share)
-        prediction = self.decode(self.encoder.encode(images, visible), visible, decoded)
-        return MAEOutput(*self._losses(images, prediction, mask, decoded), prediction, mask, decoded)
+        tokens = self.encoder.encode(images, visible)
+        prediction = self.decode(tokens, visible, decoded)
+        return MAEOutput(*self._losses(images, prediction, mask, decoded), prediction, mask, decoded, tokens)
 
     def to_decode(self, noise: Tensor, visible: Tensor, share: float) -> Tensor | None:
         """The patches that a training step decodes, (B, M) int64 and ascending, or None for all N.

@@ -182,9 +182,11 @@ class ViT(Network):
 
     def features(self, images: Tensor, visible: Tensor | None = None) -> Tensor:
         """(B, D): what the head reads, of all patches or of those `visible`, (B, K) int64."""
-        if self.pool == "token":
-            return self.encode(images, visible, class_only=True)[:, 0]
-        return self.encode(images, visible)[:, 1:].mean(dim=1)
+        return self.pooled(self.encode(images, visible, class_only=self.pool == "token"))
+
+    def pooled(self, tokens: Tensor) -> Tensor:
+        """(B, D): what the head reads of the tokens (B, 1 + K, D) that `encode` gave."""
+        return tokens[:, 0] if self.pool == "token" else tokens[:, 1:].mean(dim=1)
 
     def forward(self, images: Tensor, visible: Tensor | None = None) -> Tensor:
         """(B, C, H, W) normalised images, of all patches or of those `visible`, to (B, classes) logits."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import torch
 from accelerate import Accelerator
 
 from pocketvit.config import Settings
 from pocketvit.data import Dataset
+from pocketvit.model.costs import TOTAL, macs_by_module, parameters
 from pocketvit.model.vit import ViT
 from pocketvit.training.objectives import PRETRAINING
 from pocketvit.training.step import GradientStep
@@ -25,6 +27,15 @@ def pretraining(
     """The step of pre-training by one of PRETRAINING; its readings hold `heldout_loss`, and `knn` where given."""
     trained = PRETRAINING[objective](dataset, settings, accelerator, knn)
     return GradientStep(trained, settings.pretrain, accelerator, seed=settings.seed, sharded=settings.shard)
+
+
+def step_costs(settings: Settings, shape: tuple[int, int, int], objective: str) -> tuple[int, int]:
+    """What a step by one of PRETRAINING takes, of one image (H, W, C): MACs of the forward pass, and parameters."""
+    kind, (height, width, channels) = PRETRAINING[objective], shape
+    with torch.device("meta"):
+        network, views = kind.build(settings, shape), torch.empty(kind.views, channels, height, width)
+    macs = macs_by_module(network, lambda: kind.views_loss(settings, network, views))
+    return macs[TOTAL], parameters(network)
 
 
 def verdict(heldout: Sequence[float]) -> str:

@@ -31,8 +31,10 @@ from pocketvit.model.networks import NETWORKS
 from pocketvit.model.weights import weights_file
 from pocketvit.pages.page import write_report
 from pocketvit.run.folder import RECONSTRUCTION, RunFolder, learnt_images
+from pocketvit.stages.arms import arms_of
 from pocketvit.stages.context import labelled_indices, patching_of
 from pocketvit.training.device import make_accelerator
+from pocketvit.training.pretrain import step_costs
 from pocketvit.verbs.model import load as load_model
 from pocketvit.verbs.models import Model, dataset_like, few, mae_path_of, path_of, rendering_of
 from pocketvit.verbs.progress import in_parts, waiting
@@ -206,11 +208,14 @@ def budget(
     """Parameters and MACs of a network; see `pocketvit.model.costs.Costs` for the keys.
 
     "devices" says what it would take on small devices: see `pocketvit.model.devices.on_paper`. Images are of 32 px
-    where no size is given.
+    where no size is given. Pre-training is that by the first objective that `arms` names, as `contrast`.
     """
     settings = settings or resolve(recipe, **overrides)
     height, width = settings.data.shape or scaled_size(32, 32, patching_of(settings), settings.data.scale)
     shape, mae = (height, width, channels), settings.mae
     cost = count(settings.model, shape, classes, mae.mask_ratio, mae.decode_share, mae.visible_discount)
+    objective = next((arm.objective for arm in arms_of(settings) if arm.objective), "mae")
+    macs, params = step_costs(settings, shape, objective)
+    cost = dataclasses.replace(cost, pretrain_macs=macs, pretrain_params=params)
     about = {"preset": settings.model.preset, "shape": list(shape), "classes": classes}
     return {**about, **dataclasses.asdict(cost), "devices": on_paper(cost)}

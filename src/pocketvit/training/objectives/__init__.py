@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from pocketvit.training.objectives.contrast import Contrast
 from pocketvit.training.objectives.mae import MaskedAutoencoding
 from pocketvit.training.objectives.pretraining import Pretraining
 
-PRETRAINING: dict[str, type[Pretraining]] = {"mae": MaskedAutoencoding}
+PRETRAINING: dict[str, type[Pretraining]] = {"mae": MaskedAutoencoding, "contrast": Contrast}
