@@ -11,7 +11,8 @@ from pocketvit.pages import words
 
 # Stages of the benchmarks in words, and their contestants with the columns they stand in.
 STAGES = {"pretrain": "pre-training", "finetune": "fine-tuning"}
-TITLES = {"mae": "from MAE", "random": "from random init", "resnet": "a ResNet"}  # of trials' arms
+# Arms of trials.
+TITLES = {"mae": "from MAE", "contrast": "from MAE + contrast", "random": "from random init", "resnet": "a ResNet"}
 RIVALS = {"pocketvit": "PocketViT", "transformers": "transformers", "vit-pytorch": "vit-pytorch"}
 SPREAD: dict[str, Callable[[Sequence[float]], float]] = {"median": statistics.median, "min": min, "max": max}
 PARTS = ("draw", "augment", "normalise", "forward", "backward", "optimiser")
@@ -110,18 +111,19 @@ def trials_table(evidence: Json) -> str:
     """A row for each trial: accuracy on validation images of each arm, and what the training took."""
     rows, trials = [], evidence["trials"]
     inits = [name for name in TITLES if name in trials[0]]
+    learnt = [name for name in inits if _learnt(trials[0], name)]
     for trial in trials:
         changes = " ".join(f"`{name} {value}`" for name, value in trial["changes"].items()) or "none"
         tuned = [trial[init] for init in inits]
         accuracies = [f"{100 * found['validation_accuracy']:.1f} ± {100 * found['std']:.1f} %" for found in tuned]
-        found = trial.get("pretrain")
-        before = [f"{found['epochs']} epochs, {minutes(found['seconds'])}"] if found else []
+        stages = [_learnt(trial, name) for name in learnt]
+        before = [f"{found['epochs']} epochs, {minutes(found['seconds'])}" for found in stages]
         took = [f"{found['steps']:,} steps, {minutes(found['seconds'] / len(found['all']))}" for found in tuned]
         rows.append([changes, *accuracies, *before, *took])
     head = [
         "changes",
         *(f"{TITLES[name]}, validation" for name in inits),
-        *(["pre-training"] if "pretrain" in trials[0] else []),
+        *("pre-training" if len(learnt) == 1 else f"pre-training, {TITLES[name]}" for name in learnt),
     ]
     head += [f"training {TITLES[name]}" for name in inits]
     details = evidence["details"]
@@ -132,6 +134,12 @@ def trials_table(evidence: Json) -> str:
     threads = f"{count} thread{'s' if count > 1 else ''}"
     origin = f"`{details['command']}`. {labels:,} labels; {machine}, {threads}. Seeds {seeds}; {when(details)}."
     return plain(f"{markdown(head, rows)}\n\n<sub>{origin}</sub>\n")
+
+
+def _learnt(trial: Json, init: str) -> Json:
+    """How an arm of a trial was pre-trained; empty where it was not. Older evidence has MAE's beside the arms."""
+    found: Json = trial[init].get("pretrain") or (trial.get("pretrain") if init == "mae" else None) or {}
+    return found
 
 
 def equal_time_table(evidence: Json) -> str:

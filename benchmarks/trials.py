@@ -4,7 +4,8 @@
         --trial "pretrain.optimizer=adamw mae.normalise_targets=false"
 
 The recipe as it is comes first. Each trial pre-trains, unless one before it did so with the same settings, and
-fine-tunes from that; from random init; and, where asked for, a ResNet. The same command goes on where it stopped.
+fine-tunes from that; from random init; and, where asked for, from another objective's weights, and a ResNet. The same
+command goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from pocketvit.training.stops import Interrupted, NonFiniteLoss, Paused
 from pocketvit.verbs.runs import Run
 
 Changes = dict[str, str]
-INITS = tuple(arm.name for arm in known_arms())
+INITS = {arm.name: arm.objective for arm in known_arms()}
 USUAL = ("mae", "random")
 
 
@@ -116,20 +117,21 @@ class Bench:
         beside = float({**self.settings, **changes}.get("finetune.reconstruction", 0))
         before = {k: v for k, v in changes.items() if not k.startswith("finetune.")}
         found: dict[str, Any] = {"changes": changes}
-        run = None
-        if "mae" in self.given.inits:
-            run = self._run("pretrain", before)
-            found["pretrain"] = read_summary(run.path)["pretrain"]["mae"]
         for init in self.given.inits:
+            start: dict[str, Any] = {"arms": init}
+            told = {}
+            if INITS[init]:
+                start["init"] = self._run("pretrain", before, f"-{init}", **start)
+                told = {"pretrain": read_summary(start["init"].path)["pretrain"][init]}
             # Pre-training's settings matter to a random init where it reconstructs too.
-            kept = changes if init == "mae" or beside else after(changes)
-            start = {"init": run} if init == "mae" else {"arms": init}
+            kept = changes if INITS[init] or beside else after(changes)
             tuned = self._run("finetune", kept, f"-{init}", **start, seeds=self.given.seeds)
             runs = read_summary(tuned.path)["details"]["runs"]
             values = [r["val_accuracy"] for r in runs]
             found[init] = {
                 "validation_accuracy": statistics.fmean(values), "std": statistics.pstdev(values), "all": values,
                 "labels": runs[0]["labels"], "steps": runs[0]["steps"], "seconds": sum(r["seconds"] for r in runs),
+                **told,
             }  # fmt: skip
         return found
 

@@ -288,11 +288,11 @@ def test_trials_share_what_they_have_in_common_and_go_on(
             # An epoch of all images, for the graph gives each a label.
             assert (trial[init]["labels"], trial[init]["steps"]) == (50, 25)
     # How pre-training went is the same where its settings are, and from random init it does not matter.
-    assert plain["pretrain"] == repeats["pretrain"] == joint["pretrain"] != muon["pretrain"]
+    assert plain["mae"]["pretrain"] == repeats["mae"]["pretrain"] == joint["mae"]["pretrain"] != muon["mae"]["pretrain"]
     assert plain["random"] == muon["random"]
     folders = [folder.name.rsplit("-", 1)[0] for folder in (tmp_path / "runs" / "trials-digits").iterdir()]
     assert {name: folders.count(name) for name in folders} == {
-        "pretrain": 2, "finetune-mae": 4, "finetune-random": 3,
+        "pretrain-mae": 2, "finetune-mae": 4, "finetune-random": 3,
     }  # fmt: skip
 
     (tmp_path / "README.md").write_text("<!-- table:trials-digits -->\n<!-- /table -->\n")
@@ -301,6 +301,21 @@ def test_trials_share_what_they_have_in_common_and_go_on(
     assert [row.split(" |")[0] for row in rows] == [
         "| `finetune.repeats 2`", "| `pretrain.optimizer muon` `pretrain.lr 0.001`", "| `finetune.reconstruction 1`",
     ]  # fmt: skip
+
+
+def test_trials_compare_objectives_of_pre_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    out = tmp_path / "results" / "trials-digits.json"
+    small = ["--pretrain.epochs", "1", "--finetune.epochs", "1", "--finetune.min_steps", "2", "--labels-per-class", "5"]
+    command = ["digits", "digits", *small, "--device", "cpu", "--seeds", "1", "--finetune.unlabelled", "none"]
+    assert trials.main([*command, "--inits", "mae", "contrast", "--out", str(out)]) == 0
+    (plain,) = json.loads(out.read_text())["trials"]
+    assert set(plain) == {"changes", "mae", "contrast"}
+    losses = [plain[init]["pretrain"]["train_loss"] for init in ("mae", "contrast")]
+    assert losses[0] < losses[1]  # by what is added to it
+    (tmp_path / "README.md").write_text("<!-- table:trials-digits -->\n<!-- /table -->\n")
+    assert tables.main(["--root", str(tmp_path)]) == 0
+    assert "| pre-training, from MAE | pre-training, from MAE + contrast |" in (tmp_path / "README.md").read_text()
 
 
 def test_evidence_of_spread_labels_says_what_a_graph_names_rightly(tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ log = RunLog(quiet=True)
 
 def train(**when):
     if stage == "pretrain":
-        step = pretraining(dataset, settings, accelerator)
+        step = pretraining(dataset, settings, accelerator, "mae" if settings.arms == "all" else settings.arms)
     else:
         count = len(dataset.train) if settings.finetune.unlabelled == "none" else 256
         step = finetuning(dataset, np.arange(count), settings, accelerator, seed=3, init=None)
@@ -144,6 +144,8 @@ def test_images_without_a_label_are_shared_by_two_processes(tmp_path: Path, way:
         ("pretrain", {"pretrain.ema": 0.9}, 1e-5),
         # Muon orthogonalises in bf16, where sums in another order differ by more.
         ("pretrain", {"pretrain.ema": 0.9, "pretrain.optimizer": "muon"}, 1e-3),
+        # The contrast itself is each process's own.
+        ("pretrain", {"pretrain.ema": 0.9, "arms": "contrast", "contrast.weight": 0.0}, 1e-5),
         ("finetune", {}, 1e-5),
         ("finetune", TEACHER, 1e-5),
     ],
@@ -158,6 +160,16 @@ def test_sharded_weights_train_as_whole_ones_do_and_resume(
         assert process["parts"] == ["average", "model", "optimizer"]
         np.testing.assert_allclose(process["losses"], one["losses"], rtol=0, atol=tolerance)
         assert process["weights"] == pytest.approx(one["weights"], rel=tolerance)
+
+
+def test_each_process_contrasts_the_views_of_its_own_images(tmp_path: Path) -> None:
+    settings = {"arms": "contrast", "contrast.weight": 1.0}
+    (one,) = trained(tmp_path / "one", "pretrain", 1, **settings)
+    first, second = trained(tmp_path / "two", "pretrain", 2, **settings)
+    assert (first["losses"], first["weights"]) == (second["losses"], second["weights"])
+    assert first["losses"][-1] < first["losses"][0]
+    # Untrained, they pick by chance, among half as many.
+    assert one["losses"][0] - first["losses"][0] == pytest.approx(np.log(255 / 127), abs=0.1)
 
 
 def test_parts_of_a_batch_give_the_gradient_of_the_whole(tmp_path: Path) -> None:
