@@ -209,6 +209,8 @@ def test_a_fit_with_contrast_compares_it_and_its_weights_serve_as_maes_do(tmp_pa
     more = {"arms": "contrast", "out": tmp_path / "tuned", **short}
     tuned = pocketvit.finetune("digits", init=file, recipe="digits", **more)
     assert list(tuned.summary["finetune"][0]["arms"]) == ["contrast"]
+    with pytest.raises(UserError, match="init stands for one pre-training: name one of mae, contrast in "):
+        pocketvit.fit("digits", init=file, recipe="digits", **{**more, "arms": "mae,contrast"})
     # Trained alone, it is the same.
     alone = pocketvit.pretrain("digits", recipe="digits", **{**more, "out": tmp_path / "alone"})
     assert set(alone.summary["pretrain"]) == {"contrast"}

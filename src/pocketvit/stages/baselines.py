@@ -18,7 +18,8 @@ from pocketvit.evaluation.statistics import deviation, difference
 from pocketvit.model import weights
 from pocketvit.model.vit import ViT
 from pocketvit.stages.arms import RANDOM
-from pocketvit.stages.context import Context, temperature_of
+from pocketvit.stages.context import Context
+from pocketvit.stages.finetuning import temperature_of
 
 SPREAD = 5000  # train images, with labels or not, that show how an encoder's features lie
 PIXELS_SHARE = 0.1  # of a time limit that a classifier on raw pixels may take, over all its seeds and label budgets

@@ -32,7 +32,6 @@ from pocketvit.data import (
 from pocketvit.data.sizes import MOST_PATCHES
 from pocketvit.data.sources import find
 from pocketvit.errors import UserError
-from pocketvit.evaluation.calibration import fitted_temperature
 from pocketvit.evaluation.predictor import Eager, Predictor
 from pocketvit.files import read_json, write_whole
 from pocketvit.model import weights
@@ -57,6 +56,7 @@ from pocketvit.training.stops import Paused
 
 T = TypeVar("T")
 StageName = Literal["pretrain", "finetune"]
+Trained = tuple[StageName, str]  # a stage, and what it trains by or trains
 
 
 @dataclass(frozen=True)
@@ -119,6 +119,9 @@ class Context:
         pause = math.inf if pause_after is None else began + seconds_of(pause_after)
         every: tuple[StageName, ...] = ("pretrain", "finetune")
         stages = tuple(stage for stage in every if verb in (stage, "fit") and not (stage == "pretrain" and init))
+        objectives, networks = (of(settings, compared=verb == "fit") for of in (objectives_of, networks_of))
+        if init and len(objectives) > 1:
+            raise UserError(f"--init stands for one pre-training: name one of {', '.join(objectives)} in --arms")
         for stage in stages:
             optimizer_class(getattr(settings, stage).optimizer, f"--{stage}.optimizer")
         accelerator = make_accelerator(settings.device, settings.precision, settings.deterministic)
@@ -126,9 +129,7 @@ class Context:
         with accelerator.local_main_process_first():
             dataset = _load(data, settings, need_labels, init)
         dataset, settings = _with_patch(dataset, settings)
-        objectives, networks = (of(settings, compared=verb == "fit") for of in (objectives_of, networks_of))
-        kinds: dict[StageName, tuple[str, ...]] = {"pretrain": objectives, "finetune": networks}
-        trained = [(stage, kind) for stage in stages for kind in kinds[stage]]
+        trained = [(stage, kind) for stage in stages for kind in (objectives if stage == "pretrain" else networks)]
         _check_networks(dataset, settings, accelerator, trained, init)
         if need_labels:
             for per_class in settings.data.label_budgets:
@@ -248,13 +249,6 @@ class Context:
         return labelled_indices(self.dataset, self.settings, per_class, seed)
 
 
-def temperature_of(context: Context, network: Network, budget: int) -> float:
-    """Fitted to validation images, and to no more of them than the `budget` labels that the classifier learnt from."""
-    images, labels = context.dataset.labelled("val")
-    chosen = np.sort(np.random.default_rng(context.settings.seed).permutation(len(labels))[:budget])
-    return fitted_temperature(context.predictor(network).logits(images[chosen]), labels[chosen])
-
-
 def patching_of(settings: Settings) -> Patching:
     """The patch that images are read for; one that was asked for stays, and so does any beside a size asked for."""
     patch = settings.model.sizes().patch
@@ -314,11 +308,7 @@ def _with_patch(dataset: Dataset, settings: Settings) -> tuple[Dataset, Settings
 
 
 def _check_networks(
-    dataset: Dataset,
-    settings: Settings,
-    accelerator: Accelerator,
-    trained: Collection[tuple[StageName, str]],
-    init: Path | None,
+    dataset: Dataset, settings: Settings, accelerator: Accelerator, trained: Collection[Trained], init: Path | None
 ) -> None:
     """Raise UserError for networks that cannot be, would not fit into memory, or are not those of `init`."""
     with torch.device("meta"):

@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 
 from pocketvit.data.symmetry import views
 from pocketvit.errors import Diverged
-from pocketvit.evaluation.calibration import calibration_error
+from pocketvit.evaluation.calibration import calibration_error, fitted_temperature
 from pocketvit.evaluation.metrics import Metrics
 from pocketvit.model import weights
+from pocketvit.model.network import Network
 from pocketvit.stages.arms import Arm
-from pocketvit.stages.context import Context, temperature_of
+from pocketvit.stages.context import Context
 from pocketvit.training.finetune import epoch_images, finetuning, unlabelled_images
 from pocketvit.training.loop import train
 from pocketvit.training.objectives.supervised import Classification
@@ -142,3 +143,10 @@ def _say_overruled(context: Context, found: dict[str, Any]) -> None:
     if found["planned_steps"] == config.min_steps > asked:
         least = f"--finetune.min_steps asks for {config.min_steps} steps"
         context.log.say(f"  {least}, where {config.epochs} epochs would be {asked}")
+
+
+def temperature_of(context: Context, network: Network, budget: int) -> float:
+    """Fitted to validation images, and to no more of them than the `budget` labels that the classifier learnt from."""
+    images, labels = context.dataset.labelled("val")
+    chosen = np.sort(np.random.default_rng(context.settings.seed).permutation(len(labels))[:budget])
+    return fitted_temperature(context.predictor(network).logits(images[chosen]), labels[chosen])
