@@ -13,7 +13,8 @@ from pocketvit.errors import UserError
 from pocketvit.model import weights
 from pocketvit.model.network import Network
 from pocketvit.model.weights import WeightsMeta
-from pocketvit.run.folder import MAE_WEIGHTS
+from pocketvit.run.folder import RunFolder
+from pocketvit.training.objectives import PRETRAINING
 
 
 class Trained(Protocol):
@@ -33,8 +34,9 @@ def path_of(model: Model) -> Path:
 
 def mae_path_of(model: Model) -> Path:
     path = path_of(model)
-    # A run of `fit` keeps the decoder's weights beside the classifier's.
-    return path / MAE_WEIGHTS if (path / MAE_WEIGHTS).is_file() else path
+    # A run of `fit` keeps the decoders' weights beside the classifier's.
+    kept = (RunFolder(path).pretrained(objective) for objective in PRETRAINING)
+    return next((file for file in kept if file.is_file()), path)
 
 
 def init_of(model: Model | None) -> Path | None:
