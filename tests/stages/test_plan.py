@@ -61,6 +61,14 @@ def test_first_seeds_then_random_init_then_lengths_give_way(limit: float, arms: 
     assert (f"{3 - seeds} of 3 seeds" in note) == (seeds < 3)
 
 
+def test_each_objective_takes_its_own_time() -> None:
+    arms = arms_named(["mae", "contrast", "random"])
+    outlay = replace(OUTLAY, pretrain={**OUTLAY.pretrain, "contrast": Length(1000, 0.2, 2.0)})
+    parts = {part.key: part for part in make_plan(outlay, arms, SEEDS, 10.0, finetune_key).parts}
+    assert (parts["pretrain-mae"].seconds, parts["pretrain-contrast"].seconds) == (102, 202)
+    assert parts["pretrain-contrast"].title == "pre-training (MAE + contrast)"
+
+
 def test_a_rival_of_another_kind_stays() -> None:
     arms = arms_named(["mae", "random", "resnet"])
     outlay = replace(OUTLAY, finetune=dict.fromkeys(("vit", "resnet"), OUTLAY.finetune["vit"]))
