@@ -305,8 +305,13 @@ def _finished(
     """Summary, figures' data and report of a run that is over, and what it took."""
     folder = context.folder
     summary = write_results(context, arms, results, details, mae)
+
+    def write_times() -> None:
+        context.clock.tick()
+        summary["details"] |= {"seconds": round(context.clock.seconds, 1), "plan": plan_and_truth(context)}
+        context.on_main(lambda: write_whole(folder.summary, json.dumps(summary, indent=1) + "\n"))
+
+    write_times()  # for the page, which takes time in its turn
     context.on_main(lambda: write_report(folder.root))
-    context.clock.tick()
-    summary["details"] |= {"seconds": round(context.clock.seconds, 1), "plan": plan_and_truth(context)}
-    context.on_main(lambda: write_whole(folder.summary, json.dumps(summary, indent=1) + "\n"))
+    write_times()
     return Run(folder.root, printable(summary))
