@@ -27,6 +27,7 @@ from pocketvit.training.memory import step_bytes
 
 INDENT = 8  # of what follows a line's first word
 WIDTH = 100
+MEASURING = f"{'':<{INDENT}}measuring how long each stage takes here"
 
 Json = dict[str, Any]
 

@@ -17,7 +17,7 @@ from pocketvit.files import read_json, write_whole
 from pocketvit.model import weights
 from pocketvit.pages import words
 from pocketvit.pages.page import write_report
-from pocketvit.pages.terminal import introduce, place_line, plan_lines
+from pocketvit.pages.terminal import MEASURING, introduce, place_line, plan_lines
 from pocketvit.run.folder import RunFolder
 from pocketvit.run.opening import discard, settle
 from pocketvit.run.summary import printable
@@ -125,7 +125,9 @@ def _planned(context: Context, limit: float | None, elastic: bool, resume: bool)
         return context.planned(made)
     try:
         arms = arms_of(context.settings)
-        costs, spent = outlay(context, arms, limit), from_main(context.accelerator, context.clock.seconds)
+        with context.log.waiting(MEASURING):
+            costs = outlay(context, arms, limit)
+        spent = from_main(context.accelerator, context.clock.seconds)
         within = HALF_AN_HOUR if elastic and context.accelerator.device.type == "cpu" else None
         made = make_plan(costs, arms, context.seeds(), spent, finetune_key, limit=limit, within=within)
     except UserError:
