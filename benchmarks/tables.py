@@ -138,7 +138,9 @@ def _origin(summary: Json, entry: Json) -> str:
     seconds = sum(stage["seconds"] for stage in pretrained.values())
     lengths = "; ".join(f"{p['epochs']} epochs; held-out loss: {p['verdict']}" for p in pretrained.values())
     # A resumed run's seconds are those of its last part, while a stage's are those of all its parts.
-    whole = "" if details.get("resumed") else f"{minutes(details['seconds'])} in all, "
+    planned = (details.get("plan") or {}).get("seconds")
+    beside = f" ({minutes(planned)} planned)" if planned else ""
+    whole = "" if details.get("resumed") else f"{minutes(details['seconds'])} in all{beside}, "
     spent = f"{whole}{minutes(seconds)} {'of them ' if whole else ''}pre-training"
     sentences = [
         f"`{details['command']}`",

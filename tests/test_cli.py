@@ -9,7 +9,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,12 +97,13 @@ def test_help_starts_at_once_and_without_torch() -> None:
         "sys.exit(status)"
     )
     took = []
-    for _ in range(3):  # the fastest of three, because the machine may be busy
-        start = time.perf_counter()
+    for _ in range(3):  # the fastest of three, because the machine may be busy, and by the processor's time
+        before = os.times()
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-        took.append(time.perf_counter() - start)
+        after = os.times()
+        took.append(sum(after[2:4]) - sum(before[2:4]))
     assert done.stdout.splitlines()[-1] == "[]"
-    assert min(took) < 1
+    assert min(took) < 0.3
     assert all(f" {verb} " in done.stdout for verb in VERBS)
     assert len(done.stdout.splitlines()) <= 22
 
@@ -123,11 +123,12 @@ def test_no_verb_at_all_shows_the_front_page(capsys: pytest.CaptureFixture[str])
     assert capsys.readouterr().out.startswith("PocketViT: from a folder of small images")
 
 
+@pytest.mark.parametrize("columns", [80, 110])
 @pytest.mark.parametrize("verb", list(VERBS))
 def test_help_is_of_a_screen_and_without_pythons_words(
-    verb: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    verb: str, columns: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("COLUMNS", str(columns))
     helped = {}
     for flag in ("--help", "--help-all"):
         with pytest.raises(SystemExit):
@@ -135,7 +136,7 @@ def test_help_is_of_a_screen_and_without_pythons_words(
         helped[flag] = capsys.readouterr().out
     lines = helped["--help"].splitlines()
     assert len(lines) <= 45
-    assert max(map(len, lines)) <= 80
+    assert max(map(len, lines)) <= columns
     for word in ("None", "null", "Union", "type:", "<class", "required, type"):
         assert word not in helped["--help"]
     settings = "--help-all lists every setting" in helped["--help"]

@@ -424,7 +424,18 @@ def test_names_of_earlier_versions_are_read(tmp_path: Path) -> None:
     assert resolve(**{"pretrain.decode_share": 0.25}).mae.decode_share == 0.25
 
 
-@pytest.mark.parametrize(("text", "words"), [("- a\n- b\n", "holds no settings"), ("a: [", "not YAML")])
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("- a\n- b\n", "holds no settings"),
+        ("a: [", "not YAML"),
+        ("a: &x {a: *x}", "Circular reference"),
+        ("pretrain: &x {augment: *x}", "Circular reference"),
+        ("seed: 2026-13-45", "month must be in"),
+        # The last would be taken, and the first be dropped in silence.
+        ("pretrain: {epochs: 3}\npretrain: {lr: 0.1}", "'pretrain' is there twice"),
+    ],
+)
 def test_a_file_that_holds_no_settings_is_named(tmp_path: Path, text: str, words: str) -> None:
     (tmp_path / "bad.yaml").write_text(text)
     message = refused(config=tmp_path / "bad.yaml")

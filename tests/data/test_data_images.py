@@ -65,13 +65,13 @@ def test_the_bits_that_are_used_are_those_of_all_pixels(tmp_path):
         assert read_header(tmp_path / "a.png").largest == 4095
 
 
-def deep_png(path, values):
-    """Writes (H, W, C) values of 16 bits, which Pillow writes none of."""
+def deep_png(path, values, more=()):
+    """Writes (H, W, C) values of 16 bits, which Pillow writes none of, and `more` chunks before them."""
     height, width, channels = values.shape
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
-    head = struct.pack(">IIBBBBB", width, height, 16, {3: 2, 4: 6}[channels], 0, 0, 0)
+    head = struct.pack(">IIBBBBB", width, height, 16, {2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
     content = b"\x89PNG\r\n\x1a\n"
-    for kind, data in ((b"IHDR", head), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")):
+    for kind, data in ((b"IHDR", head), *more, (b"IDAT", zlib.compress(rows)), (b"IEND", b"")):
         content += struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
     path.write_bytes(content)
 
@@ -106,6 +106,25 @@ def test_16_bits_a_colour_with_transparency(tmp_path):
     deep_png(tmp_path / "a.png", values)
     found = one(tmp_path / "a.png")
     assert (found[1, 0].tolist(), found[1, 7].tolist(), found[0, 0].tolist()) == ([0, 1, 255], [255] * 3, [255] * 3)
+
+
+def test_16_bits_of_grey_with_transparency(tmp_path):
+    """Of 12 bits in 16; Pillow calls it RGBA, and knows no way to its lower bytes."""
+    values = np.stack([np.arange(64).reshape(8, 8) * 65, np.full((8, 8), 65535)], axis=2)
+    values[0, :, 1] = 0
+    for index in range(4):
+        deep_png(tmp_path / f"{index}.png", values)
+    data = load(str(tmp_path), CONFIG)
+    assert data.shape == (8, 8, 1)
+    assert "4 images of 16 bits, of which they use 12 scaled to 8 bits" in data.notes
+    assert np.array_equal(data.train.images[0, 1:, :, 0], np.rint(values[1:, :, 0] / 4095 * 255))
+    assert (data.train.images[0, 0] == 255).all()
+
+
+def test_16_bits_with_a_colour_for_what_is_transparent_are_refused(tmp_path):
+    deep_png(tmp_path / "a.png", np.full((8, 8, 3), 9), [(b"tRNS", struct.pack(">3H", 9, 9, 9))])
+    with pytest.raises(UserError, match=r"a\.png.*save it with an alpha channel"):
+        one(tmp_path / "a.png")
 
 
 def test_floating_point_is_refused(tmp_path):

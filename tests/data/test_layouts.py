@@ -15,7 +15,6 @@ import pytest
 
 from pocketvit.config import DataConfig
 from pocketvit.data import Arrays, load
-from pocketvit.data.listing import split_of, split_of_file
 from pocketvit.data.sources import open_source
 from pocketvit.data.sources.opener import Columns
 from pocketvit.errors import UserError
@@ -28,28 +27,24 @@ def counts(path: Path) -> dict[str, int]:
     return {part: section.count for part, section in open_source(str(path)).sections.items()}
 
 
+def test_two_sets_of_splits_side_by_side_are_refused(tmp_path: Path, class_folders: Folders) -> None:
+    for name in ("cat_train", "cat_test", "dog_train", "dog_test"):
+        class_folders(tmp_path / name)
+    with pytest.raises(UserError, match="both cat_test/ and dog_test/ name the test split: keep one of them"):
+        open_source(str(tmp_path))
+
+
+@pytest.mark.parametrize("names", [("steam-train", "crash-test"), ("steam-train", "tram", "road-train")])
+def test_classes_may_end_like_splits(tmp_path: Path, class_folders: Folders, names: tuple[str, ...]) -> None:
+    assert open_source(str(class_folders(tmp_path, classes=names))).classes == tuple(sorted(names))
+
+
 @pytest.mark.parametrize(
-    ("name", "split"),
+    "names",
     [
-        *((name, "train") for name in ("train", "Training", "TRAIN", "seg_train", "split=train", "set-train")),
-        *((name, "train") for name in ("training_set", "train_images", "TrainData", "trainset")),
-        *((name, "test") for name in ("test", "Testing", "seg_test", "split=test", "my_test_imgs")),
-        *((name, "val") for name in ("val", "Valid", "validation", "dev", "eval", "my_val")),
-        *((name, None) for name in ("trainer", "latest", "cat", "contest", "devices", "train_station", "")),
+        *(("Training", "Testing"), ("Train", "Test"), ("seg_train", "seg_test"), ("training_set", "test_set")),
+        ("train2017", "test2017"),
     ],
-)
-def test_a_split_is_told_by_a_whole_name_or_its_end(name: str, split: str | None) -> None:
-    assert split_of(name) == split
-
-
-def test_a_files_beginning_tells_its_split_too() -> None:
-    assert [split_of_file(n) for n in ("train-00000-of-00002", "mnist_test", "Valid.0", "images")] == [
-        "train", "test", "val", None,
-    ]  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    "names", [("Training", "Testing"), ("Train", "Test"), ("seg_train", "seg_test"), ("training_set", "test_set")]
 )
 def test_splits_under_other_names(tmp_path: Path, class_folders: Folders, names: tuple[str, str]) -> None:
     class_folders(tmp_path / names[0])
@@ -91,8 +86,8 @@ def test_class_folders_of_folders_are_refused_with_what_to_give(tmp_path: Path, 
 
 
 def test_what_looks_like_splits_and_is_read_as_classes_is_said(tmp_path: Path, class_folders: Folders) -> None:
-    class_folders(tmp_path, classes=("train1", "test1"))
-    assert any("look like splits: test1, train1" in note for note in open_source(str(tmp_path)).notes)
+    class_folders(tmp_path, classes=("trainA", "testA"))
+    assert any("look like splits: testA, trainA" in note for note in open_source(str(tmp_path)).notes)
 
 
 def test_pictures_by_any_name_that_pillow_reads(

@@ -7,8 +7,9 @@ import warnings
 import numpy as np
 import pytest
 from sklearn.neighbors import KNeighborsClassifier
+from sklearn.svm import SVC
 
-from pocketvit.evaluation.pixels import pixel_baselines
+from pocketvit.evaluation.pixels import expected_seconds, pixel_baselines
 from pocketvit.evaluation.spreading import Spreading
 
 
@@ -33,6 +34,23 @@ def test_what_would_take_too_long_is_left_out(monkeypatch: pytest.MonkeyPatch) -
     found = pixel_baselines(*part, *part, *part)
     assert set(found) == {"knn", "ridge"}
     assert found["ridge"]["test"] == 1
+
+
+@pytest.mark.parametrize(("side", "tried"), [(8, 500), (32, 500), (64, 250)])
+def test_large_images_are_tried_fewer_at_a_time(monkeypatch: pytest.MonkeyPatch, side: int, tried: int) -> None:
+    """Pairs of images times their values are what a trial of the SVM takes time with."""
+    fitted: list[int] = []
+
+    def fit(self: SVC, x: np.ndarray, y: np.ndarray) -> SVC:
+        fitted.append(len(x))
+        return self
+
+    monkeypatch.setattr(SVC, "fit", fit)
+    monkeypatch.setattr(SVC, "predict", lambda self, x: None)
+    images = np.zeros((600, side, side, 3), np.uint8)
+    labels = np.random.default_rng(0).integers(0, 2, 600)
+    assert expected_seconds(images, labels, 10, 10) > 0
+    assert max(fitted) in (tried, tried + 1)  # one more, where all were of one class
 
 
 def test_a_fit_that_has_not_converged_says_nothing_in_its_own_words(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -300,13 +300,14 @@ def test_the_page_shows_plan_beside_truth_and_what_was_saved(tmp_path: Path) -> 
     summary = summary_of(["a", "b"])
     stage = {"stage": "probe", "title": "probe", "planned": 12.0, "took": 15.0}
     summary["details"] |= {
-        "plan": {"seconds": 60, "opening": 2.5, "stages": [stage]}, "shipped": "mae", "frozen": False,
+        "plan": {"seconds": 600, "limit": 620, "opening": 2.5, "stages": [stage]}, "shipped": "mae", "frozen": False,
         "chosen_by": "by accuracy on 144 validation labels", "doubtful_labels": 0,
     }  # fmt: skip
     summary["details"]["evaluation"]["kept"] = [{"share": s, "accuracy": 1 - 0.1 * s} for s in (0.25, 0.5, 1.0)]
     page = write_report(write_run(tmp_path, summary)).read_text().replace(words.NBSP, " ")
     assert "The network from MAE was saved, by accuracy on 144 validation labels." in page
     assert "<td>12 s</td><td>15 s</td>" in page
+    assert "It ended 5 min 20 s before its limit" in page
     assert "the surest first" in page
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from pocketvit.pages import caveats, words
 from pocketvit.run.summary import updated
+from pocketvit.stages.arms import arms_named
 
 
 @pytest.mark.parametrize(
@@ -169,3 +170,39 @@ def test_raw_pixels_are_ranked_only_where_that_can_be_told(baseline: float, rank
     entry = {"mae": {"accuracy": 0.9}, "random": {"accuracy": 0.8}, "pixels": {"name": "svm", "accuracy": baseline}}
     summary = updated({"finetune": [entry], "dataset": {"test": 300}})
     assert f"{rank} the pre-trained model" in " ".join(caveats.standfirst(summary, summary["finetune"]))
+
+
+@pytest.mark.parametrize(
+    ("took", "planned", "pretrained", "tuned", "why"),
+    [
+        (382.0, 582.0, 500, 39, "fine-tuning from MAE was slower than was measured, and landed at 39 of 980 steps, and "
+                                "the other arms were given as many. Where"),
+        (382.0, 582.0, 60, 980, "pre-training (MAE) was slower than was measured, and landed at 60 of 500 steps. W"),
+        (382.0, 582.0, 500, 980, "its stages were quicker than was measured before the first"),
+        # Four fifths of the steps are what was planned for.
+        (382.0, 582.0, 400, 784, "its stages were quicker than was measured before the first"),
+        (500.0, 582.0, 500, 39, None),
+        # The plan says itself that the limit is longer than what is known to help.
+        (240.0, 250.0, 500, 980, None),
+    ],
+)  # fmt: skip
+def test_a_time_limit_that_was_not_used_has_a_reason(
+    took: float, planned: float, pretrained: int, tuned: int, why: str | None
+) -> None:
+    runs = [
+        {"init": "mae", "steps": tuned, "planned_steps": 980},
+        {"init": "random", "steps": tuned, "planned_steps": tuned},
+    ]
+    summary = {
+        "arms": [arm.to_json() for arm in arms_named(["mae", "random"])],
+        "pretrain": {"mae": {"steps": pretrained, "planned_steps": 500}},
+        "details": {"seconds": took, "plan": {"limit": 600.0, "seconds": planned}, "runs": runs},
+    }
+    said = caveats.unused(summary)
+    assert (said is None) == (why is None)
+    if said and why:
+        assert said.replace(words.NBSP, " ").startswith(f"It ended 3 min 38 s before its limit: {why}")
+
+
+def test_nothing_is_unused_without_a_limit() -> None:
+    assert caveats.unused({"details": {"seconds": 1.0, "plan": {"limit": None, "seconds": 9.0}}}) is None

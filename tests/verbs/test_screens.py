@@ -57,6 +57,7 @@ def in_a_terminal(args: list[str], columns: int, rows: int, folder: Path) -> str
 def test_a_terminal_shows_plan_progress_and_end(columns: int, rows: int, tmp_path: Path) -> None:
     written = in_a_terminal(["fit", "digits", *BRIEF, "--out", "r"], columns, rows, tmp_path)
     assert "\x1b[1m" in written  # the verdict is bold
+    assert "measuring how long each stage takes" in written
     lines = [line for part in ESCAPES.sub("", written).replace("\r", "\n").splitlines() if (line := part.rstrip())]
     assert max(map(len, lines)) <= columns
     heads = [line.split()[0] for line in lines if not line.startswith(" ")]
@@ -76,7 +77,15 @@ def test_without_a_terminal_there_is_a_line_for_each_thing(tmp_path: Path) -> No
     assert "\x1b" not in done.stdout + done.stderr
     assert max(map(len, done.stdout.splitlines())) <= 100
     assert len(done.stderr.splitlines()) < 30
-    for words in ("Data ", "Plan ", "raw pixels with", "pretrain: 12 epochs", "probe of mae", "fine-tuning from MAE"):
+    for words in (
+        "Data ",
+        "measuring how long each stage takes",
+        "Plan ",
+        "raw pixels with",
+        "pretrain: 12 epochs",
+        "probe of mae",
+        "fine-tuning from MAE",
+    ):
         assert words in done.stderr
     assert "Saved " in done.stdout
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
 import re
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -164,13 +166,25 @@ def _plain(file: str) -> str:
     return yaml.safe_dump(read_settings(file), default_flow_style=True, width=float("inf")).strip()
 
 
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that is there twice, of which PyYAML takes the last and drops the first."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
+        twice = [key for key, count in keys.items() if count > 1]
+        if twice:
+            raise yaml.YAMLError(f"'{twice[0]}' is there twice, near line {node.start_mark.line + 1}")
+        return super().construct_mapping(node, deep)
+
+
 def _read(file: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+        values = yaml.load(file.read_text(encoding="utf-8"), _Loader) or {}
+        json.dumps(values, default=str)  # refuses what holds itself, as an alias in its own anchor does
     except OSError as error:
         raise UserError(f"--config: {file}: cannot be read ({error.strerror})") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"--config: {file}: not YAML ({' '.join(str(error).split())})") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise UserError(f"--config: {file}: not YAML of settings ({' '.join(str(error).split())})") from None
     if not isinstance(values, dict):
         raise UserError(f"--config: {file}: holds no settings: expected lines like 'seed: 1'")
     for before, now in RENAMED.items():

@@ -110,6 +110,8 @@ def read_header(content: Path | bytes | NDArray[np.uint8]) -> Header:
             width, height = height, width
         animated = image.format in MOVING_FORMATS and bool(getattr(image, "is_animated", False))
         deep = np.asarray(image) if image.mode.startswith("I") else _deep_colours(image, content)
+        if deep is not None and "transparency" in image.info:
+            raise BadImage("16 bits with one colour for what is transparent: save it with an alpha channel")
         deep = deep[..., :3] if deep is not None and deep.ndim == 3 else deep  # what is opaque is always at its largest
         transparent = image.has_transparency_data
         return Header(
@@ -233,7 +235,12 @@ def _is_grey(image: Image.Image) -> bool:
     if image.mode in ("P", "PA"):
         palette = np.array(image.getpalette("RGB") or [0, 1, 2]).reshape(-1, 3)
         return bool((palette == palette[:, :1]).all())
-    return image.mode in GREY_MODES or image.mode.startswith("I;16")
+    return image.mode in GREY_MODES or image.mode.startswith("I;16") or _is_deep_grey_alpha(image)
+
+
+def _is_deep_grey_alpha(image: Image.Image) -> bool:
+    """Whether it is grey with alpha, of 16 bits each: Pillow calls that RGBA."""
+    return any(tile[3] == "LA;16B" for tile in getattr(image, "tile", []))
 
 
 def _brightness(image: Image.Image) -> float | None:
@@ -262,6 +269,12 @@ def _in_8_bits(values: NDArray[np.int64], bits: int) -> NDArray[np.uint8]:
 def _deep_colours(image: Image.Image, content: Path | bytes) -> NDArray[np.int64] | None:
     """(H, W, C) values of an image of 16 bits a colour, of which Pillow would read the upper 8; None of any other."""
     tiles = getattr(image, "tile", [])
+    if _is_deep_grey_alpha(image):
+        with _open(content) as other:
+            # As many bytes as a pixel of 8 bits has: of grey and of alpha, each the upper and the lower.
+            other.tile = [(*tile[:3], "RGBA") for tile in tiles]  # type: ignore[attr-defined]
+            bytes_ = np.asarray(other).astype(np.int64)
+        return (bytes_[..., ::2] * 256 + bytes_[..., 1::2])[..., [0, 0, 0, 1]]
     lower = [(*tile[:3], _other_byte(tile[3])) for tile in tiles]
     if image.mode not in ("RGB", "RGBA") or lower == [tuple(tile) for tile in tiles]:
         return None

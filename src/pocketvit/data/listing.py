@@ -6,6 +6,7 @@ import os
 import re
 import stat
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,25 +25,50 @@ IMAGE_EXTENSIONS = frozenset(
 COPIES = frozenset(("@eadir", "__macosx", ".thumbnails", "thumbnails", "$recycle.bin"))
 SPLITS = {
     **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("test", "testing"), "test"),
+    **dict.fromkeys(("test", "testing", "evaluation"), "test"),
     **dict.fromkeys(("val", "valid", "validation", "dev", "eval"), "val"),
 }
 _WORDS = "|".join(sorted(SPLITS, key=len, reverse=True))
-_WHOLE = re.compile(rf"(?:.*[-_. ]|split=)?({_WORDS})(?:[-_. ]?(?:set|split|data|images?|imgs?))?", re.IGNORECASE)
-_BEGINS = re.compile(rf"({_WORDS})[-_. ]", re.IGNORECASE)
+_NAME = re.compile(
+    rf"(?:split=)?(?P<before>(?:.*[-_. ])?)(?P<split>{_WORDS})"
+    r"(?:[-_. ]?(?:data|set|split|folder|images?|imgs?))*(?P<after>(?:[-_. \d].*)?)",
+    re.IGNORECASE,
+)
+_SHARD = re.compile(r"(?:[-_. ]?\d.*)?")  # 00000-of-00002, of one file among several
 
 
 def split_of(name: str) -> str | None:
     """The split that a name tells, "train", "val" or "test": as a whole, as its end (seg_train), in split=train, or
     with a word for a collection after it (test_set, TrainImages)."""
-    found = _WHOLE.fullmatch(name)
-    return SPLITS[found[1].lower()] if found else None
+    found = _NAME.fullmatch(name)
+    return SPLITS[found["split"].lower()] if found and not found["after"] else None
 
 
 def split_of_file(stem: str) -> str | None:
-    """The same of a file's name without its extension, whose beginning tells it too: train-00000-of-00002."""
-    found = _BEGINS.match(stem)
-    return SPLITS[found[1].lower()] if found else split_of(stem)
+    """The same of a file's name without its extension, whose beginning tells it too (train_a), and whose end may be
+    followed by a number (mnist_train-00000-of-00002)."""
+    found = _NAME.fullmatch(stem)
+    told = found and (not found["before"] or _SHARD.fullmatch(found["after"]))
+    return SPLITS[found["split"].lower()] if found and told else None
+
+
+def splits_among(names: Iterable[str]) -> dict[str, str]:
+    """Which of the names of folders that lie side by side tell splits, and which.
+
+    One that says nothing else does (train, test_set). One that says more (seg_train, train2017) does where another says
+    the same of another split, and where none is all of a name for train: steam-train and crash-test are classes.
+    """
+    alike: dict[tuple[str, str], dict[str, str]] = {}
+    for name in names:
+        if found := _NAME.fullmatch(name):
+            rest = found["before"].lower(), found["after"].lower()
+            alike.setdefault(rest, {})[name] = SPLITS[found["split"].lower()]
+    whole = alike.pop(("", ""), {})
+    if "train" in whole.values():
+        return whole
+    return whole | {
+        name: split for told in alike.values() if len(set(told.values())) > 1 for name, split in told.items()
+    }
 
 
 @dataclass

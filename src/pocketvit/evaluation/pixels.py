@@ -21,6 +21,7 @@ RIDGE_PENALTY = 1e-3
 FOLDS = 5
 LOGISTIC_STEPS = 1000
 TRIED_STEPS, TRIED_IMAGES = 10, 500  # on which the time that a classifier takes is measured
+TRIED_VALUES = 3072  # of an image; larger ones are so many fewer that all their pairs are no more work
 AGAIN = 1.0  # seconds of a trial, after which it is not repeated
 KNN_SECONDS = 5e-11  # for a pixel of a pair of images
 
@@ -114,7 +115,7 @@ def _affordable(
     times, heldout = (FOLDS if val > len(y) else 1), (test if val > len(y) else val + test)
     found: dict[str, tuple[Any, float]] = {}
     if len(y) <= SVM_MOST_IMAGES:
-        svm, part = SVC(C=10, gamma="scale"), _part(y)
+        svm, part = SVC(C=10, gamma="scale"), _part(x, y)
         seconds = seconds_of_fit(lambda: svm.fit(x[part], y[part]).predict(x[part]))
         # Fitting and predicting take time with the square of the images, here in about equal parts.
         found["svm"] = svm, seconds / len(part) ** 2 * len(y) * (times * len(y) + heldout) / 2
@@ -123,7 +124,7 @@ def _affordable(
         seconds = times * seconds_of_fit(lambda: brief.fit(x, y)) * LOGISTIC_STEPS / TRIED_STEPS
         found["logistic regression"] = LogisticRegression(max_iter=LOGISTIC_STEPS), seconds
     if unlabelled is not None and len(unlabelled) > len(y):
-        others, part = pixels(unlabelled), _part(y)
+        others, part = pixels(unlabelled), _part(x, y)
         brief = Spreading(others[:TRIED_IMAGES])
         seconds = seconds_of_fit(lambda: brief.fit(x[part], y[part]))
         # Between their number, by which pixels are gone through, and its square, by which neighbours are looked for.
@@ -136,14 +137,15 @@ def _affordable(
     if not {"svm", "logistic regression"} <= kept.keys():
         # The penalty is in units of its inputs' squares, summed over images.
         ridge = RidgeClassifier(RIDGE_PENALTY * len(y))
-        part = _part(y)
+        part = _part(x, y)
         kept["ridge"] = ridge, times * seconds_of_fit(lambda: ridge.fit(x[part], y[part])) * len(y) / len(part)
     return kept
 
 
-def _part(y: NDArray[np.integer]) -> NDArray[np.intp]:
-    """Indices of some images, drawn by chance, of two classes or more."""
-    drawn = np.random.default_rng(0).permutation(len(y))[:TRIED_IMAGES]
+def _part(x: NDArray[np.float32], y: NDArray[np.integer]) -> NDArray[np.intp]:
+    """Indices of some images (N, D), drawn by chance, of two classes or more."""
+    count = round(TRIED_IMAGES * min(1.0, TRIED_VALUES / x.shape[1]) ** 0.5)
+    drawn = np.random.default_rng(0).permutation(len(y))[:count]
     others = np.flatnonzero(y != y[drawn[0]])[:1]
     return np.unique(np.concatenate([drawn, others]))
 

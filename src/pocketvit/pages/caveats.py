@@ -7,6 +7,8 @@ from pocketvit.pages import words
 
 # Of what is said of the data: findings that speak against a verdict.
 DOUBTED = ("are identical to", "are among those that", "stand under two labels", "file names look like groups")
+USED = 0.8  # of a time limit; where less was used, it is said why
+SHORT = 0.7  # of a stage's steps, some of which are there only for a pace that was measured too low
 
 
 def rivals(summary: words.Json, entry: words.Json) -> list[str]:
@@ -140,6 +142,34 @@ def unmoved(summary: words.Json) -> list[str]:
             f"95{words.NBSP}% confidence)."
         )
     return said
+
+
+def unused(summary: words.Json) -> str | None:
+    """A sentence on why much of a time limit was left; None where it was used, or where the plan leaves it."""
+    details, known = summary.get("details") or {}, words.arms(summary)
+    plan = details.get("plan") or {}
+    limit, planned = words.number(plan.get("limit")), words.number(plan.get("seconds"))
+    took = words.number(details.get("seconds"))
+    if limit is None or planned is None or took is None or took >= USED * limit or planned < USED * limit:
+        return None
+    stages = [
+        (f"pre-training ({known[name]['title']})", "", found) for name, found in (summary.get("pretrain") or {}).items()
+    ]
+    for run in details.get("runs") or []:
+        arm = known[run["init"]]
+        doing = f"fine-tuning from {arm['title']}" if words.is_vit(arm) else f"training a {arm['title']}"
+        stages.append((doing, ", and the other arms were given as many" if len(known) > 1 else "", run))
+    said = f"It ended {words.duration(limit - took)} before its limit"
+    stages = [stage for stage in stages if stage[2].get("steps") and stage[2].get("planned_steps")]
+    shares = [found["steps"] / found["planned_steps"] for _, _, found in stages]
+    if not shares or min(shares) >= SHORT:
+        return f"{said}: its stages were quicker than was measured before the first. The same command measures anew."
+    doing, others, found = stages[shares.index(min(shares))]
+    return (
+        f"{said}: {doing} was slower than was measured, and landed at {found['steps']:,} of "
+        f"{found['planned_steps']:,} steps{others}. Where nothing else is at work on the machine, the same command "
+        "does more."
+    )
 
 
 def standfirst(summary: words.Json, entries: Sequence[words.Json]) -> list[str]:

@@ -26,6 +26,7 @@ def page_context(summary: Context, metrics: Sequence[Context], arrays: Arrays, s
         "saved": _saved(summary),
         "sound": caveats.soundness(summary, entries) if entries else [],
         "times": _times(details.get("plan")),
+        "unused": caveats.unused(summary),
         "results": [_result(entry, arms, details.get("pixels"), fraction) for entry in entries],
         "probe": _probe(summary.get("probe"), arms),
         "metric": _metric(details.get("metric") or {}, arms, fraction),

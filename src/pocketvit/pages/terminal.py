@@ -26,6 +26,7 @@ from pocketvit.training.memory import step_bytes
 
 INDENT = 8  # of what follows a line's first word
 WIDTH = 100
+MEASURING = f"{'':<{INDENT}}measuring how long each stage takes here"
 
 Json = dict[str, Any]
 
@@ -167,7 +168,7 @@ def _facts(summary: Json) -> Iterator[str]:
     plan = details.get("plan") or {}
     planned = f", planned {words.duration(plan['seconds'])}" if plan.get("seconds") else ""
     yield _line("Time", f"{words.duration(details.get('seconds'))}{planned}")
-    yield from (_line("", note) for note in plan.get("notes") or [])
+    yield from (_line("", note) for note in (caveats.unused(summary), *(plan.get("notes") or [])) if note)
 
 
 def _line(head: str, text: str) -> str:

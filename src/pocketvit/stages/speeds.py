@@ -25,6 +25,7 @@ from pocketvit.training.step import GradientStep, total_steps
 
 MEASURED = 1.0  # seconds of steps that a pace is taken from, after the first, which warms up
 WARM = 2.0  # seconds of a first step that are enough
+QUICK = 0.25  # seconds of a step: slower ones are measured once
 MOST_STEPS = 8
 FORWARD_IMAGES, FEW_IMAGES = 256, 32  # a few where they take long
 PROBE_SHARE = 0.02  # of a time limit that one encoder has to read a split
@@ -66,7 +67,7 @@ def outlay(context: Context, arms: Sequence[Arm], limit: float | None) -> Outlay
     forwards = {name: forward if name == "vit" else _seconds_an_image(context, name) for name in networks}
     # Once more, and the better of the two: what else ran on the machine for a moment says nothing of the rest. Slow
     # ones have outlasted such moments.
-    paces = {step: pace if pace > MEASURED else min(pace, _seconds_a_step(step)) for step, pace in paces.items()}
+    paces = {step: pace if pace > QUICK else min(pace, _seconds_a_step(step)) for step, pace in paces.items()}
 
     def length(step: GradientStep, count: int, forward: float, tail: float, extra: float = 0.0) -> Length:
         # As Stage.reading_steps spaces them.

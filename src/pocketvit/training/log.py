@@ -6,6 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -58,6 +59,14 @@ class RunLog:
     def say(self, text: str) -> None:
         """One line for the person who waits."""
         self.console.print(text, markup=False)
+
+    def waiting(self, text: str) -> AbstractContextManager[object]:
+        """Within it, a person sees that something is under way whose end is not known: a line, on a terminal for as
+        long as it lasts."""
+        if sys.stderr.isatty():
+            return self.console.status(text)
+        self.say(text)
+        return nullcontext()
 
     def rewind(self, tags: dict[str, Any], step: int) -> None:
         """Take back the records of a stage after `step`: a resumed run writes them again."""

@@ -16,7 +16,7 @@ from pocketvit.errors import UserError
 from pocketvit.files import read_json, write_whole
 from pocketvit.pages import words
 from pocketvit.pages.page import write_report
-from pocketvit.pages.terminal import introduce, place_line, plan_lines
+from pocketvit.pages.terminal import MEASURING, introduce, place_line, plan_lines
 from pocketvit.run.folder import RunFolder
 from pocketvit.run.opening import discard, settle
 from pocketvit.run.summary import printable
@@ -130,7 +130,9 @@ def _planned(context: Context, limit: float | None, elastic: bool, resume: bool)
         arms = arms_of(context.settings)
         if context.init and not any(arm.objective for arm in arms):
             raise UserError(f"--arms {context.settings.arms}: none starts from --init: add mae, or leave --init out")
-        costs, spent = outlay(context, arms, limit), from_main(context.accelerator, context.clock.seconds)
+        with context.log.waiting(MEASURING):
+            costs = outlay(context, arms, limit)
+        spent = from_main(context.accelerator, context.clock.seconds)
         within = HALF_AN_HOUR if elastic and context.accelerator.device.type == "cpu" else None
         made = make_plan(costs, arms, context.seeds(), spent, finetune_key, limit=limit, within=within)
     except UserError:
@@ -301,8 +303,13 @@ def _finished(
     """Summary, figures' data and report of a run that is over, and what it took."""
     folder = context.folder
     summary = write_results(context, arms, results, details, mae)
+
+    def write_times() -> None:
+        context.clock.tick()
+        summary["details"] |= {"seconds": round(context.clock.seconds, 1), "plan": plan_and_truth(context)}
+        context.on_main(lambda: write_whole(folder.summary, json.dumps(summary, indent=1) + "\n"))
+
+    write_times()  # for the page, which takes time in its turn
     context.on_main(lambda: write_report(folder.root))
-    context.clock.tick()
-    summary["details"] |= {"seconds": round(context.clock.seconds, 1), "plan": plan_and_truth(context)}
-    context.on_main(lambda: write_whole(folder.summary, json.dumps(summary, indent=1) + "\n"))
+    write_times()
     return Run(folder.root, printable(summary))

@@ -1,6 +1,7 @@
 """Folders of image files: with train/ and test/, with class folders only, or with images only.
 
-Splits are told by name, whatever the case (Training, seg_test, split=val). One folder around it all is gone through.
+Splits are told by name, whatever the case (Training, seg_train beside seg_test, split=val). One folder around it all is
+gone through.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pocketvit.data.listing import IMAGE_EXTENSIONS, SPLITS, Passed, entries, find_images, split_of
+from pocketvit.data.listing import IMAGE_EXTENSIONS, SPLITS, Passed, entries, find_images, split_of, splits_among
 from pocketvit.data.sources.opener import Opener
 from pocketvit.data.structures import Finding, Item, Section, Source, hash_files, make_source
 from pocketvit.errors import UserError
@@ -80,7 +81,10 @@ def _unwrapped(folder: Path, passed: Passed, findings: list[Finding]) -> Path:
     """
     # Looked at with a count of its own: whoever reads it afterwards counts what it passes over.
     loose, inner = entries(folder, Passed())
-    if loose or len(inner) != 1 or split_of(inner[0].name) not in (None, split_of(folder.name)):
+    if loose or len(inner) != 1:
+        return folder
+    own = split_of(folder.name)
+    if splits_among([inner[0].name]).get(inner[0].name, own) != own:
         return folder
     images, deeper = entries(inner[0], Passed())
     if images or not deeper:
@@ -92,7 +96,7 @@ def _unwrapped(folder: Path, passed: Passed, findings: list[Finding]) -> Path:
 
 def _split_folders(root: Path, folders: dict[str, Path], loose: list[Path], passed: Passed) -> dict[str, Path]:
     """The folders that hold splits, by part; empty when the folders are classes (one may well be called train)."""
-    named = {name: part for name in folders if (part := split_of(name))}
+    named = splits_among(folders)
     parts = set(named.values())
     if not named or (len(named) < len(folders) and "train" not in parts):
         return {}
