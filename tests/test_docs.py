@@ -82,8 +82,8 @@ def make_data(folder: Path) -> None:
             pq.write_table(pa.table(rows), folder / "data" / name / f"{split}-00000-of-00001.parquet")
     new = folder / "new_images"
     new.mkdir()
-    for file in (new / "a.png", folder / "truck.png", folder / "dog.png"):
-        image.save(file)
+    for place in (new / "a.png", folder / "truck.png", folder / "dog.png"):
+        image.save(place)
     pq.write_table(pa.table(rows), folder / "my_images.parquet")
 
 
