@@ -26,10 +26,13 @@ class UserError(Exception):
 
 
 class Diverged(UserError):
-    """What a network says is no number: its training has run away."""
+    """What a network says is no number: its training has run away, or its file is damaged."""
 
     def __init__(self) -> None:
-        super().__init__("the network's outputs are no numbers, for its training diverged: train it with a lower --lr")
+        super().__init__(
+            "the network's outputs are no numbers: its training diverged, or its file is damaged: train it with a "
+            "lower --lr, or write the file anew"
+        )
 
 
 class UnlikeTraining(UserWarning):

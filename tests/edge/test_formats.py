@@ -223,19 +223,27 @@ def test_wrong_words_and_foreign_files_get_one_line(
         entry = next(entry for entry in other.metadata_props if entry.key == KEY)
         entry.value = json.dumps(json.loads(entry.value) | about)
         onnx.save(other, tmp_path / f"{name}.onnx")
-    (tmp_path / "page.html").write_text("<html>")
+    for name in ("page.html", "model.xml", "model.bin"):
+        (tmp_path / name).write_text("<html>")
     for runtime in ("onnxruntime", "openvino"):
         for name, words in (
-            ("text", "or a damaged one"), ("half", "or a damaged one"), ("foreign", "that PocketViT did not write"),
-            ("missing", "no such file"), ("size", "its `pixels` is of shape"), ("classes", "its `logits` is of shape"),
+            ("text", "write it anew with `export`"), ("half", "or a damaged one"), ("missing", "no such file"),
+            ("foreign", "that PocketViT did not write"), ("size", "its `pixels` is of shape"),
+            ("classes", "its `logits` is of shape"),
         ):  # fmt: skip
             given = ["--model", str(tmp_path / f"{name}.onnx"), "--runtime", runtime]
             assert main(["predict", str(tmp_path), *given]) == 2
             error = capsys.readouterr().err
             assert words in error
             assert error.count("\n") == 1
-    assert main(["predict", str(tmp_path), "--model", str(tmp_path / "page.html")]) == 2
-    assert "give a run directory or a weights file" in capsys.readouterr().err
+            assert "Exception from" not in error  # places in OpenVINO's source
+    for name, words in (
+        ("page.html", "a page for browsers: open it in one"), ("model.xml", "half of an OpenVINO model: give the .zip"),
+        ("model.bin", "half of an OpenVINO model: give the .zip"),
+    ):  # fmt: skip
+        for verb in (["predict", str(tmp_path), "--model"], ["bench"]):
+            assert main([*verb, str(tmp_path / name)]) == 2
+            assert words in capsys.readouterr().err
     for more, words in (
         (["--to", "toaster"], "--to toaster: expected one of onnx, openvino, executorch, html, timm"),
         (["--to", "openvino"], "expected a name that ends in .zip for --to openvino"),

@@ -50,6 +50,18 @@ def test_a_file_that_cannot_be_read_or_a_process_that_dies_is_a_note(contestant:
     assert sum(images for _, images in told) == work([contestant], [1], 1)
 
 
+def test_outputs_that_are_no_numbers_have_no_accuracy(contestant: Contestant) -> None:
+    """Their likeliest class would be the first, always."""
+    network, meta = weights.load(contestant.file)
+    torch.nn.init.constant_(next(network.parameters()), float("nan"))
+    weights.save(contestant.file, network, meta)
+    with Worker("torch", 1) as worker, pytest.raises(WorkerError, match="outputs are no numbers"):
+        worker.ask(
+            "examine", runtime=str(EAGER), file=str(contestant.file), images=str(contestant.images),
+            labels=str(contestant.labels), batches=[1],
+        )  # fmt: skip
+
+
 def test_a_worker_examines_a_file_and_takes_turns(contestant: Contestant) -> None:
     about: dict[str, Any] = {"runtime": str(EAGER), "file": str(contestant.file), "images": str(contestant.images)}
     with Worker("torch", 1) as worker:

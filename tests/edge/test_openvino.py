@@ -69,7 +69,7 @@ def test_foreign_and_damaged_archives_are_told(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
         archive.writestr("a.png", b"")
     for name, words in (
-        ("half", "not an OpenVINO model"), ("text", "not an OpenVINO model"), ("photos", "not an OpenVINO model"),
+        ("half", "not an OpenVINO model"), ("text", "write it anew with `export`"), ("photos", "not an OpenVINO model"),
         ("foreign", "no metadata of PocketViT's"), ("missing", "no such file"),
     ):  # fmt: skip
         with pytest.raises(UserError, match=words) as error:

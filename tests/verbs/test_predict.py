@@ -147,5 +147,5 @@ def test_weights_that_diverged_answer_nothing(tmp_path: Path) -> None:
     torch.nn.init.constant_(next(network.parameters()), float("nan"))
     weights.save(tmp_path / "w.safetensors", network, META)
     for verb, more in ((pocketvit.predict, {}), (pocketvit.embed, {"out": tmp_path / "features.csv"})):
-        with pytest.raises(UserError, match="no numbers, for its training diverged"):
+        with pytest.raises(UserError, match="no numbers: its training diverged, or its file is damaged"):
             verb(picture(tmp_path / "a.png"), model=tmp_path / "w.safetensors", **more)

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from pocketvit.edge.deployed import Deployed
 from pocketvit.edge.format import (
+    ANEW,
     CannotRun,
     Format,
     LogitsOnly,
@@ -82,7 +83,7 @@ class ExecuTorch(LogitsOnly):
         paths = os.pathsep.join(path for path in sys.path if path)
         done = subprocess.run(command, input=images, capture_output=True, env={**os.environ, "PYTHONPATH": paths})
         if done.returncode == DAMAGED:
-            raise UserError(f"{self._file}: not an ExecuTorch program, or a damaged one")
+            raise UserError(f"{self._file}: not an ExecuTorch program, or a damaged one: {ANEW}")
         if done.returncode == UNABLE or done.returncode < 0:
             reason = f"signal {-done.returncode}" if done.returncode < 0 else done.stderr.decode().splitlines()[-1]
             raise CannotRun(f"{self._file}: ExecuTorch cannot run it on this machine ({reason})")

@@ -24,6 +24,7 @@ from pocketvit.model.weights import WeightsMeta
 Ports = Mapping[str, Sequence[Any]]
 INPUT, OUTPUTS = "pixels", Deployed.outputs
 WITHOUT_FEATURES = "an exported file has logits and no features: give the run that it came from"
+ANEW = "write it anew with `export`"
 BATCH = 256  # images that are computed at a time, where a file takes any number
 
 
@@ -141,7 +142,7 @@ def batches(images: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
 def check_file(file: Path) -> None:
     """Raise UserError where there is none."""
     if not file.is_file():
-        raise UserError(f"{file}: no such file")
+        raise UserError(f"{file}: no such file: give one that `export` wrote")
 
 
 def check_ports(file: Path, meta: WeightsMeta, given: Ports, found: Ports) -> None:

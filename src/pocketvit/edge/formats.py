@@ -15,6 +15,12 @@ from pocketvit.errors import UserError
 FORMATS: dict[str, type[Format]] = {"onnx": Onnx, "openvino": OpenVinoIr, "executorch": Pte, "html": Html, "timm": Timm}
 # Of those that read a kind of file, the first is taken unless another is asked for.
 RUNTIMES: dict[str, type[FileRuntime]] = {"onnxruntime": OnnxRuntime, "openvino": OpenVino, "executorch": ExecuTorch}
+# What else lies beside exported files, and is taken for one.
+_HALF = "half of an OpenVINO model: give the .zip that `export` wrote, or model.xml and model.bin in one"
+ELSEWHERE = {
+    Html.suffix: "a page for browsers: open it in one, and give a run directory or a weights file here",
+    **dict.fromkeys((".xml", ".bin"), _HALF),
+}
 
 
 def format_of(name: str, file: Path, int8: bool) -> type[Format]:
@@ -42,4 +48,6 @@ def runtime_of(file: Path, name: str | None = None) -> type[FileRuntime] | None:
     if name is not None and name not in able:
         which = f"use {' or '.join(able)}" if able else f"export it to {' or '.join(RUNTIMES[name].reads)} first"
         raise UserError(f"--runtime {name}: does not read {file}: {which}")
+    if not able and file.suffix in ELSEWHERE and file.is_file():
+        raise UserError(f"{file}: {ELSEWHERE[file.suffix]}")
     return RUNTIMES[name] if name else next(iter(able.values()), None)

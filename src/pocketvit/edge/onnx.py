@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from pocketvit.edge.deployed import Deployed
 from pocketvit.edge.format import (
+    ANEW,
     INPUT,
     OUTPUTS,
     Format,
@@ -51,7 +52,7 @@ class OnnxRuntime(LogitsOnly):
         try:
             self._session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its own kinds, which have no common one
-            raise UserError(f"{file}: not an ONNX file, or a damaged one ({first_line(error)})") from None
+            raise UserError(f"{file}: not an ONNX file, or a damaged one ({first_line(error)}): {ANEW}") from None
         text = self._session.get_modelmeta().custom_metadata_map.get(weights.KEY)
         self.meta = described(text, file)
         both = (self._session.get_inputs(), self._session.get_outputs())
@@ -124,7 +125,10 @@ logits, probabilities = onnxruntime.InferenceSession("{name}").run(None, {{"{INP
 def described(text: str | None, file: Path) -> WeightsMeta:
     """What an ONNX file's metadata say; UserError where they are not ours."""
     if text is None:
-        raise UserError(f"{file}: an ONNX file that PocketViT did not write: its classes and image size are not known")
+        raise UserError(
+            f"{file}: an ONNX file that PocketViT did not write, of unknown classes and image size: give one that "
+            "`export` wrote"
+        )
     return weights.from_text(text, file)
 
 

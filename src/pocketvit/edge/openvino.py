@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from pocketvit.edge.deployed import Deployed
 from pocketvit.edge.format import (
+    ANEW,
     INPUT,
     OUTPUTS,
     Format,
@@ -64,7 +65,7 @@ class OpenVino(LogitsOnly):
         try:
             self._model = core.compile_model(model, "CPU", options)
         except RuntimeError as error:
-            raise UserError(f"{file}: a damaged file, or one that OpenVINO cannot run ({first_line(error)})") from None
+            raise UserError(f"{file}: a damaged file, or one that OpenVINO cannot run ({_reason(error)})") from None
 
     def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """(N, H, W, C) to (N, K)."""
@@ -139,7 +140,13 @@ def _read(core: Any, file: Path) -> Any:
         with zipfile.ZipFile(file) as archive:
             return core.read_model(archive.read(GRAPH), archive.read(WEIGHTS))
     except (zipfile.BadZipFile, KeyError, RuntimeError, OSError) as error:
-        raise UserError(f"{file}: not an OpenVINO model, or a damaged one ({first_line(error)})") from None
+        raise UserError(f"{file}: not an OpenVINO model, or a damaged one ({_reason(error)}): {ANEW}") from None
+
+
+def _reason(error: Exception) -> str:
+    """What an error says first, after the places in OpenVINO's source that it came through."""
+    lines = (line for line in str(error).splitlines() if line.strip() and not line.startswith("Exception from "))
+    return next(lines, first_line(error))
 
 
 def _ports(ports: Any) -> dict[str, list[Any]]:

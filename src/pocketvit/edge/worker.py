@@ -92,8 +92,10 @@ class Worker:
             peaks.append(None if beyond is None else self._imported + most)
         accuracy = None
         if labels is not None:
+            from pocketvit.evaluation.predictor import numbers
+
             classes, found = np.load(labels), self._runtime(runtime, file)
-            parts = (found.logits(pixels[at : at + CHUNK]) for at in range(0, len(pixels), CHUNK))
+            parts = (numbers(found.logits(pixels[at : at + CHUNK])) for at in range(0, len(pixels), CHUNK))
             accuracy = float((np.concatenate([part.argmax(axis=1) for part in parts]) == classes).mean())
         return {"load_seconds": loaded, "peak_bytes": peaks, "accuracy": accuracy}
 

@@ -53,7 +53,7 @@ class Predictor:
 
     def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """(N, H, W, C) uint8 images, at least one, to (N, K). Raises Diverged, as all that follow, for no numbers."""
-        return _numbers(self.runtime.logits(images))
+        return numbers(self.runtime.logits(images))
 
     def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """(N, H, W, C) uint8 images, at least one, to (N, K)."""
@@ -65,10 +65,11 @@ class Predictor:
 
     def features(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """(N, H, W, C) uint8 images, at least one, to (N, D), what the head reads."""
-        return _numbers(self.runtime.features(images))
+        return numbers(self.runtime.features(images))
 
 
-def _numbers(outputs: NDArray[np.float32]) -> NDArray[np.float32]:
+def numbers(outputs: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The same; raises Diverged where one is none."""
     if not np.isfinite(outputs).all():
         raise Diverged
     return outputs
