@@ -240,6 +240,26 @@ def test_a_run_that_was_stopped_goes_on_by_its_name_alone(tmp_path: Path, capsys
     assert "no run that can be gone on with" in capsys.readouterr().err
 
 
+def test_what_a_run_was_begun_with_and_has_moved_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for index in range(20):
+        (tmp_path / "set" / f"{index % 2}").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((8, 8), index, np.uint8)).save(tmp_path / "set" / f"{index % 2}" / f"{index}.png")
+    brief = {name: value for name, value in BRIEF.items() if not name.startswith("labels")}
+    flags = [f"--{name}={value}" for name, value in {**brief, "arms": "mae"}.items()]
+    begin = ["fit", *flags, "--out", str(tmp_path / "run")]
+    assert main([*begin, str(tmp_path / "set")]) == 0
+    (tmp_path / "set").rename(tmp_path / "moved")
+    for verb, todo in (
+        (["resume"], "repeat the command that began it, with the new place and --resume"),
+        (["export", "--out", str(tmp_path / "m.onnx")], "give --data"), (["bench"], "give --data"),
+    ):  # fmt: skip
+        capsys.readouterr()
+        assert main([*verb, str(tmp_path / "run")]) == 2
+        said = f"it was begun with {tmp_path / 'set'}, which is not there any more: move it back, or {todo}"
+        assert capsys.readouterr().err == f"pocketvit: {tmp_path / 'run'}: {said}\n"
+    assert main([*begin, str(tmp_path / "moved"), "--resume"]) == 0
+
+
 @pytest.mark.parametrize("module", [estimator, models])
 def test_examples_in_docstrings_are_true(module: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

@@ -102,6 +102,22 @@ class RunFolder:
         """What began the run, for whoever goes on with it, as JSON."""
         return self.root / STAGES / "call.json"
 
+    def begun(self, otherwise: str) -> dict[str, Any]:
+        """What `call` holds.
+
+        Raises:
+            UserError: images or weights that the run was begun with have moved; the message says what to do `otherwise`
+                than to move them back.
+            OSError: the run keeps none.
+        """
+        call = dict(read_json(self.call))
+        for place in (call.get("data"), call.get("init")):
+            # Sets that need no file have names.
+            if place and Path(place).is_absolute() and not Path(place).exists():
+                lost = f"it was begun with {place}, which is not there any more"
+                raise UserError(f"{self.root}: {lost}: move it back, or {otherwise}")
+        return call
+
     @property
     def clock(self) -> Path:
         """Seconds by stage."""

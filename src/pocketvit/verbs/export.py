@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -120,7 +119,7 @@ def images_of(path: Path, meta: WeightsMeta, data: str | None) -> Dataset:
     folder = RunFolder(path if path.is_dir() else path.parent)
     if data is None:
         try:
-            data = json.loads(folder.call.read_text())["data"]
+            data = folder.begun("give --data")["data"]
         except (OSError, ValueError, KeyError):
             raise UserError(f"{path}: it is not known which images it came from: give --data") from None
     config = resolve(config=run_config(path)).data

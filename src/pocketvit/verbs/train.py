@@ -272,7 +272,7 @@ def resume(run: Run | str | Path, *, pause_after: str | float | None = None) -> 
     """
     folder = RunFolder(run.path if isinstance(run, Run) else Path(run))
     try:
-        call = dict(read_json(folder.call))
+        call = folder.begun("repeat the command that began it, with the new place and --resume")
         verb: Callable[..., Run] = {"fit": fit, "pretrain": pretrain, "finetune": finetune}[call.pop("verb")]
     except (OSError, KeyError, TypeError, ValueError):
         raise UserError(f"{folder.root}: no run that can be gone on with: give the directory of one") from None
