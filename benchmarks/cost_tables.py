@@ -51,6 +51,15 @@ def devices_table() -> str:
     return plain("\n".join([markdown(head, rows), "", f"Each is {' / '.join(VALUE_BYTES)}.", "", *notes]) + "\n")
 
 
+def operators_table(found: Json) -> str:
+    """Shares of an exported network's time by operator, those of a hundredth or more."""
+    spent, details = found["microseconds"], found["details"]
+    total = sum(spent.values())
+    rows = [[f"`{name}`", f"{100 * one / total:.0f} %"] for name, one in spent.items() if one >= total / 100]
+    origin = f"`{details['command']}`. {total / 1000:.1f} ms a call over {found['calls']} calls; {when(details)}."
+    return plain(f"{markdown(['operator', 'share of the time'], rows)}\n\n<sub>{origin}</sub>\n")
+
+
 def bench_table(found: Json) -> str:
     """A table for each number of images and threads, the fastest first, and what they hold for."""
     rows, details = found["rows"], found["details"]

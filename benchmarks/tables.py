@@ -2,8 +2,8 @@
 
 A table stands between `<!-- table:NAME -->` and `<!-- /table -->`. NAME is `budget` or `devices`, counted here and now;
 `cifar`: what benchmarks/reproduce.py wrote for the recipes of CIFAR-10 and CIFAR-100, beside what others have published
-(benchmarks/published.json); or a file results/NAME.json: `throughput-DEVICE`, `scaling-DEVICE`, `trials-NAME` and
-`equal-time-NAME` are written by the benchmarks of those names, `bench-NAME` by `pocketvit bench`, and any other is a
+(benchmarks/published.json); or a file results/NAME.json: `throughput-DEVICE`, `scaling-DEVICE`, `trials-NAME`,
+`operators-NAME` and `equal-time-NAME` are written by the benchmarks of those names, `bench-NAME` by `pocketvit bench`, and any other is a
 copy of a run's summary.json.
 
     python benchmarks/tables.py           write the tables
@@ -28,7 +28,7 @@ from bench_tables import (
     trials_table,
 )
 from cifar_table import cifar_table
-from cost_tables import bench_table, budget_table, devices_table
+from cost_tables import bench_table, budget_table, devices_table, operators_table
 from writing import BadEvidence, Json, device, markdown, minutes, plain, when
 
 from pocketvit.pages import words
@@ -86,6 +86,7 @@ def table(name: str, results: Path) -> str:
         "labels": (labels_table, "the evidence of benchmarks/labels.py"),
         "plans": (plans_table, "the evidence of benchmarks/plans.py"),
         "equal": (equal_time_table, "the evidence of benchmarks/equal_time.py"),
+        "operators": (operators_table, "the evidence of benchmarks/operators.py"),
         "scaling": (scaling_table, "the evidence of benchmarks/scaling.py"),
         "trials": (trials_table, "the evidence of benchmarks/trials.py"),
     }
