@@ -3,8 +3,8 @@
 A table stands between `<!-- table:NAME -->` and `<!-- /table -->`. NAME is `budget` or `devices`, counted here and now;
 `cifar`: what benchmarks/reproduce.py wrote for the recipes of CIFAR-10 and CIFAR-100, beside what others have published
 (benchmarks/published.json); or a file results/NAME.json: `throughput-DEVICE`, `scaling-DEVICE`, `trials-NAME`,
-`operators-NAME` and `equal-time-NAME` are written by the benchmarks of those names, `bench-NAME` by `pocketvit bench`, and any other is a
-copy of a run's summary.json.
+`operators-NAME` and `equal-time-NAME` are written by the benchmarks of those names, `bench-NAME` by `pocketvit bench`,
+and any other is a copy of a run's summary.json.
 
     python benchmarks/tables.py           write the tables
     python benchmarks/tables.py --check   write nothing; exit status 1 where a table differs from its evidence
