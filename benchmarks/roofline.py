@@ -59,6 +59,9 @@ def speed(
         # Backward takes twice the products of forward; a MAC is two FLOPs.
         flops, moved = 6 * macs * batch, bytes_of_a_step(stage, dataset, settings, accelerator)
         step = {"flops": flops, "bytes": moved, "seconds": batch / rate}
+        if ceilings and step["seconds"] < flops / ceilings.flops:
+            # No step is quicker than its products: more processes trained, or other work ran beside the measurement.
+            ceilings = found["ceilings"] = None
         found[stage] = {
             "epochs": done["epochs"], "batch_size": batch, "images_per_second": rate,
             "seconds_per_epoch": images // batch * batch / rate,

@@ -377,7 +377,7 @@ def test_a_time_too_short_names_one_that_is_not(reproduce: ModuleType) -> None:
         (["lite-cifar10", "--time-limit", "soon"], "'soon' is not a duration"),
         (["lite-cifar10", "--images", "0"], "--data.images: 0 is out of range"),
         (["lite-cifar10", "--time-limit", "9m", "--pretrain.epochs", "3"], "leave one of the two out"),
-        (["lite-cifar10", "--arms", "mae,cnn"], "expected one or more of mae, random"),
+        (["lite-cifar10", "--arms", "mae,cnn"], "expected one or more of mae, contrast, random"),
     ],
 )
 def test_a_mistake_gets_one_line(

@@ -220,9 +220,9 @@ class Context:
         kept, late = self.on_main(lambda: (self.kept(stage), time.monotonic() > self.pause))
         if kept is not None:
             return kept
+        self.clock.enter(stage)  # before a pause too: what planning has taken is spent
         if late:
             raise Paused
-        self.clock.enter(stage)
         self.log.stage = self.plan.place(stage, lambda key: self.folder.result(key).exists())
         return None
 
