@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from pocketvit import draws
 from pocketvit.config import ModelConfig
 from pocketvit.errors import UserError
-from pocketvit.model.network import Trainable
+from pocketvit.model.network import Trainable, Wrapper
 from pocketvit.model.patches import patchify, random_mask, sample_hidden, select
 from pocketvit.model.vit import NORM_EPS, Block, ViT, ViTShape, init_weights, matrices_of
 
@@ -173,7 +173,7 @@ class MaskedAutoencoder(Trainable):
         return [*self.encoder.matrices(), *matrices_of(self.decoder_blocks)]
 
 
-class SupervisedMAE(Trainable):
+class SupervisedMAE(Wrapper):
     """A classifier and a masked autoencoder with one encoder, to be trained at once.
 
     Das et al. 2024 (arXiv 2310.20704), who report that with few images it beats training the one after the other.
@@ -182,6 +182,8 @@ class SupervisedMAE(Trainable):
         mae: its encoder is replaced by `classifier`.
         classifier: with a head.
     """
+
+    wrapped = "mae"
 
     def __init__(self, mae: MaskedAutoencoder, classifier: ViT) -> None:
         super().__init__()
@@ -206,15 +208,3 @@ class SupervisedMAE(Trainable):
         `visible`, (B, K) int64, are the images' patches that the classifier sees; None shows all of them.
         """
         return self.classifier(images, visible), self.mae(others, mask_ratio, decode_share=decode_share).loss
-
-    def no_weight_decay(self, name: str, parameter: Tensor) -> bool:
-        """As the masked autoencoder says."""
-        return self.mae.no_weight_decay(name.removeprefix("mae."), parameter)
-
-    def layer_of(self, name: str) -> int:
-        """As the masked autoencoder says."""
-        return self.mae.layer_of(name.removeprefix("mae."))
-
-    def matrices(self) -> list[nn.Parameter]:
-        """As the masked autoencoder says."""
-        return self.mae.matrices()

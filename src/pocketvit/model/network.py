@@ -24,6 +24,27 @@ class Trainable(nn.Module, ABC):
         """Hidden matrices, those that Muon is for; the first and last layers' are not among them."""
 
 
+class Wrapper(Trainable):
+    """A module around a trainable one, which has the say; what stands beside that is to it a part of unknown name."""
+
+    wrapped: ClassVar[str]
+    """Name of the module inside."""
+
+    @property
+    def _inside(self) -> Trainable:
+        inside: Trainable = getattr(self, self.wrapped)
+        return inside
+
+    def no_weight_decay(self, name: str, parameter: Tensor) -> bool:
+        return self._inside.no_weight_decay(name.removeprefix(f"{self.wrapped}."), parameter)
+
+    def layer_of(self, name: str) -> int:
+        return self._inside.layer_of(name.removeprefix(f"{self.wrapped}."))
+
+    def matrices(self) -> list[nn.Parameter]:
+        return self._inside.matrices()
+
+
 class Network(Trainable):
     """A classifier of images; or, without classes, an encoder. What kinds there are is in `networks`."""
 

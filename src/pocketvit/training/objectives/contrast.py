@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from pocketvit import draws
 from pocketvit.config import Settings
 from pocketvit.model.mae import MaskedAutoencoder
-from pocketvit.model.network import Trainable
+from pocketvit.model.network import Wrapper
 from pocketvit.model.patches import random_mask
 from pocketvit.training.objectives.mae import MaskedAutoencoding
 
@@ -31,7 +31,7 @@ class ContrastOutput(NamedTuple):
     contrast: Tensor
 
 
-class ContrastiveMAE(Trainable):
+class ContrastiveMAE(Wrapper):
     """A masked autoencoder with a projector beside it, which training alone has a use for.
 
     Args:
@@ -39,6 +39,8 @@ class ContrastiveMAE(Trainable):
         temperature: of `nt_xent`.
         weight: of `nt_xent` beside the autoencoder's loss.
     """
+
+    wrapped = "mae"
 
     def __init__(self, mae: MaskedAutoencoder, temperature: float, weight: float) -> None:
         super().__init__()
@@ -72,18 +74,6 @@ class ContrastiveMAE(Trainable):
         contrast = nt_xent(self.projector(torch.cat(read)), self.temperature)
         loss = reconstructed.loss + self.weight * contrast
         return ContrastOutput(loss, reconstructed.loss, contrast)
-
-    def no_weight_decay(self, name: str, parameter: Tensor) -> bool:
-        """As the masked autoencoder says."""
-        return self.mae.no_weight_decay(name.removeprefix("mae."), parameter)
-
-    def layer_of(self, name: str) -> int:
-        """As the masked autoencoder says; the projector counts as its last layer."""
-        return self.mae.layer_of(name.removeprefix("mae."))
-
-    def matrices(self) -> list[nn.Parameter]:
-        """As the masked autoencoder says."""
-        return self.mae.matrices()
 
 
 class Contrast(MaskedAutoencoding):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from pocketvit.config import AugmentConfig
-from pocketvit.model.network import Network, Trainable
+from pocketvit.model.network import Network, Wrapper
 from pocketvit.model.vit import ViT
 from pocketvit.training.augment import Augment
 from pocketvit.training.batches import Batches
@@ -30,13 +30,15 @@ SHOWN = 0.99  # decay of the running mean of its answers
 WEIGHT = 1.0  # of what it teaches beside the labels
 
 
-class Student(Trainable):
+class Student(Wrapper):
     """A classifier, and what its teacher has answered on average: (classes,), held in its state.
 
     Args:
         classifier: of images.
         prior: (classes,) shares of the classes; the mean begins there.
     """
+
+    wrapped = "classifier"
 
     answers: Tensor
 
@@ -62,18 +64,6 @@ class Student(Trainable):
     def _logits(self, images: Tensor, visible: Tensor | None) -> Tensor:
         logits: Tensor = self.classifier(images) if visible is None else self.classifier(images, visible)
         return logits
-
-    def no_weight_decay(self, name: str, parameter: Tensor) -> bool:
-        """As the classifier says."""
-        return self.classifier.no_weight_decay(name.removeprefix("classifier."), parameter)
-
-    def layer_of(self, name: str) -> int:
-        """As the classifier says."""
-        return self.classifier.layer_of(name.removeprefix("classifier."))
-
-    def matrices(self) -> list[nn.Parameter]:
-        """As the classifier says."""
-        return self.classifier.matrices()
 
 
 class Teaching(Classification):
