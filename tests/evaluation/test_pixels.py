@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -51,6 +52,22 @@ def test_large_images_are_tried_fewer_at_a_time(monkeypatch: pytest.MonkeyPatch,
     labels = np.random.default_rng(0).integers(0, 2, 600)
     assert expected_seconds(images, labels, 10, 10) > 0
     assert max(fitted) in (tried, tried + 1)  # one more, where all were of one class
+
+
+@pytest.mark.parametrize(("a_fit", "in_all"), [(0.01, 0.05), (0.2, 100.0)])
+def test_a_regression_that_converges_at_once_is_not_expected_to_take_all_its_steps(
+    monkeypatch: pytest.MonkeyPatch, a_fit: float, in_all: float
+) -> None:
+    """Of a long fit only the steps are known: no trial goes on to its end."""
+
+    def seconds(work: Callable[[], object]) -> float:
+        work()
+        return a_fit
+
+    monkeypatch.setattr("pocketvit.evaluation.pixels.seconds_of_fit", seconds)
+    images = np.random.default_rng(0).integers(0, 256, (30, 4, 4, 1), dtype=np.uint8)
+    svm = a_fit / 30**2 * 30 * (5 * 30 + 10) / 2
+    assert expected_seconds(images, np.arange(30) % 3, 40, 10) == pytest.approx(svm + in_all, rel=1e-3)
 
 
 def test_a_fit_that_has_not_converged_says_nothing_in_its_own_words(monkeypatch: pytest.MonkeyPatch) -> None:

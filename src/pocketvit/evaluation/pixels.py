@@ -6,6 +6,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -120,9 +121,8 @@ def _affordable(
         # Fitting and predicting take time with the square of the images, here in about equal parts.
         found["svm"] = svm, seconds / len(part) ** 2 * len(y) * (times * len(y) + heldout) / 2
     if len(y) <= LOGISTIC_MOST_IMAGES:
-        brief = LogisticRegression(max_iter=TRIED_STEPS)
-        seconds = times * seconds_of_fit(lambda: brief.fit(x, y)) * LOGISTIC_STEPS / TRIED_STEPS
-        found["logistic regression"] = LogisticRegression(max_iter=LOGISTIC_STEPS), seconds
+        logistic = LogisticRegression(max_iter=LOGISTIC_STEPS)
+        found["logistic regression"] = logistic, times * _seconds_of_steps(x, y)
     if unlabelled is not None and len(unlabelled) > len(y):
         others, part = pixels(unlabelled), _part(x, y)
         brief = Spreading(others[:TRIED_IMAGES])
@@ -140,6 +140,22 @@ def _affordable(
         part = _part(x, y)
         kept["ridge"] = ridge, times * seconds_of_fit(lambda: ridge.fit(x[part], y[part])) * len(y) / len(part)
     return kept
+
+
+def _seconds_of_steps(x: NDArray[np.float32], y: NDArray[np.integer]) -> float:
+    """That a logistic regression takes for pixels (N, D), at the most."""
+    from sklearn.linear_model import LogisticRegression
+
+    steps = TRIED_STEPS
+    while True:
+        brief = LogisticRegression(max_iter=steps)
+        seconds = seconds_of_fit(partial(brief.fit, x, y))
+        # Of few images most of a brief fit is what surrounds its steps, and they are at their end long before the last.
+        if brief.n_iter_.max() < steps or steps == LOGISTIC_STEPS:
+            return seconds
+        if seconds * TRIED_STEPS > AGAIN:
+            return seconds * LOGISTIC_STEPS / steps
+        steps *= TRIED_STEPS
 
 
 def _part(x: NDArray[np.float32], y: NDArray[np.integer]) -> NDArray[np.intp]:
