@@ -108,14 +108,20 @@ def scaling_table(evidence: Json) -> str:
 
 
 def trials_table(evidence: Json) -> str:
-    """A row for each trial: accuracy on validation images of each arm, and what the training took."""
+    """A row for each trial: accuracies of each arm, and what the training took. Older evidence has no test images."""
     rows, trials = [], evidence["trials"]
     inits = [name for name in TITLES if name in trials[0]]
+    tested = [name for name in inits if "test" in trials[0][name]]
     learnt = [name for name in inits if _learnt(trials[0], name)]
     for trial in trials:
         changes = " ".join(f"`{name} {value}`" for name, value in trial["changes"].items()) or "none"
         tuned = [trial[init] for init in inits]
         accuracies = [f"{100 * found['validation_accuracy']:.1f} ± {100 * found['std']:.1f} %" for found in tuned]
+        for name in tested:
+            test = trial[name]["test"]
+            accuracies.append(f"{100 * test['accuracy']:.1f} ± {100 * test['std']:.1f} %")
+            accuracies.append(_gain(test["over_first_trial"]))
+        accuracies += [_gain(gain["test"]) for gain in trial.get("gains", ())]
         stages = [_learnt(trial, name) for name in learnt]
         before = [f"{found['epochs']} epochs, {minutes(found['seconds'])}" for found in stages]
         took = [f"{found['steps']:,} steps, {minutes(found['seconds'] / len(found['all']))}" for found in tuned]
@@ -123,6 +129,8 @@ def trials_table(evidence: Json) -> str:
     head = [
         "changes",
         *(f"{TITLES[name]}, validation" for name in inits),
+        *(f"{TITLES[name]}, {what}" for name in tested for what in ("test", "over the first row")),
+        *(f"{TITLES[gain['arm']]} over {TITLES[gain['over']]}, test" for gain in trials[0].get("gains", ())),
         *("pre-training" if len(learnt) == 1 else f"pre-training, {TITLES[name]}" for name in learnt),
     ]
     head += [f"training {TITLES[name]}" for name in inits]
@@ -134,6 +142,13 @@ def trials_table(evidence: Json) -> str:
     threads = f"{count} thread{'s' if count > 1 else ''}"
     origin = f"`{details['command']}`. {labels:,} labels; {machine}, {threads}. Seeds {seeds}; {when(details)}."
     return plain(f"{markdown(head, rows)}\n\n<sub>{origin}</sub>\n")
+
+
+def _gain(found: Json | None) -> str:
+    """Points on test images, with the interval."""
+    if found is None:
+        return "–"
+    return f"{words.points(found['mean'])} ({words.points(found['low'])} to {words.points(found['high'])})"
 
 
 def _learnt(trial: Json, init: str) -> Json:

@@ -5,7 +5,8 @@
 
 The recipe as it is comes first. Each trial pre-trains, unless one before it did so with the same settings, and
 fine-tunes from that; from random init; and, where asked for, from another objective's weights, and a ResNet. The same
-command goes on where it stopped.
+command goes on where it stopped. Validation images are what to choose by; accuracies on the test images stand beside,
+with intervals of the gain over the first trial, and of the first arm's over each other, paired by seed and image.
 """
 
 from __future__ import annotations
@@ -19,14 +20,18 @@ import time
 from pathlib import Path
 from typing import Any
 
-from common import REPO, at_least_1, say, settings_in, write_evidence
+import numpy as np
+from common import REPO, at_least_1, labelled_set, say, settings_in, write_evidence
+from numpy.typing import NDArray
 
 import pocketvit
 from pocketvit.config import flat_names, recipe_path, resolve, seconds_of
 from pocketvit.errors import UserError
-from pocketvit.run.folder import CONFIG
+from pocketvit.evaluation.statistics import deviation, difference
+from pocketvit.run.folder import CONFIG, RunFolder
 from pocketvit.run.summary import read_summary
 from pocketvit.stages.arms import known_arms
+from pocketvit.stages.finetuning import finetune_key
 from pocketvit.training.device import make_accelerator
 from pocketvit.training.stops import Interrupted, NonFiniteLoss, Paused
 from pocketvit.verbs.runs import Run
@@ -111,12 +116,17 @@ class Bench:
 
     def __init__(self, given: argparse.Namespace, settings: Changes, folder: Path, began: float) -> None:
         self.given, self.settings, self.folder, self.began = given, settings, folder, began
+        used, dataset = labelled_set(given.recipe, given.data, settings)
+        self.budget, self.seeds = used.data.largest_budget, range(used.seed, used.seed + given.seeds)
+        self.test_labels = dataset.labelled("test")[1]
+        self.first: dict[str, NDArray[np.bool_]] = {}  # what each arm of the first trial got right
 
     def trial(self, changes: Changes) -> dict[str, Any]:
         """What became of the recipe with `changes`; raises what `pocketvit.pretrain` and `finetune` raise."""
         beside = float({**self.settings, **changes}.get("finetune.reconstruction", 0))
         before = {k: v for k, v in changes.items() if not k.startswith("finetune.")}
         found: dict[str, Any] = {"changes": changes}
+        right: dict[str, NDArray[np.bool_]] = {}
         for init in self.given.inits:
             start: dict[str, Any] = {"arms": init}
             told = {}
@@ -128,12 +138,31 @@ class Bench:
             tuned = self._run("finetune", kept, f"-{init}", **start, seeds=self.given.seeds)
             runs = read_summary(tuned.path)["details"]["runs"]
             values = [r["val_accuracy"] for r in runs]
+            right[init] = self._right(tuned, init)
+            tested, first = right[init].mean(axis=1).tolist(), self.first.get(init)
+            over_views = [r["accuracy_over_views"] for r in runs]
             found[init] = {
-                "validation_accuracy": statistics.fmean(values), "std": statistics.pstdev(values), "all": values,
+                "validation_accuracy": statistics.fmean(values), "std": deviation(values), "all": values,
                 "labels": runs[0]["labels"], "steps": runs[0]["steps"], "seconds": sum(r["seconds"] for r in runs),
+                "test": {
+                    "accuracy": statistics.fmean(tested), "std": deviation(tested), "all": tested,
+                    "over_views": None if None in over_views else statistics.fmean(over_views),
+                    "images": len(self.test_labels),
+                    "over_first_trial": None if first is None else difference(right[init], first).to_json(),
+                },
                 **told,
             }  # fmt: skip
+        lead, *others = right
+        found["gains"] = [
+            {"arm": lead, "over": other, "test": difference(right[lead], right[other]).to_json()} for other in others
+        ]
+        self.first = self.first or right
         return found
+
+    def _right(self, run: Run, init: str) -> NDArray[np.bool_]:
+        """(S, N): which test images the network of each seed got right."""
+        folder, keys = RunFolder(run.path), [finetune_key(init, self.budget, seed) for seed in self.seeds]
+        return np.stack([np.load(folder.predicted(key)) == self.test_labels for key in keys])
 
     def _run(self, verb: str, changes: Changes, suffix: str = "", **more: Any) -> Run:
         of = [self.given.recipe, self.given.data, self.settings, changes, more.get("seeds")]

@@ -287,9 +287,19 @@ def test_trials_share_what_they_have_in_common_and_go_on(
             assert trial[init]["validation_accuracy"] == pytest.approx(np.mean(trial[init]["all"]))
             # An epoch of all images, for the graph gives each a label.
             assert (trial[init]["labels"], trial[init]["steps"]) == (50, 25)
+            assert len(trial[init]["test"]["all"]) == 2
+        mae, random = (trial[init]["test"] for init in ("mae", "random"))
+        assert mae["images"] == 359
+        (gain,) = trial["gains"]
+        assert (gain["arm"], gain["over"]) == ("mae", "random")
+        assert gain["test"]["mean"] == pytest.approx(mae["accuracy"] - random["accuracy"])
+        over = mae["over_first_trial"]
+        assert (over is None) is (trial is plain)
+        assert over is None or over["mean"] == pytest.approx(mae["accuracy"] - plain["mae"]["test"]["accuracy"])
     # How pre-training went is the same where its settings are, and from random init it does not matter.
     assert plain["mae"]["pretrain"] == repeats["mae"]["pretrain"] == joint["mae"]["pretrain"] != muon["mae"]["pretrain"]
-    assert plain["random"] == muon["random"]
+    assert plain["random"]["all"] == muon["random"]["all"]
+    assert muon["random"]["test"]["over_first_trial"]["mean"] == 0
     folders = [folder.name.rsplit("-", 1)[0] for folder in (tmp_path / "runs" / "trials-digits").iterdir()]
     assert {name: folders.count(name) for name in folders} == {
         "pretrain-mae": 2, "finetune-mae": 4, "finetune-random": 3,
@@ -301,6 +311,10 @@ def test_trials_share_what_they_have_in_common_and_go_on(
     assert [row.split(" |")[0] for row in rows] == [
         "| `finetune.repeats 2`", "| `pretrain.optimizer muon` `pretrain.lr 0.001`", "| `finetune.reconstruction 1`",
     ]  # fmt: skip
+    assert (
+        "| from MAE, test | from MAE, over the first row | from random init, test |"
+        in (tmp_path / "README.md").read_text()
+    )
 
 
 def test_trials_compare_objectives_of_pre_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -310,7 +324,7 @@ def test_trials_compare_objectives_of_pre_training(tmp_path: Path, monkeypatch: 
     command = ["digits", "digits", *small, "--device", "cpu", "--seeds", "1", "--finetune.unlabelled", "none"]
     assert trials.main([*command, "--inits", "mae", "contrast", "--out", str(out)]) == 0
     (plain,) = json.loads(out.read_text())["trials"]
-    assert set(plain) == {"changes", "mae", "contrast"}
+    assert set(plain) == {"changes", "mae", "contrast", "gains"}
     losses = [plain[init]["pretrain"]["train_loss"] for init in ("mae", "contrast")]
     assert losses[0] < losses[1]  # by what is added to it
     (tmp_path / "README.md").write_text("<!-- table:trials-digits -->\n<!-- /table -->\n")
