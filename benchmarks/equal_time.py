@@ -30,7 +30,7 @@ from pocketvit.errors import UserError
 from pocketvit.evaluation.predictor import Eager
 from pocketvit.evaluation.statistics import deviation, difference
 from pocketvit.files import write_whole
-from pocketvit.stages.context import labelled_indices, patching_of
+from pocketvit.stages.images import labelled_indices, patching_of
 from pocketvit.training.device import make_accelerator
 from pocketvit.training.finetune import finetuning
 from pocketvit.training.log import RunLog

@@ -17,32 +17,20 @@ from accelerate import Accelerator
 from numpy.typing import NDArray
 
 from pocketvit.config import Settings, seconds_of
-from pocketvit.data import (
-    Dataset,
-    Finding,
-    Patching,
-    Rendering,
-    Spec,
-    digest,
-    grown_patch,
-    image_digests,
-    label_subset,
-    load,
-)
-from pocketvit.data.sizes import MOST_PATCHES
+from pocketvit.data import Dataset, Spec, digest, image_digests
 from pocketvit.data.sources import find
 from pocketvit.errors import UserError
 from pocketvit.evaluation.predictor import Eager, Predictor
 from pocketvit.files import read_json, write_whole
 from pocketvit.model import weights
 from pocketvit.model.network import Network
-from pocketvit.model.patches import check_patch
 from pocketvit.model.weights import WeightsMeta, weights_file
 from pocketvit.run.clock import Clock
 from pocketvit.run.evidence import evidence
-from pocketvit.run.folder import RunFolder, check_origin, learnt_images
+from pocketvit.run.folder import RunFolder, check_origin
 from pocketvit.run.opening import hold, open_run
 from pocketvit.stages.arms import networks_of, objectives_of
+from pocketvit.stages.images import labelled_indices, load_images
 from pocketvit.stages.plan import Plan
 from pocketvit.training.device import from_main, make_accelerator
 from pocketvit.training.finetune import make_classifier
@@ -127,8 +115,7 @@ class Context:
         accelerator = make_accelerator(settings.device, settings.precision, settings.deterministic)
         # One process of each machine decodes; the others find the cache.
         with accelerator.local_main_process_first():
-            dataset = _load(data, settings, need_labels, init)
-        dataset, settings = _with_patch(dataset, settings)
+            dataset, settings = load_images(data, settings, need_labels, init)
         trained = [(stage, kind) for stage in stages for kind in (objectives if stage == "pretrain" else networks)]
         _check_networks(dataset, settings, accelerator, trained, init)
         if need_labels:
@@ -247,64 +234,6 @@ class Context:
     def labelled(self, per_class: int | None, seed: int) -> np.ndarray:
         """Indices of the train images whose labels a fine-tuning may read."""
         return labelled_indices(self.dataset, self.settings, per_class, seed)
-
-
-def patching_of(settings: Settings) -> Patching:
-    """The patch that images are read for; one that was asked for stays, and so does any beside a size asked for."""
-    patch = settings.model.sizes().patch
-    return Patching(patch, fixed=settings.model.patch is not None or settings.data.size is not None)
-
-
-def labelled_indices(dataset: Dataset, settings: Settings, per_class: int | None, seed: int) -> np.ndarray:
-    """Indices of the train images whose labels a fine-tuning may read."""
-    _, labels = dataset.labelled("train")
-    fraction = settings.data.label_fraction
-    return label_subset(labels, per_class=per_class, fraction=fraction, seed=seed, classes=dataset.classes)
-
-
-def _load(data: Spec, settings: Settings, need_labels: bool, init: Path | None) -> Dataset:
-    """The images, as the weights of `init` are used to them, unless another size is asked for."""
-    config, rendering, channels = settings.data, None, None
-    if init is not None:
-        _, meta = weights.encoder_state(init)
-        config = replace(config, size=config.size or "{}x{}".format(*meta.shape))
-        rendering, channels = Rendering(meta.bits, meta.background), meta.shape[2]
-    dataset = load(
-        data,
-        config,
-        patching=patching_of(settings),
-        rendering=rendering,
-        channels=channels,
-        need_labels=need_labels,
-    )
-    return dataset if init is None else _beside(dataset, init)
-
-
-def _beside(dataset: Dataset, init: Path) -> Dataset:
-    """The same with a finding where test images are among those that the weights of `init` learnt from."""
-    kept = learnt_images(RunFolder(weights_file(init).parent))
-    if kept is None or dataset.test is None:
-        return dataset
-    count = int(np.isin(image_digests(dataset.test.images), kept[1]).sum())
-    if not count:
-        return dataset
-    text = f"{count} of {len(dataset.test)} test images are among those that the weights of --init learnt from"
-    finding = Finding("learnt before", f"{text}: accuracy on them may say more than that on new ones will")
-    return replace(dataset, findings=(*dataset.findings, finding))
-
-
-def _with_patch(dataset: Dataset, settings: Settings) -> tuple[Dataset, Settings]:
-    """Both with the patch that the images ask for, where it is another one, and a note on it."""
-    height, width, _ = dataset.shape
-    patching = patching_of(settings)
-    patch = grown_patch(height, width, patching)
-    check_patch(height, width, patch)
-    if patch == patching.side:
-        return dataset, settings
-    note = f"patches of {patch} px rather than {patching.side}, so that an image has at most {MOST_PATCHES}"
-    finding = Finding("larger patch", f"{note} (--patch and --size decide otherwise)")
-    dataset = replace(dataset, findings=(*dataset.findings, finding))
-    return dataset, replace(settings, model=replace(settings.model, patch=patch))
 
 
 def _check_networks(

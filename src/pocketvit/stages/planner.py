@@ -15,7 +15,7 @@ from pocketvit.config import Settings
 from pocketvit.data import Dataset, Split
 from pocketvit.errors import UserError
 from pocketvit.stages.arms import Arm
-from pocketvit.stages.context import labelled_indices
+from pocketvit.stages.images import labelled_indices
 from pocketvit.stages.plan import Part, Plan
 from pocketvit.training.finetune import finetuning
 from pocketvit.training.log import RunLog

@@ -32,7 +32,7 @@ from pocketvit.model.weights import weights_file
 from pocketvit.pages.page import write_report
 from pocketvit.run.folder import RECONSTRUCTION, RunFolder, learnt_images
 from pocketvit.stages.arms import arms_of
-from pocketvit.stages.context import labelled_indices, patching_of
+from pocketvit.stages.images import labelled_indices, patching_of
 from pocketvit.training.device import make_accelerator
 from pocketvit.training.pretrain import step_costs
 from pocketvit.verbs.model import load as load_model
