@@ -34,7 +34,7 @@ from pocketvit.stages.images import labelled_indices, load_images
 from pocketvit.stages.plan import Plan
 from pocketvit.training.device import from_main, make_accelerator
 from pocketvit.training.finetune import make_classifier
-from pocketvit.training.log import RunLog
+from pocketvit.training.log import RunLog, check_tensorboard
 from pocketvit.training.memory import check_memory
 from pocketvit.training.objectives import PRETRAINING
 from pocketvit.training.optimizer import optimizer_class
@@ -112,6 +112,8 @@ class Context:
             raise UserError(f"--init stands for one pre-training: name one of {', '.join(objectives)} in --arms")
         for stage in stages:
             optimizer_class(getattr(settings, stage).optimizer, f"--{stage}.optimizer")
+        if settings.tensorboard:
+            check_tensorboard()
         accelerator = make_accelerator(settings.device, settings.precision, settings.deterministic)
         # One process of each machine decodes; the others find the cache.
         with accelerator.local_main_process_first():
