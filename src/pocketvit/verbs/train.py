@@ -135,9 +135,13 @@ def _planned(context: Context, limit: float | None, elastic: bool, resume: bool)
         spent = from_main(context.accelerator, context.clock.seconds)
         within = HALF_AN_HOUR if elastic and context.accelerator.device.type == "cpu" else None
         made = make_plan(costs, arms, context.seeds(), spent, finetune_key, limit=limit, within=within)
-    except UserError:
+    except UserError:  # everybody's, and nobody leaves before the main process is done
         if not resume:  # what is gone on with stays
             context.on_main(lambda: discard(context.folder.root))
+        raise
+    except BaseException:  # measuring is waited for, and so interrupted
+        if not resume and context.accelerator.is_main_process:
+            discard(context.folder.root)
         raise
     context.on_main(lambda: write_whole(file, json.dumps(made.to_json(), indent=1) + "\n"))
     for line in plan_lines(context, made):
