@@ -20,6 +20,7 @@ from pocketvit.stages.context import Context
 from pocketvit.training.finetune import epoch_images, finetuning, unlabelled_images
 from pocketvit.training.loop import train
 from pocketvit.training.objectives.supervised import Classification
+from pocketvit.training.schedule import Schedule
 from pocketvit.training.stage import TrainResult
 from pocketvit.training.stops import NonFiniteLoss
 
@@ -50,8 +51,7 @@ def finetune_stage(
     """
     key = finetune_key(arm.name, per_class, seed)
     settings, own = context.settings, steps is None
-    if (steps := steps or context.plan.steps(key)) is not None:
-        settings = replace(settings, finetune=replace(settings.finetune, epochs=1, min_steps=steps))
+    steps = steps or context.plan.steps(key)
     tags = {"stage": "finetune", "init": arm.name, "labels_per_class": per_class, "seed": seed}
     found: dict[str, Any] | None = context.begin(key)
     if found is None:
@@ -60,6 +60,8 @@ def finetune_stage(
             context.dataset, labelled, settings, context.accelerator, seed=seed, init=init, network=arm.network,
             neighbours=context.neighbours,
         )  # fmt: skip
+        if steps is not None:
+            step.schedule = Schedule(steps, steps)
         result = train(
             step, context.log, tags, folder=context.folder.checkpoints(key),
             deadlines=context.deadlines(key, 1.0 if own else PATIENCE), compilation=settings.compile,

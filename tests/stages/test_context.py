@@ -1,0 +1,44 @@
+"""What stages make of a plan: the steps that it gives them, and the images that it lets encoders read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pocketvit.config import resolve
+from pocketvit.stages.arms import RANDOM
+from pocketvit.stages.context import Context
+from pocketvit.stages.finetuning import finetune_stage
+from pocketvit.stages.plan import Part, Plan
+from pocketvit.stages.pretraining import pretrain_stage
+
+SIZES = {"width": 16, "depth": 1, "heads": 2, "decoder_width": 16, "decoder_heads": 2}
+TINY = {**{f"model.{name}": value for name, value in SIZES.items()}, "device": "cpu", "precision": "float32"}
+
+
+def opened(out: Path, plan: Plan, **overrides: Any) -> Context:
+    settings = resolve("digits", **TINY | overrides)
+    context = Context.open(
+        "fit",
+        "digits",
+        settings,
+        out=out,
+        overwrite=False,
+        resume=False,
+        pause_after=None,
+        need_labels=True,
+        quiet=True,
+    )
+    return context.planned(plan)
+
+
+def test_a_stage_takes_the_steps_that_it_is_given_be_they_less_than_an_epoch(tmp_path: Path) -> None:
+    plan = Plan((Part("pretrain-mae", "pre-training", 1.0, trains=True, steps=3),))
+    context = opened(tmp_path / "run", plan, labels_per_class="all")
+    assert len(context.dataset.train) > 5 * max(
+        context.settings.pretrain.batch_size, context.settings.finetune.batch_size
+    )
+    pretrained = pretrain_stage(context, "mae", tmp_path / "mae.safetensors")
+    finetuned = finetune_stage(context, RANDOM, None, None, 0, steps=pretrained["steps"])
+    for done in (pretrained, finetuned):
+        assert (done["steps"], done["planned_steps"], done["epochs"]) == (3, 3, 1)
