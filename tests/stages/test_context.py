@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from pocketvit.config import resolve
 from pocketvit.stages.arms import RANDOM
@@ -42,3 +45,12 @@ def test_a_stage_takes_the_steps_that_it_is_given_be_they_less_than_an_epoch(tmp
     finetuned = finetune_stage(context, RANDOM, None, None, 0, steps=pretrained["steps"])
     for done in (pretrained, finetuned):
         assert (done["steps"], done["planned_steps"], done["epochs"]) == (3, 3, 1)
+
+
+def test_encoders_read_the_few_labels_that_there_are_first(tmp_path: Path) -> None:
+    context = opened(tmp_path / "run", Plan(probed=200), labels_per_class="all,2")
+    read = context.probed("train")
+    assert len(np.unique(read)) == 200
+    assert np.isin(context.labelled(2, context.settings.seed), read).all()
+    assert len(context.probed("test")) == 200
+    assert math.isclose(read.mean(), len(context.dataset.train) / 2, rel_tol=0.2)  # the others, of all by chance

@@ -173,9 +173,13 @@ class Context:
 
     def probed(self, split: str) -> NDArray[np.intp]:
         """Indices of the labelled images of a split that frozen encoders read: all, or as many as the plan has."""
-        count, most = len(self.dataset.labelled(split)[1]), self.plan.probed
-        order = np.random.default_rng(self.settings.seed).permutation(count)
-        return np.sort(order[: count if most is None else most])
+        order = np.random.default_rng(self.settings.seed).permutation(len(self.dataset.labelled(split)[1]))
+        if split == "train" and self.plan.probed:
+            # Those of the smallest label budget come first: by chance, hardly any of them would be among those read.
+            budgets = (self.labelled(per_class, self.settings.seed) for per_class in self.settings.data.label_budgets)
+            for labelled in sorted(budgets, key=len, reverse=True):
+                order = order[np.argsort(~np.isin(order, labelled), kind="stable")]
+        return np.sort(order[: self.plan.probed])
 
     def features(self, encoder: Path, split: str) -> NDArray[np.float32]:
         """(N, D): what a frozen pre-trained encoder makes of the images of `probed`; kept, to be asked for again."""
