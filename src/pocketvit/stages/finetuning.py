@@ -22,6 +22,7 @@ from pocketvit.training.loop import train
 from pocketvit.training.objectives.supervised import Classification
 from pocketvit.training.schedule import Schedule
 from pocketvit.training.stage import TrainResult
+from pocketvit.training.step import epoch_steps
 from pocketvit.training.stops import NonFiniteLoss
 
 # An arm that is to have as many steps as another has had lands only where it takes so many times its share of the time.
@@ -141,7 +142,7 @@ def _tested(context: Context, result: TrainResult, key: str, budget: int, arm: A
 def _say_overruled(context: Context, found: dict[str, Any]) -> None:
     """Where min_steps is more than the epochs that were asked for."""
     config = context.settings.finetune
-    asked = config.epochs * -(-epoch_images(context.dataset, found["labels"], config) // config.batch_size)
+    asked = config.epochs * epoch_steps(config, epoch_images(context.dataset, found["labels"], config))
     if found["planned_steps"] == config.min_steps > asked:
         least = f"--finetune.min_steps asks for {config.min_steps} steps"
         context.log.say(f"  {least}, where {config.epochs} epochs would be {asked}")

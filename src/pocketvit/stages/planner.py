@@ -22,6 +22,7 @@ from pocketvit.training.log import RunLog
 from pocketvit.training.loop import train
 from pocketvit.training.pretrain import pretraining
 from pocketvit.training.stage import TrainResult
+from pocketvit.training.step import epoch_steps
 
 STAGES = ("pretrain", "finetune")
 PRETRAIN_SHARE = 0.38  # of the time for training; the fine-tunings have equal shares of the rest
@@ -155,7 +156,7 @@ def images_of(stage: str, dataset: Dataset, settings: Settings) -> int:
 def steps_per_epoch(dataset: Dataset, settings: Settings) -> dict[str, int]:
     """Of both stages."""
     images = {stage: images_of(stage, dataset, settings) for stage in STAGES}
-    return {stage: count // min(getattr(settings, stage).batch_size, count) for stage, count in images.items()}
+    return {stage: epoch_steps(getattr(settings, stage), count) for stage, count in images.items()}
 
 
 def labels_of(dataset: Dataset, settings: Settings) -> np.ndarray:

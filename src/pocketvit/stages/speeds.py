@@ -115,8 +115,7 @@ def outlay(context: Context, arms: Sequence[Arm], limit: float | None) -> Outlay
 def _steps(context: Context, labels: int) -> int:
     """Of a fine-tuning on so many labels, by the recipe."""
     config = context.settings.finetune
-    images = epoch_images(context.dataset, labels, config)
-    return total_steps(config, images // min(config.batch_size, images))
+    return total_steps(config, epoch_images(context.dataset, labels, config))
 
 
 def _seconds_a_step(step: GradientStep) -> float:
