@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from pocketvit.data.symmetry import views
+from pocketvit.draws import sharing
 from pocketvit.evaluation.doubts import FOLDS
 from pocketvit.evaluation.pixels import expected_seconds, without_labels
 from pocketvit.evaluation.probe import expected_fit
@@ -123,10 +124,10 @@ def _seconds_a_step(step: GradientStep) -> float:
 
     Where that takes so long that warming up is little of it, it is all that one waits for.
     """
-    pace = from_main(step.accelerator, _seconds_of(step, [0]))
+    pace = _seconds_of(step, [0])
     if pace > WARM:
         return pace
-    pace = from_main(step.accelerator, min(pace, _seconds_of(step, [1])))
+    pace = min(pace, _seconds_of(step, [1]))
     if pace > MEASURED:
         return pace
     planned, count = step.schedule.planned, max(2, min(MOST_STEPS, math.ceil(MEASURED / pace)))
@@ -134,10 +135,14 @@ def _seconds_a_step(step: GradientStep) -> float:
 
 
 def _seconds_of(step: GradientStep, places: Sequence[int]) -> float:
-    """Of the steps at these places of the course."""
-    began = time.perf_counter()
-    step.read_losses([step.run(place) for place in places])
-    return time.perf_counter() - began
+    """Of the steps at these places of the course, on this process's share of their batches.
+
+    As the main process's clock has it, or others would go on to another number of steps than it, and wait for ever.
+    """
+    began, accelerator = time.perf_counter(), step.accelerator
+    with sharing(accelerator.process_index, accelerator.num_processes):
+        step.read_losses([step.run(place) for place in places])
+    return from_main(accelerator, time.perf_counter() - began)
 
 
 def _seconds_an_image(context: Context, network: str) -> float:
