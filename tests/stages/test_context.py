@@ -71,4 +71,7 @@ def test_encoders_read_the_few_labels_that_there_are_first(tmp_path: Path) -> No
     assert len(np.unique(read)) == 200
     assert np.isin(context.labelled(2, context.settings.seed), read).all()
     assert len(context.probed("test")) == 200
+    _, labels = context.dataset.labelled("train")
+    first = labels[context.planned(Plan(probed=10)).probed("train")]
+    assert sorted(first) == list(range(10))  # one of each class before a second
     assert math.isclose(read.mean(), len(context.dataset.train) / 2, rel_tol=0.2)  # the others, of all by chance

@@ -8,6 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import pytest
+
+import pocketvit
+from pocketvit.stages import speeds
+
 SCRIPT = """
 import json, sys
 from pathlib import Path
@@ -46,3 +52,15 @@ def test_each_of_two_processes_is_measured_on_its_half_of_a_batch(tmp_path: Path
     assert len(told) == 2
     for taken, batch in told:
         assert taken == [batch // 2]
+
+
+def test_a_set_in_the_order_of_its_classes_is_planned_where_encoders_read_a_part(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The first images, as many as they read, are all of one class."""
+    monkeypatch.setattr(speeds, "PROBE_SHARE", 1e-6)
+    labels = np.repeat([0, 1], 400)
+    images = np.random.default_rng(0).integers(0, 100, (800, 8, 8), dtype=np.uint8)
+    images += (100 * labels[:, None, None]).astype(np.uint8)
+    made = pocketvit.plan((images, labels), time_limit=60, recipe="digits", labels_per_class="all", seeds=1, **TINY)
+    assert made.probed == speeds.LEAST_PROBED

@@ -17,7 +17,7 @@ from accelerate import Accelerator
 from numpy.typing import NDArray
 
 from pocketvit.config import Settings, seconds_of
-from pocketvit.data import Dataset, Spec, digest, image_digests
+from pocketvit.data import Dataset, Spec, digest, image_digests, label_subset
 from pocketvit.data.sources import find
 from pocketvit.errors import UserError
 from pocketvit.evaluation.predictor import Eager, Predictor
@@ -173,12 +173,13 @@ class Context:
 
     def probed(self, split: str) -> NDArray[np.intp]:
         """Indices of the labelled images of a split that frozen encoders read: all, or as many as the plan has."""
-        order = np.random.default_rng(self.settings.seed).permutation(len(self.dataset.labelled(split)[1]))
+        seed, (_, labels) = self.settings.seed, self.dataset.labelled(split)
+        order = np.random.default_rng(seed).permutation(len(labels))
         if split == "train" and self.plan.probed:
-            # Those of the smallest label budget come first: by chance, hardly any of them would be among those read.
-            budgets = (self.labelled(per_class, self.settings.seed) for per_class in self.settings.data.label_budgets)
-            for labelled in sorted(budgets, key=len, reverse=True):
-                order = order[np.argsort(~np.isin(order, labelled), kind="stable")]
+            # One of each class comes first, and then the smallest label budget: chance might read next to none of them.
+            budgets = [self.labelled(per_class, seed) for per_class in self.settings.data.label_budgets]
+            for some in sorted([*budgets, label_subset(labels, per_class=1, seed=seed)], key=len, reverse=True):
+                order = order[np.argsort(~np.isin(order, some), kind="stable")]
         return np.sort(order[: self.plan.probed])
 
     def features(self, encoder: Path, split: str) -> NDArray[np.float32]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -14,9 +15,9 @@ from pocketvit.evaluation.doubts import FOLDS
 from pocketvit.evaluation.pixels import expected_seconds, without_labels
 from pocketvit.evaluation.probe import expected_fit
 from pocketvit.stages.arms import Arm
-from pocketvit.stages.baselines import pixels_time
+from pocketvit.stages.baselines import pixels_time, readable
 from pocketvit.stages.context import Context
-from pocketvit.stages.plan import Length, Outlay
+from pocketvit.stages.plan import Length, Outlay, Plan
 from pocketvit.stages.pretraining import KNN_IMAGES
 from pocketvit.training.device import from_main
 from pocketvit.training.finetune import epoch_images, finetuning, make_classifier, unlabelled_images
@@ -82,10 +83,11 @@ def outlay(context: Context, arms: Sequence[Arm], limit: float | None) -> Outlay
     seen = len(views(dataset.train.images[:1], settings.data.symmetry))
     tested = seen * test + min(val, len(largest))
     probed = _probed(context, forward, limit)
-    read = {"labelled": len(largest), "train": train, "val": val, "test": test}
-    read = {name: count if probed is None else min(probed, count) for name, count in read.items()}
+    reading, (_, labels) = replace(context, plan=Plan(probed=probed)), dataset.labelled("train")
+    read = {name: len(reading.probed(name)) for name in ("train", "val", "test")}
+    width = settings.model.sizes().width
     # Plain and whitened.
-    fits = sum(2 * _probe_fit(context, some[: read["labelled"]]) for some in labelled.values())
+    fits = sum(2 * expected_fit(labels[readable(reading, budget)], width) for budget in budgets)
 
     def learning(step: GradientStep) -> Length:
         count = step.schedule.planned
@@ -107,7 +109,8 @@ def outlay(context: Context, arms: Sequence[Arm], limit: float | None) -> Outlay
         probed=probed,
         pixels={budget: _pixels(context, some, pixels_time(context, limit)) for budget, some in labelled.items()},
         pixel_seeds=settings.data.label_budgets != (None,) or settings.data.label_fraction is not None,
-        labels=forward * read["val"] + FOLDS * _probe_fit(context, slice(sum(read.values()))),
+        labels=forward * read["val"]
+        + FOLDS * expected_fit(np.resize(labels[reading.probed("train")], sum(read.values())), width),
         report=REPORT_SECONDS + 2 * max(forwards.values()) * tested,
     )
     return from_main(accelerator, found)
@@ -169,11 +172,6 @@ def _probed(context: Context, forward: float, limit: float | None) -> int | None
     most = int(PROBE_SHARE * limit / forward)
     largest = max(len(context.dataset.labelled(name)[1]) for name in ("train", "test"))
     return None if most >= largest else max(LEAST_PROBED, most)
-
-
-def _probe_fit(context: Context, labelled: np.ndarray | slice) -> float:
-    _, labels = context.dataset.labelled("train")
-    return expected_fit(labels[labelled], context.settings.model.sizes().width)
 
 
 def _pixels(context: Context, labelled: np.ndarray, most: float) -> float:
