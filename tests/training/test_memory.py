@@ -2,6 +2,8 @@
 
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,8 +14,10 @@ from pocketvit.data import Dataset, Patching, load
 from pocketvit.errors import UserError
 from pocketvit.model.vit import ViT, ViTShape
 from pocketvit.training import memory
+from pocketvit.training.checkpoint import Snapshot
 from pocketvit.training.device import make_accelerator
 from pocketvit.training.memory import check_memory, peak_bytes, saved_bytes, step_bytes
+from pocketvit.training.stage import Checkpoints
 from pocketvit.training.step import GradientStep
 
 CPU = torch.device("cpu")
@@ -61,6 +65,14 @@ def test_what_work_takes_beside_the_rest_is_told() -> None:
     taken = peak_bytes(lambda: torch.ones(25_000_000), CPU)  # 100 MB, given back at its end
     assert taken is None or taken == pytest.approx(100e6, rel=0.1)
     assert len(held) == 10_000_000
+
+
+def test_the_device_holds_one_snapshot_at_a_time(tmp_path: Path) -> None:
+    stage = SimpleNamespace(snapshot=lambda done: Snapshot(done, {"weights": torch.ones(25_000_000)}))  # 100 MB
+    checkpoints = Checkpoints(stage, tmp_path, 0)
+    taken = peak_bytes(lambda: checkpoints.keep(1, 0.0, write=False), CPU)
+    assert taken is None or taken < 50e6
+    assert checkpoints.good.step == 1
 
 
 @pytest.mark.parametrize(("times", "refused"), [(1, False), (4, True)])
