@@ -236,7 +236,7 @@ class Context:
 
     def seeds(self) -> range:
         """The seeds of fine-tuning."""
-        return range(self.settings.seed, self.settings.seed + max(1, self.settings.seeds))
+        return range(self.settings.seed, self.settings.seed + self.settings.seeds)
 
     def labelled(self, per_class: int | None, seed: int) -> np.ndarray:
         """Indices of the train images whose labels a fine-tuning may read."""
