@@ -17,7 +17,7 @@ from pocketvit.errors import UserError
 from pocketvit.stages.arms import Arm
 from pocketvit.stages.images import labelled_indices
 from pocketvit.stages.plan import Part, Plan
-from pocketvit.training.finetune import finetuning
+from pocketvit.training.finetune import epoch_images, finetuning
 from pocketvit.training.log import RunLog
 from pocketvit.training.loop import train
 from pocketvit.training.pretrain import pretraining
@@ -150,7 +150,9 @@ def _pretrained(arms: Sequence[Arm]) -> bool:
 
 def images_of(stage: str, dataset: Dataset, settings: Settings) -> int:
     """Train images that a stage goes through in an epoch."""
-    return len(dataset.train) if stage == "pretrain" else len(labels_of(dataset, settings))
+    if stage == "pretrain":
+        return len(dataset.train)
+    return epoch_images(dataset, len(labels_of(dataset, settings)), settings.finetune)
 
 
 def steps_per_epoch(dataset: Dataset, settings: Settings) -> dict[str, int]:
