@@ -24,7 +24,7 @@ from pocketvit.data import Dataset, load, scaled_size
 from pocketvit.errors import UserError
 from pocketvit.files import write_whole
 from pocketvit.run.evidence import evidence
-from pocketvit.stages.context import patching_of
+from pocketvit.stages.images import patching_of
 from pocketvit.training.device import describe
 
 REPO = Path(__file__).resolve().parents[1]

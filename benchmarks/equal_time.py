@@ -15,7 +15,6 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +29,12 @@ from pocketvit.errors import UserError
 from pocketvit.evaluation.predictor import Eager
 from pocketvit.evaluation.statistics import deviation, difference
 from pocketvit.files import write_whole
-from pocketvit.stages.context import labelled_indices, patching_of
+from pocketvit.stages.images import labelled_indices, patching_of
 from pocketvit.training.device import make_accelerator
 from pocketvit.training.finetune import finetuning
 from pocketvit.training.log import RunLog
 from pocketvit.training.loop import train
+from pocketvit.training.schedule import Schedule
 from pocketvit.training.step import GradientStep
 
 Json = dict[str, Any]
@@ -158,14 +158,9 @@ class Bench:
         return self._once(f"{number}-{length}-{seed}", compute)
 
     def _step(self, number: int, steps: int, seed: int) -> GradientStep:
-        settings = self.settings[number]
-        settings = replace(settings, finetune=replace(settings.finetune, epochs=1, min_steps=steps))
-        init = self.given.init
+        settings, init = self.settings[number], self.given.init
         step = finetuning(self.dataset, self.labelled, settings, self.accelerator, seed=seed, init=init)
-        if step.schedule.steps != steps:
-            raise UserError(
-                f"--seconds: {steps} steps are less than an epoch, {step.schedule.steps} steps: ask for more"
-            )
+        step.schedule = Schedule(steps, steps)
         return step
 
     def _file(self, number: int, length: int, seed: int) -> Path:

@@ -36,7 +36,7 @@ from pocketvit.data import load  # noqa: E402
 from pocketvit.errors import UserError  # noqa: E402
 from pocketvit.files import write_whole  # noqa: E402
 from pocketvit.stages import planner  # noqa: E402
-from pocketvit.stages.context import patching_of  # noqa: E402
+from pocketvit.stages.images import patching_of  # noqa: E402
 from pocketvit.training.ceilings import Ceilings, fastest  # noqa: E402
 from pocketvit.training.device import describe, make_accelerator  # noqa: E402
 

@@ -42,8 +42,9 @@ from pocketvit.run.opening import open_run, settle  # noqa: E402
 from pocketvit.stages import planner  # noqa: E402
 from pocketvit.stages.arms import Arm, arms_named, known_arms  # noqa: E402
 from pocketvit.stages.comparison import finetune_arms  # noqa: E402
-from pocketvit.stages.context import Context, patching_of  # noqa: E402
+from pocketvit.stages.context import Context  # noqa: E402
 from pocketvit.stages.finetuning import finetune_key  # noqa: E402
+from pocketvit.stages.images import patching_of  # noqa: E402
 from pocketvit.stages.plan import Plan  # noqa: E402
 from pocketvit.stages.pretraining import pretrain_stage  # noqa: E402
 from pocketvit.training.device import describe, make_accelerator  # noqa: E402

@@ -22,7 +22,7 @@ from sklearn.semi_supervised import LabelSpreading
 from pocketvit.config import recipe_path
 from pocketvit.errors import UserError
 from pocketvit.evaluation.statistics import deviation
-from pocketvit.stages.context import labelled_indices
+from pocketvit.stages.images import labelled_indices
 from pocketvit.training import spreading
 from pocketvit.training.device import make_accelerator
 

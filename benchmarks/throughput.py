@@ -43,7 +43,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pocketvit.config import Settings
 from pocketvit.data import Dataset, load
-from pocketvit.stages.context import patching_of
+from pocketvit.stages.images import patching_of
 from pocketvit.stages.planner import train_briefly
 from pocketvit.training.device import keep_freed_memory, make_accelerator
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -297,6 +298,14 @@ def test_an_out_that_cannot_be_made_is_the_users_to_mend(tmp_path: Path, capsys:
     message = complaint(["pretrain", "digits", f"--out={file / 'run'}"], capsys)
     assert f"--out {file / 'run'}: cannot be written" in message
     assert file.read_text() == "not weights\n"
+
+
+def test_what_is_not_installed_is_named_before_a_run_is_there(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    assert "--tensorboard: not installed here: pip install" in complaint(["fit", "digits", "--tensorboard"], capsys)
+    assert not Path("runs").exists()
 
 
 def test_images_that_vanish_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -363,7 +363,7 @@ def test_probe_repeats_the_probe_of_the_fit(fitted: Fitted, capsys: pytest.Captu
 def test_reconstruct_writes_a_row_for_each_image(
     fitted: Fitted, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    file = tmp_path / "gallery.png"
+    file = tmp_path / "new" / "gallery.png"
     args = ["reconstruct", "digits", "--model", str(fitted.path), "--out", str(file), "--count", "3"]
     assert printed(args, capsys) == {"file": str(file)}
     with Image.open(file) as picture:

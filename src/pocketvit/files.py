@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,6 +38,12 @@ def write_whole(path: Path, content: bytes | str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole(path) as beside:
         beside.write_bytes(content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content)
+
+
+def copy_whole(path: Path, to: Path) -> None:
+    """Write a copy of a file. Raises as `whole`."""
+    with whole(to) as beside:
+        shutil.copyfile(path, beside)
 
 
 def read_json(path: Path) -> Any:

@@ -14,6 +14,7 @@ from pocketvit.config import Settings
 from pocketvit.errors import UserError
 from pocketvit.run.folder import CONFIG, LOCK, OWN, OWNER, RunFolder
 from pocketvit.run.opening import discard, hold, open_run, settle
+from pocketvit.verbs import train
 
 SIZES = {"width": 16, "depth": 1, "heads": 2, "decoder_width": 16, "decoder_heads": 2}
 TINY = [*(f"--model.{name}={value}" for name, value in SIZES.items()), "--device=cpu", "--precision=float32"]
@@ -74,6 +75,20 @@ def test_a_command_that_is_refused_leaves_the_run_that_was_there(tmp_path: Path)
     assert (folder / "model.safetensors").read_text() == "a week of training"
     assert (folder / CONFIG).is_file()
     assert {entry.name for entry in folder.iterdir()} <= OWN | {LOCK, OWNER}
+
+
+def test_a_command_that_is_interrupted_as_it_plans_leaves_the_run_that_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = run_in(tmp_path / "run")
+    (folder / "model.safetensors").write_text("a week of training")
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "outlay", interrupted)
+    assert main(["fit", "digits", *TINY, "--out", str(folder), "--overwrite"]) == 130
+    assert (folder / "model.safetensors").read_text() == "a week of training"
 
 
 def test_a_run_that_came_to_nothing_leaves_nothing(tmp_path: Path) -> None:

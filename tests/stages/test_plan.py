@@ -9,11 +9,15 @@ from typing import Any
 
 import pytest
 
+from pocketvit.config import resolve
+from pocketvit.data import load
 from pocketvit.errors import UserError
-from pocketvit.stages import speeds
+from pocketvit.stages import planner, speeds
 from pocketvit.stages.arms import arms_named
 from pocketvit.stages.finetuning import finetune_key
 from pocketvit.stages.plan import CLOSE, GENEROUS, LONGEST, Length, Outlay, Plan, make_plan
+from pocketvit.training.device import make_accelerator
+from pocketvit.training.finetune import finetuning
 
 ARMS, SEEDS = arms_named(["mae", "random"]), range(5, 8)
 # Pre-training 100 s; a fine-tuning 50 s and 1 s for its test; 3 s at each label count for pixels; a report of 4 s.
@@ -67,6 +71,15 @@ def test_each_objective_takes_its_own_time() -> None:
     parts = {part.key: part for part in make_plan(outlay, arms, SEEDS, 10.0, finetune_key).parts}
     assert (parts["pretrain-mae"].seconds, parts["pretrain-contrast"].seconds) == (102, 202)
     assert parts["pretrain-contrast"].title == "pre-training (MAE + contrast)"
+
+
+def test_an_epoch_has_the_images_without_a_label_that_training_has() -> None:
+    settings, accelerator = resolve("digits", labels_per_class=5, device="cpu"), make_accelerator("cpu", "float32")
+    assert settings.finetune.unlabelled == "graph"
+    dataset = load("digits", settings.data)
+    step = finetuning(dataset, planner.labels_of(dataset, settings), settings, accelerator, seed=0, init=None)
+    assert planner.steps_per_epoch(dataset, settings)["finetune"] == step.batches.steps_per_epoch > 1
+    assert planner.steps_per_epoch(dataset, settings)["pretrain"] == len(dataset.train) // settings.pretrain.batch_size
 
 
 def test_a_rival_of_another_kind_stays() -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import platform
 import resource
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from pocketvit.training import device
 from pocketvit.training.device import make_accelerator
 
 
@@ -26,3 +28,15 @@ def test_freed_memory_is_not_faulted_in_again() -> None:
     faults()
     again = sorted(faults() for _ in range(5))
     assert again[2] < count * size / resource.getpagesize() / 4
+
+
+@pytest.mark.parametrize(("multiplies", "precision"), [(True, "bf16"), (False, "no")])
+def test_a_gpu_that_emulates_bf16_trains_in_float32(
+    monkeypatch: pytest.MonkeyPatch, multiplies: bool, precision: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(
+        torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation or multiplies
+    )
+    monkeypatch.setattr(device, "Accelerator", SimpleNamespace)
+    assert make_accelerator("cuda").mixed_precision == precision

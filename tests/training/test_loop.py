@@ -22,9 +22,9 @@ from pocketvit.config import ModelConfig, OptimConfig
 from pocketvit.errors import UserError
 from pocketvit.model.mae import MaskedAutoencoder
 from pocketvit.model.vit import ViT, ViTShape
-from pocketvit.training import loop
+from pocketvit.training import checkpoint, loop
 from pocketvit.training.batches import Batches
-from pocketvit.training.checkpoint import BEFORE, NEWEST, REPLAY, capture, read, save_state
+from pocketvit.training.checkpoint import BEFORE, NEWEST, REPLAY, WRITTEN, capture, read, save_state
 from pocketvit.training.device import make_accelerator
 from pocketvit.training.log import RunLog
 from pocketvit.training.loop import train
@@ -216,6 +216,28 @@ def test_killed_between_two_files_the_one_before_is_there(tmp_path: Path) -> Non
     with pytest.raises(Killed):
         run(tmp_path, fails_at(11, kill))
     (tmp_path / NEWEST).unlink()
+    assert same_weights(run(tmp_path, model_seed=99).model, run(None).model)
+
+
+def test_a_checkpoint_that_cannot_be_written_costs_neither_of_those_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The newest is damaged, and the one before all that there is to go on from."""
+    with pytest.raises(Killed):
+        run(tmp_path, fails_at(11, kill))
+    (tmp_path / NEWEST).write_bytes(b"damaged")
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "write", lambda *_: kill())
+        with pytest.raises(Killed):
+            run(tmp_path, model_seed=99)
+    assert same_weights(run(tmp_path, model_seed=99).model, run(None).model)
+
+
+def test_killed_before_a_checkpoint_has_its_name_it_is_found(tmp_path: Path) -> None:
+    with pytest.raises(Killed):
+        run(tmp_path, fails_at(11, kill))
+    (tmp_path / NEWEST).rename(tmp_path / WRITTEN)
+    (tmp_path / BEFORE).write_bytes(b"damaged")
     assert same_weights(run(tmp_path, model_seed=99).model, run(None).model)
 
 

@@ -2,6 +2,9 @@
 
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -11,8 +14,11 @@ from pocketvit.data import Dataset, Patching, load
 from pocketvit.errors import UserError
 from pocketvit.model.vit import ViT, ViTShape
 from pocketvit.training import memory
+from pocketvit.training.checkpoint import Snapshot
 from pocketvit.training.device import make_accelerator
 from pocketvit.training.memory import check_memory, peak_bytes, saved_bytes, step_bytes
+from pocketvit.training.stage import Checkpoints
+from pocketvit.training.step import GradientStep
 
 CPU = torch.device("cpu")
 SETTINGS = resolve("digits")
@@ -61,6 +67,14 @@ def test_what_work_takes_beside_the_rest_is_told() -> None:
     assert len(held) == 10_000_000
 
 
+def test_the_device_holds_one_snapshot_at_a_time(tmp_path: Path) -> None:
+    stage = SimpleNamespace(snapshot=lambda done: Snapshot(done, {"weights": torch.ones(25_000_000)}))  # 100 MB
+    checkpoints = Checkpoints(stage, tmp_path, 0)
+    taken = peak_bytes(lambda: checkpoints.keep(1, 0.0, write=False), CPU)
+    assert taken is None or taken < 50e6
+    assert checkpoints.good.step == 1
+
+
 @pytest.mark.parametrize(("times", "refused"), [(1, False), (4, True)])
 def test_a_trial_that_takes_more_than_was_estimated_is_believed(
     digits: Dataset, monkeypatch: pytest.MonkeyPatch, times: int, refused: bool
@@ -89,3 +103,27 @@ def test_a_step_that_is_small_is_not_tried(digits: Dataset, monkeypatch: pytest.
     monkeypatch.setattr(memory, "free_bytes", lambda device: 10 * (always + images))
     monkeypatch.setattr(memory, "peak_bytes", lambda *_: pytest.fail("tried"))
     check_memory("finetune", digits, SETTINGS, make_accelerator("cpu", "float32"))
+
+
+def test_images_that_stand_in_a_batch_several_times_are_no_more(digits: Dataset) -> None:
+    repeated = dataclasses.replace(SETTINGS, finetune=dataclasses.replace(SETTINGS.finetune, repeats=3))
+    assert step_bytes("finetune", digits, repeated, CPU, False) == step_bytes("finetune", digits, SETTINGS, CPU, False)
+
+
+def test_a_trial_is_of_no_more_images_than_go_through_the_device_at_once(
+    digits: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = dataclasses.replace(SETTINGS.finetune, accumulate=5)
+    settings, tried = dataclasses.replace(SETTINGS, finetune=config), []
+    always, images = step_bytes("finetune", digits, settings, CPU, bf16=False)
+    make = memory.finetuning
+
+    def made(*args: Any, **more: Any) -> GradientStep:
+        step = make(*args, **more)
+        tried.append(step.batches.batch_size)
+        return step
+
+    monkeypatch.setattr(memory, "finetuning", made)
+    monkeypatch.setattr(memory, "free_bytes", lambda device: int((always + 2 * images) / 0.9))
+    check_memory("finetune", digits, settings, make_accelerator("cpu", "float32"))
+    assert 2 <= tried[0] <= config.batch_size / 5

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from pocketvit.errors import UserError
 from pocketvit.model import weights
 from pocketvit.model.mae import MaskedAutoencoder
 from pocketvit.model.weights import WeightsMeta
+from pocketvit.training import batches
 from pocketvit.training.batches import Batches
 from pocketvit.training.device import make_accelerator
 from pocketvit.training.finetune import finetuning, make_classifier
@@ -219,6 +221,21 @@ def test_random_init_has_a_rate_of_its_own(digits: Dataset) -> None:
 
     doubled, same = end(scratch_rate=2.0, lr=1e-3, min_lr=1e-5), end(lr=2e-3, min_lr=2e-5)
     assert all(torch.equal(doubled[name], same[name]) for name in same)
+
+
+def test_a_set_that_is_mapped_from_its_file_stays_there_where_all_of_it_is_labelled(
+    digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches, "RESIDENT_SHARE", 0.0)
+    mapped = np.memmap(tmp_path / "images", np.uint8, "w+", shape=(200_000, *digits.shape))
+    labels = np.resize(digits.train.labels, len(mapped))
+    large = dataclasses.replace(digits, train=Split(mapped, labels))
+    tracemalloc.start()
+    try:
+        finetuning(large, np.arange(len(labels)), settings(), make_accelerator("cpu", "float32"), seed=0, init=None)
+        assert tracemalloc.get_traced_memory()[1] < mapped.nbytes / 2
+    finally:
+        tracemalloc.stop()
 
 
 def test_fine_tuning_learns_from_few_labels(digits: Dataset) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from pocketvit.pages import caveats, words
 from pocketvit.pages.sections import arranged, leaderboard
+from pocketvit.run.folder import RunFolder
 
 
 def notebook(summary: Mapping[str, Any], run: Path) -> str:
@@ -27,7 +28,7 @@ def notebook(summary: Mapping[str, Any], run: Path) -> str:
         f"<table><tr><th style=text-align:left>test accuracy</th>{heads}<th></th></tr>{rows}</table>" if rows else ""
     )
     text = " ".join(escape(line) for line in said)
-    link = escape(str(run / "report.html"))
+    link = escape(str(RunFolder(run).report))
     return (
         f"<div><b>{escape(words.headline(summary, entries, fraction))}</b><p>{text}</p>{table}"
         f'<p><a href="{link}">{link}</a></p></div>'

@@ -2,7 +2,6 @@
 A section whose data the run does not have is None here and left out by the template."""
 
 import json
-import os
 import zipfile
 from pathlib import Path
 
@@ -10,20 +9,26 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from pocketvit.errors import UserError
+from pocketvit.files import write_whole
 from pocketvit.pages import words
 from pocketvit.pages.sections import Arrays, Context, page_context
+from pocketvit.run.folder import RunFolder
 from pocketvit.run.summary import updated
 
 MOST_IMAGES = 60  # of a kind: a page that a phone opens at once
 
 
 def write_report(run_dir: Path) -> Path:
-    """Write `run_dir/report.html` from the files in `run_dir`, replacing an older page in one step."""
-    run_dir = Path(run_dir)
-    summary = _read_summary(run_dir / "summary.json")
-    metrics = _read_metrics(run_dir / "metrics.jsonl")
-    arrays = {**_read_arrays(run_dir / "stages" / "doubts.npz"), **_read_arrays(run_dir / "figures.npz")}
-    config = run_dir / "config.yaml"
+    """Write the page of a run from the files in its directory, replacing an older one in one step; returns its path.
+
+    Raises:
+        UserError: the directory has no results, or files that cannot be read.
+        OSError: the page cannot be written.
+    """
+    folder = RunFolder(Path(run_dir))
+    summary, metrics = _read_summary(folder.summary), _read_metrics(folder.metrics)
+    arrays = {**_read_arrays(folder.doubted), **_read_arrays(folder.figures)}
+    config = folder.config
     settings = config.read_text(encoding="utf-8", errors="replace") if config.is_file() else None
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -36,14 +41,8 @@ def write_report(run_dir: Path) -> Path:
         percent=words.percent, points=words.points, amount=words.amount, duration=words.duration, method=words.method
     )
     page = environment.get_template("template.html.jinja").render(page_context(summary, metrics, arrays, settings))
-    target = run_dir / "report.html"
-    draft = run_dir / f".report.html.{os.getpid()}.tmp"
-    try:
-        draft.write_bytes(page.encode("utf-8", errors="replace"))  # file names may hold bytes that are no text
-        os.replace(draft, target)
-    finally:
-        draft.unlink(missing_ok=True)
-    return target
+    write_whole(folder.report, page.encode("utf-8", errors="replace"))  # file names may hold bytes that are no text
+    return folder.report
 
 
 def _read_summary(path: Path) -> Context:

@@ -127,7 +127,7 @@ def _saved(summary: Context) -> str | None:
 
 
 def _times(plan: Any) -> list[Context]:
-    """Of each stage, planned and taken; fine-tunings at one label budget and arm apart from each other."""
+    """Seconds of each stage, planned and taken, after those before the first."""
     if not plan or not plan.get("stages"):
         return []
     opening = {"title": "images decoded, speeds measured", "planned": None, "took": plan.get("opening")}

@@ -45,7 +45,9 @@ def commit() -> dict[str, str | None]:
     here = Path(__file__).parent
     git = ["git", "-C", str(here)]
     try:
-        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        # This file's own: an installed package may lie in somebody else's checkout.
+        asked = [*git, "rev-parse", "HEAD", f"HEAD:./{Path(__file__).name}"]
+        head, _ = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.split()
         diff = subprocess.run([*git, "diff", "HEAD", "--", str(here.parent)], capture_output=True, text=True).stdout
     except (OSError, subprocess.CalledProcessError):
         # A tree that travels without .git, to a machine that is borrowed, takes it along in the environment.

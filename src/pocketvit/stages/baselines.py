@@ -41,7 +41,7 @@ def probe_stage(context: Context, pretrained: Mapping[str, Path]) -> dict[str, d
         torch.manual_seed(settings.seed)
         fresh = context.predictor(ViT.build(settings.model, dataset.shape)).features
         # The untrained encoder reads no more than is asked of it: what has labels, and what shows how its features lie.
-        some = np.union1d(_readable(context, settings.data.largest_budget), every[:SPREAD])
+        some = np.union1d(readable(context, settings.data.largest_budget), every[:SPREAD])
         random = Features(some, fresh(images[some]), fresh(test_images[context.probed("test")]))
         untrained, found = _metrics(context, random, labels, test_y), {}
         for name, file in pretrained.items():
@@ -76,7 +76,7 @@ class Features(NamedTuple):
         return self.train[np.searchsorted(self.indices, chosen)]
 
 
-def _readable(context: Context, per_class: int | None) -> NDArray[np.intp]:
+def readable(context: Context, per_class: int | None) -> NDArray[np.intp]:
     """Train images whose labels a budget has, as far as frozen encoders read them."""
     labelled = context.labelled(per_class, context.settings.seed)
     return labelled[np.isin(labelled, context.probed("train"))] if context.plan.probed else labelled
@@ -91,7 +91,7 @@ def _metrics(
     context: Context, features: Features, labels: NDArray[np.int64], test_y: NDArray[np.int64]
 ) -> list[Metric]:
     """Readings of an encoder at each budget."""
-    chosen = (_readable(context, per_class) for per_class in context.settings.data.label_budgets)
+    chosen = (readable(context, per_class) for per_class in context.settings.data.label_budgets)
     spread = features.train[:SPREAD]
     return [metric(features.of(some), labels[some], features.test, test_y, spread) for some in chosen]
 
@@ -99,7 +99,7 @@ def _metrics(
 def _told(context: Context, features: Features, read: Sequence[Metric]) -> dict[str, Any]:
     """The same as JSON, with how many dimensions the features fill."""
     budgets = [
-        {"labels_per_class": per_class, "labels": len(_readable(context, per_class)), **one.to_json()}
+        {"labels_per_class": per_class, "labels": len(readable(context, per_class)), **one.to_json()}
         for per_class, one in zip(context.settings.data.label_budgets, read, strict=True)
     ]
     spread = features.train[:SPREAD]

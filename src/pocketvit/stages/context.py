@@ -17,36 +17,24 @@ from accelerate import Accelerator
 from numpy.typing import NDArray
 
 from pocketvit.config import Settings, seconds_of
-from pocketvit.data import (
-    Dataset,
-    Finding,
-    Patching,
-    Rendering,
-    Spec,
-    digest,
-    grown_patch,
-    image_digests,
-    label_subset,
-    load,
-)
-from pocketvit.data.sizes import MOST_PATCHES
+from pocketvit.data import Dataset, Spec, digest, image_digests, label_subset
 from pocketvit.data.sources import find
 from pocketvit.errors import UserError
 from pocketvit.evaluation.predictor import Eager, Predictor
 from pocketvit.files import read_json, write_whole
 from pocketvit.model import weights
 from pocketvit.model.network import Network
-from pocketvit.model.patches import check_patch
 from pocketvit.model.weights import WeightsMeta, weights_file
 from pocketvit.run.clock import Clock
 from pocketvit.run.evidence import evidence
-from pocketvit.run.folder import RunFolder, check_origin, learnt_images
+from pocketvit.run.folder import RunFolder, check_origin
 from pocketvit.run.opening import hold, open_run
 from pocketvit.stages.arms import networks_of, objectives_of
+from pocketvit.stages.images import labelled_indices, load_images
 from pocketvit.stages.plan import Plan
 from pocketvit.training.device import from_main, make_accelerator
 from pocketvit.training.finetune import make_classifier
-from pocketvit.training.log import RunLog
+from pocketvit.training.log import RunLog, check_tensorboard
 from pocketvit.training.memory import check_memory
 from pocketvit.training.objectives import PRETRAINING
 from pocketvit.training.optimizer import optimizer_class
@@ -124,11 +112,12 @@ class Context:
             raise UserError(f"--init stands for one pre-training: name one of {', '.join(objectives)} in --arms")
         for stage in stages:
             optimizer_class(getattr(settings, stage).optimizer, f"--{stage}.optimizer")
+        if settings.tensorboard:
+            check_tensorboard()
         accelerator = make_accelerator(settings.device, settings.precision, settings.deterministic)
         # One process of each machine decodes; the others find the cache.
         with accelerator.local_main_process_first():
-            dataset = _load(data, settings, need_labels, init)
-        dataset, settings = _with_patch(dataset, settings)
+            dataset, settings = load_images(data, settings, need_labels, init)
         trained = [(stage, kind) for stage in stages for kind in (objectives if stage == "pretrain" else networks)]
         _check_networks(dataset, settings, accelerator, trained, init)
         if need_labels:
@@ -184,9 +173,14 @@ class Context:
 
     def probed(self, split: str) -> NDArray[np.intp]:
         """Indices of the labelled images of a split that frozen encoders read: all, or as many as the plan has."""
-        count, most = len(self.dataset.labelled(split)[1]), self.plan.probed
-        order = np.random.default_rng(self.settings.seed).permutation(count)
-        return np.sort(order[: count if most is None else most])
+        seed, (_, labels) = self.settings.seed, self.dataset.labelled(split)
+        order = np.random.default_rng(seed).permutation(len(labels))
+        if split == "train" and self.plan.probed:
+            # One of each class comes first, and then the smallest label budget: chance might read next to none of them.
+            budgets = [self.labelled(per_class, seed) for per_class in self.settings.data.label_budgets]
+            for some in sorted([*budgets, label_subset(labels, per_class=1, seed=seed)], key=len, reverse=True):
+                order = order[np.argsort(~np.isin(order, some), kind="stable")]
+        return np.sort(order[: self.plan.probed])
 
     def features(self, encoder: Path, split: str) -> NDArray[np.float32]:
         """(N, D): what a frozen pre-trained encoder makes of the images of `probed`; kept, to be asked for again."""
@@ -242,69 +236,11 @@ class Context:
 
     def seeds(self) -> range:
         """The seeds of fine-tuning."""
-        return range(self.settings.seed, self.settings.seed + max(1, self.settings.seeds))
+        return range(self.settings.seed, self.settings.seed + self.settings.seeds)
 
     def labelled(self, per_class: int | None, seed: int) -> np.ndarray:
         """Indices of the train images whose labels a fine-tuning may read."""
         return labelled_indices(self.dataset, self.settings, per_class, seed)
-
-
-def patching_of(settings: Settings) -> Patching:
-    """The patch that images are read for; one that was asked for stays, and so does any beside a size asked for."""
-    patch = settings.model.sizes().patch
-    return Patching(patch, fixed=settings.model.patch is not None or settings.data.size is not None)
-
-
-def labelled_indices(dataset: Dataset, settings: Settings, per_class: int | None, seed: int) -> np.ndarray:
-    """Indices of the train images whose labels a fine-tuning may read."""
-    _, labels = dataset.labelled("train")
-    fraction = settings.data.label_fraction
-    return label_subset(labels, per_class=per_class, fraction=fraction, seed=seed, classes=dataset.classes)
-
-
-def _load(data: Spec, settings: Settings, need_labels: bool, init: Path | None) -> Dataset:
-    """The images, as the weights of `init` are used to them, unless another size is asked for."""
-    config, rendering, channels = settings.data, None, None
-    if init is not None:
-        _, meta = weights.encoder_state(init)
-        config = replace(config, size=config.size or "{}x{}".format(*meta.shape))
-        rendering, channels = Rendering(meta.bits, meta.background), meta.shape[2]
-    dataset = load(
-        data,
-        config,
-        patching=patching_of(settings),
-        rendering=rendering,
-        channels=channels,
-        need_labels=need_labels,
-    )
-    return dataset if init is None else _beside(dataset, init)
-
-
-def _beside(dataset: Dataset, init: Path) -> Dataset:
-    """The same with a finding where test images are among those that the weights of `init` learnt from."""
-    kept = learnt_images(RunFolder(weights_file(init).parent))
-    if kept is None or dataset.test is None:
-        return dataset
-    count = int(np.isin(image_digests(dataset.test.images), kept[1]).sum())
-    if not count:
-        return dataset
-    text = f"{count} of {len(dataset.test)} test images are among those that the weights of --init learnt from"
-    finding = Finding("learnt before", f"{text}: accuracy on them may say more than that on new ones will")
-    return replace(dataset, findings=(*dataset.findings, finding))
-
-
-def _with_patch(dataset: Dataset, settings: Settings) -> tuple[Dataset, Settings]:
-    """Both with the patch that the images ask for, where it is another one, and a note on it."""
-    height, width, _ = dataset.shape
-    patching = patching_of(settings)
-    patch = grown_patch(height, width, patching)
-    check_patch(height, width, patch)
-    if patch == patching.side:
-        return dataset, settings
-    note = f"patches of {patch} px rather than {patching.side}, so that an image has at most {MOST_PATCHES}"
-    finding = Finding("larger patch", f"{note} (--patch and --size decide otherwise)")
-    dataset = replace(dataset, findings=(*dataset.findings, finding))
-    return dataset, replace(settings, model=replace(settings.model, patch=patch))
 
 
 def _check_networks(

@@ -20,7 +20,9 @@ from pocketvit.stages.context import Context
 from pocketvit.training.finetune import epoch_images, finetuning, unlabelled_images
 from pocketvit.training.loop import train
 from pocketvit.training.objectives.supervised import Classification
+from pocketvit.training.schedule import Schedule
 from pocketvit.training.stage import TrainResult
+from pocketvit.training.step import epoch_steps
 from pocketvit.training.stops import NonFiniteLoss
 
 # An arm that is to have as many steps as another has had lands only where it takes so many times its share of the time.
@@ -50,8 +52,7 @@ def finetune_stage(
     """
     key = finetune_key(arm.name, per_class, seed)
     settings, own = context.settings, steps is None
-    if (steps := steps or context.plan.steps(key)) is not None:
-        settings = replace(settings, finetune=replace(settings.finetune, epochs=1, min_steps=steps))
+    steps = steps or context.plan.steps(key)
     tags = {"stage": "finetune", "init": arm.name, "labels_per_class": per_class, "seed": seed}
     found: dict[str, Any] | None = context.begin(key)
     if found is None:
@@ -60,6 +61,8 @@ def finetune_stage(
             context.dataset, labelled, settings, context.accelerator, seed=seed, init=init, network=arm.network,
             neighbours=context.neighbours,
         )  # fmt: skip
+        if steps is not None:
+            step.schedule = Schedule(steps, steps)
         result = train(
             step, context.log, tags, folder=context.folder.checkpoints(key),
             deadlines=context.deadlines(key, 1.0 if own else PATIENCE), compilation=settings.compile,
@@ -139,7 +142,7 @@ def _tested(context: Context, result: TrainResult, key: str, budget: int, arm: A
 def _say_overruled(context: Context, found: dict[str, Any]) -> None:
     """Where min_steps is more than the epochs that were asked for."""
     config = context.settings.finetune
-    asked = config.epochs * -(-epoch_images(context.dataset, found["labels"], config) // config.batch_size)
+    asked = config.epochs * epoch_steps(config, epoch_images(context.dataset, found["labels"], config))
     if found["planned_steps"] == config.min_steps > asked:
         least = f"--finetune.min_steps asks for {config.min_steps} steps"
         context.log.say(f"  {least}, where {config.epochs} epochs would be {asked}")

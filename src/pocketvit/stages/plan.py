@@ -83,7 +83,7 @@ class Plan:
             spent: seconds.
             done: whether a stage is, by its key.
         """
-        if self.limit is None or self.place(key, done) is None:
+        if self.limit is None or all(part.key != key for part in self.parts):
             return math.inf
         coming = [part for part in self.parts if not done(part.key)]
         fixed = sum(part.tail if part.trains else part.seconds for part in coming)

@@ -15,13 +15,14 @@ from pocketvit.config import Settings
 from pocketvit.data import Dataset, Split
 from pocketvit.errors import UserError
 from pocketvit.stages.arms import Arm
-from pocketvit.stages.context import labelled_indices
+from pocketvit.stages.images import labelled_indices
 from pocketvit.stages.plan import Part, Plan
-from pocketvit.training.finetune import finetuning
+from pocketvit.training.finetune import epoch_images, finetuning
 from pocketvit.training.log import RunLog
 from pocketvit.training.loop import train
 from pocketvit.training.pretrain import pretraining
 from pocketvit.training.stage import TrainResult
+from pocketvit.training.step import epoch_steps
 
 STAGES = ("pretrain", "finetune")
 PRETRAIN_SHARE = 0.38  # of the time for training; the fine-tunings have equal shares of the rest
@@ -149,13 +150,15 @@ def _pretrained(arms: Sequence[Arm]) -> bool:
 
 def images_of(stage: str, dataset: Dataset, settings: Settings) -> int:
     """Train images that a stage goes through in an epoch."""
-    return len(dataset.train) if stage == "pretrain" else len(labels_of(dataset, settings))
+    if stage == "pretrain":
+        return len(dataset.train)
+    return epoch_images(dataset, len(labels_of(dataset, settings)), settings.finetune)
 
 
 def steps_per_epoch(dataset: Dataset, settings: Settings) -> dict[str, int]:
     """Of both stages."""
     images = {stage: images_of(stage, dataset, settings) for stage in STAGES}
-    return {stage: count // min(getattr(settings, stage).batch_size, count) for stage, count in images.items()}
+    return {stage: epoch_steps(getattr(settings, stage), count) for stage, count in images.items()}
 
 
 def labels_of(dataset: Dataset, settings: Settings) -> np.ndarray:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from pocketvit.stages.context import Context
 from pocketvit.training.loop import train
 from pocketvit.training.objectives import PRETRAINING
 from pocketvit.training.pretrain import pretraining, verdict
+from pocketvit.training.schedule import Schedule
 
 # The kNN reading during pre-training is a sign of progress: this many neighbours' candidates are enough for it.
 KNN_IMAGES = 5000
@@ -33,9 +33,9 @@ def pretrain_stage(context: Context, objective: str, file: Path) -> dict[str, An
     found: dict[str, Any] | None = context.begin(key)
     if found is None:
         settings, steps = context.settings, context.plan.steps(key)
-        if steps is not None:
-            settings = replace(settings, pretrain=replace(settings.pretrain, epochs=1, min_steps=steps))
         step = pretraining(context.dataset, settings, context.accelerator, objective, _knn_reading(context))
+        if steps is not None:
+            step.schedule = Schedule(steps, steps)
         tags = {"stage": "pretrain", "objective": objective}
         result = train(
             step, context.log, tags, folder=context.folder.checkpoints(key),

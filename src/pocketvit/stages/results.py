@@ -14,7 +14,7 @@ from pocketvit.data import Split
 from pocketvit.evaluation.calibration import calibration_error, reliability
 from pocketvit.evaluation.metrics import Metrics, kept_accuracy, most_confident_mistakes
 from pocketvit.evaluation.reconstruct import reconstruct_images
-from pocketvit.files import write_table, write_whole
+from pocketvit.files import whole, write_table, write_whole
 from pocketvit.model import weights
 from pocketvit.model.costs import classifier_costs
 from pocketvit.model.mae import MaskedAutoencoder
@@ -58,7 +58,8 @@ def _write(
     if isinstance(module, Network) and module.classes:
         mistakes, evaluation = _judgement(context, module, meta.temperature)
         arrays |= mistakes
-    np.savez_compressed(folder.figures, **arrays)
+    with whole(folder.figures) as beside, beside.open("wb") as stream:
+        np.savez_compressed(stream, **arrays)
     cost = classifier_costs(meta.network, meta.model, d.shape, len(d.classes))
     summary = {
         "format": FORMAT,

@@ -5,17 +5,19 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from pocketvit.data.symmetry import views
+from pocketvit.draws import sharing
 from pocketvit.evaluation.doubts import FOLDS
 from pocketvit.evaluation.pixels import expected_seconds, without_labels
 from pocketvit.evaluation.probe import expected_fit
 from pocketvit.stages.arms import Arm
-from pocketvit.stages.baselines import pixels_time
+from pocketvit.stages.baselines import pixels_time, readable
 from pocketvit.stages.context import Context
-from pocketvit.stages.plan import Length, Outlay
+from pocketvit.stages.plan import Length, Outlay, Plan
 from pocketvit.stages.pretraining import KNN_IMAGES
 from pocketvit.training.device import from_main
 from pocketvit.training.finetune import epoch_images, finetuning, make_classifier, unlabelled_images
@@ -81,10 +83,11 @@ def outlay(context: Context, arms: Sequence[Arm], limit: float | None) -> Outlay
     seen = len(views(dataset.train.images[:1], settings.data.symmetry))
     tested = seen * test + min(val, len(largest))
     probed = _probed(context, forward, limit)
-    read = {"labelled": len(largest), "train": train, "val": val, "test": test}
-    read = {name: count if probed is None else min(probed, count) for name, count in read.items()}
+    reading, (_, labels) = replace(context, plan=Plan(probed=probed)), dataset.labelled("train")
+    read = {name: len(reading.probed(name)) for name in ("train", "val", "test")}
+    width = settings.model.sizes().width
     # Plain and whitened.
-    fits = sum(2 * _probe_fit(context, some[: read["labelled"]]) for some in labelled.values())
+    fits = sum(2 * expected_fit(labels[readable(reading, budget)], width) for budget in budgets)
 
     def learning(step: GradientStep) -> Length:
         count = step.schedule.planned
@@ -106,7 +109,8 @@ def outlay(context: Context, arms: Sequence[Arm], limit: float | None) -> Outlay
         probed=probed,
         pixels={budget: _pixels(context, some, pixels_time(context, limit)) for budget, some in labelled.items()},
         pixel_seeds=settings.data.label_budgets != (None,) or settings.data.label_fraction is not None,
-        labels=forward * read["val"] + FOLDS * _probe_fit(context, slice(sum(read.values()))),
+        labels=forward * read["val"]
+        + FOLDS * expected_fit(np.resize(labels[reading.probed("train")], sum(read.values())), width),
         report=REPORT_SECONDS + 2 * max(forwards.values()) * tested,
     )
     return from_main(accelerator, found)
@@ -115,8 +119,7 @@ def outlay(context: Context, arms: Sequence[Arm], limit: float | None) -> Outlay
 def _steps(context: Context, labels: int) -> int:
     """Of a fine-tuning on so many labels, by the recipe."""
     config = context.settings.finetune
-    images = epoch_images(context.dataset, labels, config)
-    return total_steps(config, images // min(config.batch_size, images))
+    return total_steps(config, epoch_images(context.dataset, labels, config))
 
 
 def _seconds_a_step(step: GradientStep) -> float:
@@ -124,10 +127,10 @@ def _seconds_a_step(step: GradientStep) -> float:
 
     Where that takes so long that warming up is little of it, it is all that one waits for.
     """
-    pace = from_main(step.accelerator, _seconds_of(step, [0]))
+    pace = _seconds_of(step, [0])
     if pace > WARM:
         return pace
-    pace = from_main(step.accelerator, min(pace, _seconds_of(step, [1])))
+    pace = min(pace, _seconds_of(step, [1]))
     if pace > MEASURED:
         return pace
     planned, count = step.schedule.planned, max(2, min(MOST_STEPS, math.ceil(MEASURED / pace)))
@@ -135,10 +138,14 @@ def _seconds_a_step(step: GradientStep) -> float:
 
 
 def _seconds_of(step: GradientStep, places: Sequence[int]) -> float:
-    """Of the steps at these places of the course."""
-    began = time.perf_counter()
-    step.read_losses([step.run(place) for place in places])
-    return time.perf_counter() - began
+    """Of the steps at these places of the course, on this process's share of their batches.
+
+    As the main process's clock has it, or others would go on to another number of steps than it, and wait for ever.
+    """
+    began, accelerator = time.perf_counter(), step.accelerator
+    with sharing(accelerator.process_index, accelerator.num_processes):
+        step.read_losses([step.run(place) for place in places])
+    return from_main(accelerator, time.perf_counter() - began)
 
 
 def _seconds_an_image(context: Context, network: str) -> float:
@@ -165,11 +172,6 @@ def _probed(context: Context, forward: float, limit: float | None) -> int | None
     most = int(PROBE_SHARE * limit / forward)
     largest = max(len(context.dataset.labelled(name)[1]) for name in ("train", "test"))
     return None if most >= largest else max(LEAST_PROBED, most)
-
-
-def _probe_fit(context: Context, labelled: np.ndarray | slice) -> float:
-    _, labels = context.dataset.labelled("train")
-    return expected_fit(labels[labelled], context.settings.model.sizes().width)
 
 
 def _pixels(context: Context, labelled: np.ndarray, most: float) -> float:

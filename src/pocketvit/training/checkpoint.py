@@ -20,6 +20,7 @@ from pocketvit.files import write_whole
 from pocketvit.training.sharding import laid_out, whole
 
 NEWEST, BEFORE, REPLAY = "checkpoint.safetensors", "checkpoint-before.safetensors", "replay.safetensors"
+WRITTEN = "checkpoint-written.safetensors"  # until it is called the newest
 
 
 @dataclass(frozen=True)
@@ -96,12 +97,15 @@ def read(file: Path) -> Snapshot:
 
 
 def save_state(folder: Path, snapshot: Snapshot) -> None:
-    """Make `snapshot` the newest checkpoint in `folder`; the one that was is kept as the one before."""
-    newest = folder / NEWEST
-    # Killed between the two, there is no newest, and the one before is read.
-    if newest.exists():
-        os.replace(newest, folder / BEFORE)
-    write(newest, snapshot)
+    """Make `snapshot` the newest checkpoint in `folder`; the one that was is kept as the one before.
+
+    Raises OSError where it cannot be written, with both left as they were.
+    """
+    # Before either is touched, for the newest may be damaged, and the one before the only one to go on from.
+    write(folder / WRITTEN, snapshot)
+    if (folder / NEWEST).exists():
+        os.replace(folder / NEWEST, folder / BEFORE)
+    os.replace(folder / WRITTEN, folder / NEWEST)
 
 
 def load_state(
@@ -113,7 +117,7 @@ def load_state(
         UserError: there are checkpoints, and none of them is whole and of this network.
     """
     reasons = []
-    for file in (folder / NEWEST, folder / BEFORE):
+    for file in (folder / WRITTEN, folder / NEWEST, folder / BEFORE):
         if not file.exists():
             continue
         try:

@@ -43,8 +43,9 @@ def make_accelerator(device: str = "auto", precision: str = "auto", deterministi
         raise UserError(f"--device {device}: none found here; use --device auto")
     kind = device if device != "auto" else next(name for name in ("cuda", "mps", "cpu") if there[name])
     if precision == "auto":
-        has_bf16 = {"cuda": torch.cuda.is_bf16_supported, "cpu": cpu_multiplies_bf16}
-        precision = "bf16" if kind in has_bf16 and has_bf16[kind]() else "float32"
+        # Older GPUs only emulate it.
+        on_cuda = kind == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        precision = "bf16" if on_cuda or (kind == "cpu" and cpu_multiplies_bf16()) else "float32"
     if kind == "cpu":
         keep_freed_memory()
     elif kind == "cuda":

@@ -15,10 +15,17 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Column
 
+from pocketvit.errors import UserError
 from pocketvit.files import write_whole
 
 BETWEEN_LINES, BRIEF = 60.0, 10.0  # seconds
 TITLE_WIDTH, LEFT_WIDTH = 34, 24  # columns that a bar keeps for them on a narrow terminal
+
+
+def check_tensorboard() -> None:
+    """Raise UserError where its events cannot be written."""
+    if find_spec("tensorboard") is None:
+        raise UserError('--tensorboard: not installed here: pip install "pocketvit[track]"')
 
 
 class Place(NamedTuple):

@@ -15,7 +15,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from pocketvit.config import Settings
+from pocketvit.config import OptimConfig, Settings
 from pocketvit.data import Dataset
 from pocketvit.errors import UserError
 from pocketvit.model.networks import NETWORKS
@@ -67,7 +67,6 @@ def step_bytes(
 
     Counted from the tensors that a forward pass keeps; at the sizes tried 1.1 to 1.8 times what training took.
     """
-    config = settings.pretrain if stage == "pretrain" else settings.finetune
     height, width, channels = dataset.shape
     attention, few, kind = 0, 2, kind or USUAL[stage]
     with torch.device("meta"):
@@ -91,8 +90,12 @@ def step_bytes(
         kept = round(HALVED * kept)
     kept += attention
     weights = WORKSPACE + COPIES * 4 * sum(parameter.numel() for parameter in trained.parameters())
-    part = math.ceil(config.batch_size * getattr(config, "repeats", 1) / config.accumulate)
-    return weights, part * (kept // few)
+    return weights, _part(getattr(settings, stage)) * (kept // few)
+
+
+def _part(config: OptimConfig) -> int:
+    """Images that go through the device at once; those that stand in a batch several times are counted as often."""
+    return math.ceil(config.batch_size / config.accumulate)
 
 
 def check_memory(
@@ -111,7 +114,7 @@ def check_memory(
         images = round(images * _underestimate(stage, dataset, settings, accelerator, kind))
     if always + images <= SHARE * free:
         return
-    config = settings.pretrain if stage == "pretrain" else settings.finetune
+    config: OptimConfig = getattr(settings, stage)
     parts = math.ceil(images / max(1.0, SHARE * free - always)) * config.accumulate
     cut = f"--{stage}.accumulate {parts}" if parts <= config.batch_size else f"--{stage}.batch_size 16"
     height, width, _ = dataset.shape
@@ -130,8 +133,8 @@ def _underestimate(
     config = getattr(settings, stage)
     bf16 = accelerator.mixed_precision != "no"
     _, images = step_bytes(stage, dataset, settings, accelerator.device, bf16, kind)
-    batch = config.batch_size * config.repeats
-    few = max(2, min(batch, int(TRIAL * free_bytes(accelerator.device) / images * batch)))
+    part = _part(config)
+    few = max(2, min(part, int(TRIAL * free_bytes(accelerator.device) / images * part)))
     shorter: dict[str, Any] = {"batch_size": few, "accumulate": 1, "repeats": 1, "min_steps": 0}
     if stage == "finetune":
         shorter["unlabelled"] = "none"  # soft labels take no more than others

@@ -196,6 +196,7 @@ class Checkpoints:
         """
         if self._folder is None:
             return
+        del self.good  # before the next, for a device to hold one at a time
         self.good = self._stage.snapshot(done)
         if write:
             self._stage.step.save(self._folder, self.good)

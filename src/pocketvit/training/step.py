@@ -120,7 +120,7 @@ class GradientStep:
         self.programs = Programs(self._eager, objective.augment)
         self.graphs = False
         self.mark: Callable[[str], None] = lambda part: None
-        steps = total_steps(config, self.batches.steps_per_epoch)
+        steps = total_steps(config, len(self.batches))
         self.schedule = Schedule(steps, steps)
         # Snapshots are taken in this mode, for a change of modes rounds the weights.
         set_mode(self._optimizer, training=True)
@@ -223,6 +223,11 @@ class GradientStep:
             write(file, replace(state, notes=good.notes))
 
 
-def total_steps(config: OptimConfig, steps_per_epoch: int) -> int:
-    """Steps of a stage: its epochs, or `min_steps` where that is more."""
-    return max(1, config.epochs * steps_per_epoch, config.min_steps)
+def total_steps(config: OptimConfig, images: int) -> int:
+    """Steps of a stage on so many images: its epochs, or `min_steps` where that is more."""
+    return max(config.epochs * epoch_steps(config, images), config.min_steps)
+
+
+def epoch_steps(config: OptimConfig, images: int) -> int:
+    """Steps of an epoch on so many images; see `Batches.steps_per_epoch`."""
+    return images // min(config.batch_size, images)

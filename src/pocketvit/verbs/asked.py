@@ -31,11 +31,13 @@ def asked(
 
 
 def spec_of(data: Data) -> Spec:
+    """A set as `pocketvit.data.load` takes it."""
     return Arrays(*data) if isinstance(data, tuple) else data if isinstance(data, Arrays) else str(data)
 
 
 def settings_for(
     data: Spec, recipe: str | None, config: str | Path | None, overrides: dict[str, Any], stage: str = "pretrain"
 ) -> Settings:
+    """Of a recipe, or of the one that suits the set; flat names are those of the stage. Raises as `resolve`."""
     chosen = recipe or default_recipe(str(data), overrides.get("device"))
     return resolve(chosen, config, stage=stage, **overrides)

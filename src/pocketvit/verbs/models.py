@@ -29,12 +29,13 @@ Model = Trained | str | Path
 
 
 def path_of(model: Model) -> Path:
+    """A run's folder, or a file, be it there or not; raises UserError for a bare name that no shipped model has."""
     return model_path(model) if isinstance(model, (str, Path)) else model.path
 
 
 def mae_path_of(model: Model) -> Path:
+    """Weights with a decoder: a run of `fit` keeps them beside the classifier's. Raises as `path_of`."""
     path = path_of(model)
-    # A run of `fit` keeps the decoders' weights beside the classifier's.
     kept = (RunFolder(path).pretrained(objective) for objective in PRETRAINING)
     return next((file for file in kept if file.is_file()), path)
 
@@ -48,6 +49,7 @@ def init_of(model: Model | None) -> Path | None:
 
 
 def classifier_of(model: Model) -> tuple[Network, WeightsMeta]:
+    """A network and what it says of itself. Raises UserError for a masked autoencoder, and as `path_of`."""
     module, meta = weights.load(path_of(model))
     if not isinstance(module, Network):
         raise UserError(f"{path_of(model)}: pre-trained weights have no classifier: run finetune with --init first")
@@ -55,15 +57,17 @@ def classifier_of(model: Model) -> tuple[Network, WeightsMeta]:
 
 
 def dataset_like(data: str, meta: WeightsMeta, config: DataConfig, need_labels: bool = True) -> Dataset:
-    """The data as the weights are used to them: of their size, channels and rendering."""
+    """The data as the weights are used to them: of their size, channels and rendering. Raises as `load`."""
     height, width, channels = meta.shape
     sized = dataclasses.replace(config, size=f"{height}x{width}")
     return load(data, sized, rendering=rendering_of(meta), channels=channels, need_labels=need_labels)
 
 
 def rendering_of(meta: WeightsMeta) -> Rendering:
+    """How images become 8 bits for a model."""
     return Rendering(meta.bits, meta.background)
 
 
 def few(names: Sequence[str]) -> str:
+    """The first five, and how many there are."""
     return ", ".join(names[:5]) + (f", ... ({len(names)})" if len(names) > 5 else "")

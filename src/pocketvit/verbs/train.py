@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,7 +12,7 @@ from pocketvit.config import Settings, resolve, seconds_of
 from pocketvit.data import Arrays, Spec
 from pocketvit.data.sources import find
 from pocketvit.errors import UserError
-from pocketvit.files import read_json, write_whole
+from pocketvit.files import copy_whole, read_json, write_whole
 from pocketvit.pages import words
 from pocketvit.pages.page import write_report
 from pocketvit.pages.terminal import MEASURING, introduce, place_line, plan_lines
@@ -135,9 +134,13 @@ def _planned(context: Context, limit: float | None, elastic: bool, resume: bool)
         spent = from_main(context.accelerator, context.clock.seconds)
         within = HALF_AN_HOUR if elastic and context.accelerator.device.type == "cpu" else None
         made = make_plan(costs, arms, context.seeds(), spent, finetune_key, limit=limit, within=within)
-    except UserError:
+    except UserError:  # everybody's, and nobody leaves before the main process is done
         if not resume:  # what is gone on with stays
             context.on_main(lambda: discard(context.folder.root))
+        raise
+    except BaseException:  # measuring is waited for, and so interrupted
+        if not resume and context.accelerator.is_main_process:
+            discard(context.folder.root)
         raise
     context.on_main(lambda: write_whole(file, json.dumps(made.to_json(), indent=1) + "\n"))
     for line in plan_lines(context, made):
@@ -164,7 +167,7 @@ def complete(context: Context, arms: Sequence[Arm]) -> Run:
     kept = folder.frozen(chosen.arm.name) if chosen.frozen else folder.classifier(chosen.arm.name)
     what = words.network(chosen.arm.to_json(), chosen.frozen)
     context.log.say(f"saved: {what}, {chosen.why}")
-    context.on_main(lambda: shutil.copyfile(kept, folder.weights))
+    context.on_main(lambda: copy_whole(kept, folder.weights))
     every = [run for runs in finetuned.values() for arm in arms for run in runs[arm.name]]
     read = {name: {reading: values[reading] for reading in ("knn", "linear")} for name, values in probed.items()}
     results = {"pretrain": found, "probe": read, "finetune": tables}
@@ -256,7 +259,7 @@ def finetune(
         tables.append(table(context, [arm], per_class, {arm.name: runs}))
         every += runs
     folder = context.folder
-    context.on_main(lambda: shutil.copyfile(folder.classifier(arm.name), folder.weights))
+    context.on_main(lambda: copy_whole(folder.classifier(arm.name), folder.weights))
     return _finished(context, [arm], {"pretrain": {}, "probe": {}, "finetune": tables}, {"runs": every}, source)
 
 

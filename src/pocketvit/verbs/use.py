@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,16 +14,13 @@ import torch
 from numpy.typing import NDArray
 
 from pocketvit.config import DataConfig, Settings, resolve, run_config
-from pocketvit.data import (
-    image_digests,
-    load_whole,
-    scaled_size,
-)
-from pocketvit.errors import UserError
+from pocketvit.data import image_digests, load_whole, scaled_size
+from pocketvit.errors import UserError, of_place
 from pocketvit.evaluation import probe as probing
 from pocketvit.evaluation.metrics import Metrics
 from pocketvit.evaluation.predictor import Predictor
 from pocketvit.evaluation.reconstruct import reconstruct_images
+from pocketvit.files import write_whole
 from pocketvit.model import weights
 from pocketvit.model.costs import costs as count
 from pocketvit.model.devices import on_paper
@@ -32,7 +30,7 @@ from pocketvit.model.weights import weights_file
 from pocketvit.pages.page import write_report
 from pocketvit.run.folder import RECONSTRUCTION, RunFolder, learnt_images
 from pocketvit.stages.arms import arms_of
-from pocketvit.stages.context import labelled_indices, patching_of
+from pocketvit.stages.images import labelled_indices, patching_of
 from pocketvit.training.device import make_accelerator
 from pocketvit.training.pretrain import step_costs
 from pocketvit.verbs.model import load as load_model
@@ -182,10 +180,12 @@ def reconstruct(
     images_at = Path(data).expanduser()
     if images_at.is_dir() and images_at.resolve() in file.resolve().parents:
         raise UserError(f"--out {file}: lies among the images of {data}, where it would be taken for one: give another")
+    stream = io.BytesIO()
+    picture.resize((picture.width * zoom, picture.height * zoom), Image.Resampling.NEAREST).save(stream, "PNG")
     try:
-        picture.resize((picture.width * zoom, picture.height * zoom), Image.Resampling.NEAREST).save(file, "PNG")
+        write_whole(file, stream.getvalue())
     except OSError as error:
-        raise UserError(f"--out {file}: cannot be written ({error.strerror})") from None
+        raise of_place(error, f"--out {file}") from None
     return file
 
 

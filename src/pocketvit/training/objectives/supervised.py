@@ -34,7 +34,7 @@ class Classification:
     Args:
         classifier: to be trained.
         dataset: its train images at the indices `labelled` are learnt from, and its validation images are read.
-        labelled: (n,) indices.
+        labelled: (n,) indices, ascending, each once.
         settings: of fine-tuning.
         accelerator: device and precision.
         seed: of the order of images.
@@ -59,7 +59,8 @@ class Classification:
         norm = {"mean": dataset.mean, "std": dataset.std, "device": device, "seed": seed}
         self.network: Trainable = classifier.to(device)
         images, labels = dataset.labelled("train")
-        images, labels = images[labelled], labels[labelled]
+        if len(labelled) < len(labels):  # or else a set that is mapped from its file stays there
+            images, labels = images[labelled], labels[labelled]
         val_images, val_labels = dataset.labelled("val")
         self._soft: Tensor | None = None
         if soft is not None:
