@@ -17,6 +17,7 @@ from pocketvit.config.fields import described
 from pocketvit.config.settings import Settings
 from pocketvit.config.shipped import recipe_path
 from pocketvit.errors import UserError
+from pocketvit.files import expanded
 
 # What people change often is a flat flag; everything else is reached by its dotted name.
 FLAT: dict[str, str] = {
@@ -151,7 +152,7 @@ def read_settings(file: str | Path) -> dict[str, Any]:
 
     Names of earlier versions are today's. Raises UserError where the file cannot be read, or is no mapping.
     """
-    values = _read(Path(file))
+    values = _read(expanded(file))
     base = values.pop("base", None)
     if base is None:
         return values

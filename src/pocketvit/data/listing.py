@@ -12,6 +12,7 @@ from pathlib import Path
 
 from pocketvit.data.structures import Finding
 from pocketvit.errors import UserError
+from pocketvit.files import expanded
 
 # What Pillow may read, and no more: others of its readers start programs. Its JPEG reader reads MPO.
 FORMATS = ("PNG", "JPEG", "BMP", "DIB", "GIF", "WEBP", "TIFF", "PPM", "AVIF", "JPEG2000", "TGA")
@@ -146,8 +147,10 @@ def list_images(path: str | Path) -> list[Path]:
         UserError: nothing is there, or the folder holds no images.
     """
     if not isinstance(path, (str, os.PathLike)):
-        raise UserError(f"a {type(path).__name__} is no image file: expected a path, or several in a list")
-    path = Path(path).expanduser()
+        raise UserError(f"an image file of type {type(path).__name__}: expected a path, or several in a list")
+    if not str(path):
+        raise UserError("'': no file or folder: expected an image or a folder of images")
+    path = expanded(path)
     if path.is_file():
         return [path]
     if not path.is_dir():

@@ -33,7 +33,7 @@ from pocketvit.data.sizes import MOST_PATCHES
 from pocketvit.data.sources import find
 from pocketvit.errors import UserError
 from pocketvit.evaluation.predictor import Eager, Predictor
-from pocketvit.files import read_json, write_whole
+from pocketvit.files import expanded, read_json, write_whole
 from pocketvit.model import weights
 from pocketvit.model.network import Network
 from pocketvit.model.patches import check_patch
@@ -115,7 +115,7 @@ class Context:
         Raises:
             UserError: bad data, settings, weights or folder.
         """
-        began = time.monotonic() if began is None else began
+        began, out = time.monotonic() if began is None else began, out and expanded(out)
         pause = math.inf if pause_after is None else began + seconds_of(pause_after)
         every: tuple[StageName, ...] = ("pretrain", "finetune")
         stages = tuple(stage for stage in every if verb in (stage, "fit") and not (stage == "pretrain" and init))

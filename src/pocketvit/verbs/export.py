@@ -17,7 +17,7 @@ from pocketvit.edge.sensitivity import sensitivities
 from pocketvit.edge.verified import Verification, verified
 from pocketvit.errors import UserError
 from pocketvit.evaluation.predictor import Predictor
-from pocketvit.files import drafts, write_whole
+from pocketvit.files import drafts, expanded, write_whole
 from pocketvit.model import weights
 from pocketvit.model.network import Network
 from pocketvit.model.weights import WeightsMeta
@@ -55,7 +55,7 @@ def export(
     Raises:
         UserError: no classifier, no such kind, no images, or a file that is not as good, which is not left behind.
     """
-    file = Path(out)
+    file = expanded(out)
     kind = format_of(to, file, int8)
     if not max_drop >= 0:
         raise UserError(f"--max-drop {max_drop:g}: expected points of accuracy, 0 or more")
