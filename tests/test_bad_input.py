@@ -161,6 +161,24 @@ MISTAKES: dict[str, tuple[Make, tuple[str, ...]]] = {
         lambda t: ["fit", "digits", "--model.heads=5"],
         ("--model.heads 5 does not divide",),
     ),
+    "a choice that is none": (
+        lambda t: ["fit", "digits", "--preset=huge"],
+        ("--model.preset huge: expected one of paper, lite, tiny, digits",),
+    ),
+    "a share that is no number": (
+        lambda t: ["fit", "digits", "--label-fraction=half"],
+        ("--data.label_fraction half: expected a number",),
+    ),
+    "a flag without its value": (
+        lambda t: ["fit", "digits", "--time-limit"],
+        ("--time-limit: expected a value after it",),
+    ),
+    "images in place of a verb": (lambda t: [str(loose(t / "d"))], ("no verb", "pocketvit fit")),
+    "a user without a home": (
+        lambda t: ["fit", "~nobody-of-this-name/a"],
+        ("'~nobody-of-this-name/a' does not exist",),
+    ),
+    "a name too long for any file": (lambda t: ["fit", 300 * "a"], ("does not exist; expected",)),
     "an unknown verb": (lambda t: ["fitt", "digits"], ("no verb 'fitt'", "did you mean fit?")),
     "counts and a fraction of labels": (
         lambda t: ["fit", "digits", "--labels-per-class=5", "--label-fraction=0.1"],
@@ -175,7 +193,7 @@ MISTAKES: dict[str, tuple[Make, tuple[str, ...]]] = {
         ("--device mps: none found here", "--device auto"),
     ),
     "a single image as data": (lambda t: ["fit", str(image(t / "a.png"))], ("a single image is not a set",)),
-    "a word too many": (lambda t: ["fit", "digits", "extra"], ("extra",)),
+    "a word too many": (lambda t: ["fit", "digits", "extra"], ("not understood: extra",)),
 }
 NO_OUT = {
     "predict with a model of no such name": (

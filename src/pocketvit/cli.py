@@ -69,6 +69,10 @@ def _verb(args: list[str]) -> Verb:
         return lambda _: print(f"pocketvit {version('pocketvit')}") or 0
     if args[0] in VERBS:
         return VERBS[args[0]]
+    if args[0] == "help":
+        return lambda more: _verb(more)(["--help"])
+    if os.path.exists(args[0]):
+        raise UserError(f"no verb '{args[0]}': for images that lie there, pocketvit fit {args[0]}")
     close = difflib.get_close_matches(args[0], VERBS, n=1)
     hint = f"did you mean {close[0]}?" if close else f"use one of {', '.join(VERBS)}"
     raise UserError(f"no verb '{args[0]}': {hint}")
