@@ -35,6 +35,7 @@ _NAME = re.compile(
     r"(?:[-_. ]?(?:data|set|split|folder|images?|imgs?))*(?P<after>(?:[-_. \d].*)?)",
     re.IGNORECASE,
 )
+_CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")  # between two words of trainA
 _SHARD = re.compile(r"(?:[-_. ]?\d.*)?")  # 00000-of-00002, of one file among several
 
 
@@ -47,8 +48,8 @@ def split_of(name: str) -> str | None:
 
 def split_of_file(stem: str) -> str | None:
     """The same of a file's name without its extension, whose beginning tells it too (train_a), and whose end may be
-    followed by a number (mnist_train-00000-of-00002)."""
-    found = _NAME.fullmatch(stem)
+    followed by a number (mnist_train-00000-of-00002); a capital begins a word (trainA)."""
+    found = _NAME.fullmatch(_CAMEL.sub("-", stem))
     told = found and (not found["before"] or _SHARD.fullmatch(found["after"]))
     return SPLITS[found["split"].lower()] if found and told else None
 
