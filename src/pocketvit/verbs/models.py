@@ -29,7 +29,12 @@ Model = Trained | str | Path
 
 
 def path_of(model: Model) -> Path:
-    return model_path(model) if isinstance(model, (str, Path)) else model.path
+    path = model if isinstance(model, (str, Path)) else getattr(model, "path", None)
+    if path is None:
+        raise UserError(
+            f"--model of type {type(model).__name__}: expected a run, a file or the name of a shipped model"
+        )
+    return model_path(path)
 
 
 def mae_path_of(model: Model) -> Path:
