@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from pocketvit.config import DataConfig, model_path
-from pocketvit.data import Dataset, Rendering, load
+from pocketvit.data import Dataset, Rendering, Spec, load
 from pocketvit.errors import UserError
 from pocketvit.model import weights
 from pocketvit.model.network import Network
@@ -59,7 +59,16 @@ def classifier_of(model: Model) -> tuple[Network, WeightsMeta]:
     return module, meta
 
 
-def dataset_like(data: str, meta: WeightsMeta, config: DataConfig, need_labels: bool = True) -> Dataset:
+def data_of(path: Path, otherwise: str) -> str:
+    """The set that a run, or a file in one, was begun with; UserError where it is not known, which says what to do
+    `otherwise`."""
+    try:
+        return str(RunFolder(path if path.is_dir() else path.parent).begun(otherwise)["data"])
+    except (OSError, ValueError, KeyError):
+        raise UserError(f"{path}: it is not known which images it came from: {otherwise}") from None
+
+
+def dataset_like(data: Spec, meta: WeightsMeta, config: DataConfig, need_labels: bool = True) -> Dataset:
     """The data as the weights are used to them: of their size, channels and rendering."""
     height, width, channels = meta.shape
     sized = dataclasses.replace(config, size=f"{height}x{width}")
