@@ -207,8 +207,27 @@ NO_OUT = {
     "evaluate without a model": (lambda t: ["evaluate", "digits"], ("--model",)),
     "probe without a model": (lambda t: ["probe", "digits"], ("--model",)),
     "reconstruct without a model": (lambda t: ["reconstruct", "digits"], ("--model",)),
-    "predict without a model": (lambda t: ["predict", str(image(t / "a.png"))], ("model",)),
-    "predict without an image": (lambda t: ["predict", "--model", str(t)], ("paths",)),
+    "predict without a model": (
+        lambda t: ["predict", str(image(t / "a.png"))],
+        ("missing: --model, run directory",),
+    ),
+    "predict without an image": (
+        lambda t: ["predict", "--model", str(t)],
+        ("missing: image files and folders of images",),
+    ),
+    "a device that is none": (
+        lambda t: ["embed", str(image(t / "a.png")), "--model", str(digits_weights(t / "w.st")), "--device=gpu"],
+        ("--device gpu: expected one of auto, cpu, cuda, mps",),
+    ),
+    "a budget of no channels": (lambda t: ["budget", "--channels=0"], ("--channels 0: expected at least 1",)),
+    "a picture of another kind": (
+        lambda t: ["reconstruct", "digits", "--model", str(digits_weights(t / "w.safetensors")), "--out=a.jpg"],
+        ("--out a.jpg: expected a name that ends in .png",),
+    ),
+    "a run among its images": (
+        lambda t: ["fit", str(class_folders(t / "d", {"cat": 10, "dog": 10})), *TINY, "--out", str(t / "d" / "run")],
+        ("d/run: lies among the images", "give a folder beside them"),
+    ),
     "evaluate with a text file": (
         lambda t: ["evaluate", "digits", "--model", str(text(t / "w.safetensors"))],
         ("not a safetensors file",),

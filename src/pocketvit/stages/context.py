@@ -141,6 +141,8 @@ class Context:
         named = place is None and isinstance(data, str)
         if own_place and named and Path(str(data)).resolve() in (own_place, *own_place.parents):
             raise UserError(f"--out {out}: from then on '{data}' would be that folder, not the set: choose another")
+        if own_place and not resume and place and place.resolve() in own_place.parents:
+            raise UserError(f"--out {out}: lies among the images of {data}: give a folder beside them")
         name = f"{dataset.name}-{settings.recipe or 'custom'}"
         own = {f"{objective}.safetensors" for objective in PRETRAINING}.union(own)
         root = open_run(out, name, settings, overwrite, resume, needed, own) if main else Path()
