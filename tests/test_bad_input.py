@@ -162,6 +162,24 @@ MISTAKES: dict[str, tuple[Make, tuple[str, ...]]] = {
         lambda t: ["fit", "digits", "--model.heads=5"],
         ("--model.heads 5 does not divide",),
     ),
+    "a choice that is none": (
+        lambda t: ["fit", "digits", "--preset=huge"],
+        ("--model.preset huge: expected one of paper, lite, tiny, digits",),
+    ),
+    "a share that is no number": (
+        lambda t: ["fit", "digits", "--label-fraction=half"],
+        ("--data.label_fraction half: expected a number",),
+    ),
+    "a flag without its value": (
+        lambda t: ["fit", "digits", "--time-limit"],
+        ("--time-limit: expected a value after it",),
+    ),
+    "images in place of a verb": (lambda t: [str(loose(t / "d"))], ("no verb", "pocketvit fit")),
+    "a user without a home": (
+        lambda t: ["fit", "~nobody-of-this-name/a"],
+        ("'~nobody-of-this-name/a' does not exist",),
+    ),
+    "a name too long for any file": (lambda t: ["fit", 300 * "a"], ("does not exist; expected",)),
     "an unknown verb": (lambda t: ["fitt", "digits"], ("no verb 'fitt'", "did you mean fit?")),
     "counts and a fraction of labels": (
         lambda t: ["fit", "digits", "--labels-per-class=5", "--label-fraction=0.1"],
@@ -176,7 +194,7 @@ MISTAKES: dict[str, tuple[Make, tuple[str, ...]]] = {
         ("--device mps: none found here", "--device auto"),
     ),
     "a single image as data": (lambda t: ["fit", str(image(t / "a.png"))], ("a single image is not a set",)),
-    "a word too many": (lambda t: ["fit", "digits", "extra"], ("extra",)),
+    "a word too many": (lambda t: ["fit", "digits", "extra"], ("not understood: extra",)),
 }
 NO_OUT = {
     "predict with a model of no such name": (
@@ -190,8 +208,27 @@ NO_OUT = {
     "evaluate without a model": (lambda t: ["evaluate", "digits"], ("--model",)),
     "probe without a model": (lambda t: ["probe", "digits"], ("--model",)),
     "reconstruct without a model": (lambda t: ["reconstruct", "digits"], ("--model",)),
-    "predict without a model": (lambda t: ["predict", str(image(t / "a.png"))], ("model",)),
-    "predict without an image": (lambda t: ["predict", "--model", str(t)], ("paths",)),
+    "predict without a model": (
+        lambda t: ["predict", str(image(t / "a.png"))],
+        ("missing: --model, run directory",),
+    ),
+    "predict without an image": (
+        lambda t: ["predict", "--model", str(t)],
+        ("missing: image files and folders of images",),
+    ),
+    "a device that is none": (
+        lambda t: ["embed", str(image(t / "a.png")), "--model", str(digits_weights(t / "w.st")), "--device=gpu"],
+        ("--device gpu: expected one of auto, cpu, cuda, mps",),
+    ),
+    "a budget of no channels": (lambda t: ["budget", "--channels=0"], ("--channels 0: expected at least 1",)),
+    "a picture of another kind": (
+        lambda t: ["reconstruct", "digits", "--model", str(digits_weights(t / "w.safetensors")), "--out=a.jpg"],
+        ("--out a.jpg: expected a name that ends in .png",),
+    ),
+    "a run among its images": (
+        lambda t: ["fit", str(class_folders(t / "d", {"cat": 10, "dog": 10})), *TINY, "--out", str(t / "d" / "run")],
+        ("d/run: lies among the images", "give a folder beside them"),
+    ),
     "evaluate with a text file": (
         lambda t: ["evaluate", "digits", "--model", str(text(t / "w.safetensors"))],
         ("not a safetensors file",),

@@ -118,6 +118,14 @@ def test_every_verb_has_help(verb: str, capsys: pytest.CaptureFixture[str]) -> N
     assert str(VERBS[verb].__doc__) in out
 
 
+def test_help_is_also_a_verb(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["help", "embed"])
+    assert capsys.readouterr().out.startswith("usage: pocketvit embed")
+    assert main(["help"]) == 0
+    assert capsys.readouterr().out.startswith("PocketViT: from a folder of small images")
+
+
 def test_no_verb_at_all_shows_the_front_page(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 0
     assert capsys.readouterr().out.startswith("PocketViT: from a folder of small images")

@@ -26,6 +26,7 @@ from pocketvit.errors import UserError
 Arguments = dict[str, tuple[Any, Any, str]]
 DATA_HELP = "digits, cifar10, cifar100; a folder of images or class folders, with train/ or without; Parquet"
 DATA = (str, "digits", DATA_HELP)
+JUDGED = (str, None, f"{DATA_HELP}; default: what the run was begun with")
 MODEL = (str, ..., "run directory, weights file or name of a shipped model")
 # Among settings, where "model" is the network's sizes, --model stands for this.
 WEIGHTS = (str, None, f"{MODEL[2]}")
@@ -54,10 +55,10 @@ ARGUMENTS: dict[str, Arguments] = {
     "fit": {"source": DATA, "init": (str, None, "run or weights to start from, without pre-training"), **OUT, **FIT},
     "pretrain": {"source": DATA, **OUT},
     "finetune": {"source": DATA, "init": (str, None, f"{MODEL[2]} to start from; default: random"), **OUT},
-    "probe": {"source": DATA, "weights": WEIGHTS},
-    "evaluate": {"source": DATA, "weights": WEIGHTS},
+    "probe": {"source": JUDGED, "weights": WEIGHTS},
+    "evaluate": {"source": JUDGED, "weights": WEIGHTS},
     "reconstruct": {
-        "source": DATA, "weights": WEIGHTS, "count": (int, 8, "images"),
+        "source": JUDGED, "weights": WEIGHTS, "count": (int, 8, "images"),
         "out": (str, None, "PNG file to write; default: reconstruction.png in the run"),
     },
     "budget": {"channels": (int, 3, "channels of an image"), "classes": (int, 10, "outputs of the head")},
@@ -69,7 +70,7 @@ TRAINING = ("fit", "pretrain", "finetune")
 TIMES = ("time_limit", "pause_after")
 # Of these verbs only what says which images are which matters.
 NETWORK = ("config", "recipe", "preset", "size", "patch")
-JUDGING = ("config", "device", "size", "labels_per_class", "label_fraction", "skip_bad", "group_by")
+JUDGING = ("config", "device", "labels_per_class", "label_fraction", "skip_bad", "group_by")
 
 
 def settings_given(verb: str, about: str, args: list[str], arguments: Arguments) -> tuple[Any, Any]:

@@ -69,9 +69,11 @@ def _verb(args: list[str]) -> Verb:
         return lambda _: print(f"pocketvit {version('pocketvit')}") or 0
     if args[0] in VERBS:
         return VERBS[args[0]]
-    close = difflib.get_close_matches(args[0], VERBS, n=1)
-    hint = f"did you mean {close[0]}?" if close else f"use one of {', '.join(VERBS)}"
-    raise UserError(f"no verb '{args[0]}': {hint}")
+    if args[0] == "help":
+        return lambda more: _verb(more)(["--help"])
+    hint = f"did you mean {close[0]}?" if (close := difflib.get_close_matches(args[0], VERBS, n=1)) else ""
+    hint = f"for images that lie there, pocketvit fit {args[0]}" if os.path.exists(args[0]) else hint
+    raise UserError(f"no verb '{args[0]}': {hint or 'use one of ' + ', '.join(VERBS)}")
 
 
 def fit(args: list[str]) -> int:
@@ -125,10 +127,8 @@ def evaluate(args: list[str]) -> int:
     from pocketvit.verbs.use import evaluate as verb
 
     result = verb(given["source"], model=given["weights"], settings=settings)
-    lines = [
-        f"accuracy {_percent(result['accuracy'])} on {result['test']} images, calibration error {result['ece']:.4f}"
-    ]
-    lines += [f"  {note}" for note in result["notes"]]
+    tested = f"{_percent(result['accuracy'])} on {result['test']} images"
+    lines = [f"accuracy {tested}, calibration error {result['ece']:.4f}", *(f"  {note}" for note in result["notes"])]
     lines += [f"  {name}: {'no images' if v is None else _percent(v)}" for name, v in result["per_class"].items()]
     return _show(given, result, "\n".join(lines))
 
@@ -182,8 +182,7 @@ def export(args: list[str]) -> int:
     if found["verified"]:
         exported, own, same = (_percent(found[name]) for name in ("exported_accuracy", "accuracy", "agreement"))
         told = f"{exported} on {found['images']} test images, {own} in PyTorch, the same class for {same}"
-    text = f"wrote {found['file']}, {found['bytes'] / 1e6:.2f} MB: {told}"
-    return _show(given, found, text)
+    return _show(given, found, f"wrote {found['file']}, {found['bytes'] / 1e6:.2f} MB: {told}")
 
 
 def bench(args: list[str]) -> int:

@@ -13,6 +13,8 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
 from pocketvit.data import Arrays
+from pocketvit.data.sources.arrays import is_missing
+from pocketvit.errors import UserError
 from pocketvit.verbs.model import Images, TrainedModel, load
 from pocketvit.verbs.train import fit
 
@@ -71,7 +73,10 @@ class PocketViTClassifier(ClassifierMixin, BaseEstimator):
 
     def fit(self, X: NDArray[np.uint8], y: Any) -> PocketViTClassifier:
         """Train on images X, uint8 (N, H, W) or (N, H, W, C), with labels y (N,). Raises UserError for others."""
-        self.classes_, numbers = np.unique(np.asarray(y), return_inverse=True)
+        given_labels = np.asarray(y)
+        if missing := sum(map(is_missing, given_labels.ravel().tolist())):
+            raise UserError(f"y: {missing} labels are missing (NaN or None): leave these images out")
+        self.classes_, numbers = np.unique(given_labels, return_inverse=True)
         lengths = {"pretrain.epochs": self.epochs, "finetune.epochs": self.finetune_epochs}
         given: dict[str, Any] = {
             "seeds": 1,
@@ -81,7 +86,7 @@ class PocketViTClassifier(ClassifierMixin, BaseEstimator):
         }
         given |= {name: value for name, value in lengths.items() if value is not None}
         given |= {"seed": self.random_state, "device": self.device, **(self.settings or {})}
-        data = Arrays(np.asarray(X), numbers, tuple(map(str, self.classes_)))
+        data = Arrays(X, numbers, tuple(map(str, self.classes_)))
         with TemporaryDirectory() as folder:
             run = fit(
                 data, recipe=self.recipe, out=self.out or Path(folder) / "run", time_limit=self.time_limit,

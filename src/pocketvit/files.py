@@ -16,6 +16,11 @@ from typing import Any
 from pocketvit.errors import UserError, of_place
 
 
+def expanded(path: str | Path) -> Path:
+    """With the home for ~, which shells leave alone in --out=~/runs; of a user that is not known, as it is."""
+    return Path(os.path.expanduser(path))
+
+
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
     """A name beside, to write to: flushed to the disk and renamed at the end, so that a reader finds no part of a file.

@@ -135,3 +135,8 @@ def test_racing_writer(folder, image_cache, monkeypatch):
     monkeypatch.setattr(cache, "decode_source", decode)
     assert len(load(str(folder), CONFIG).test) == 4
     assert len(entries(image_cache)) == 1
+
+
+def test_images_that_neither_disk_nor_memory_can_take_are_refused(folder):
+    with pytest.raises(UserError, match=r"set: images of 400000x400000 take [\d,.]+ GB.* smaller --size"):
+        load(str(folder), DataConfig(size=400_000))

@@ -356,3 +356,34 @@ def test_a_refusal_for_want_of_labels_names_the_columns_that_may_hold_them(tmp_p
     file = parquet(tmp_path / "all.parquet", ["a", "b"] * 5, label="species")
     with pytest.raises(UserError, match="--label-column names one of species"):
         load(str(file), CONFIG, need_labels=True)
+
+
+@pytest.mark.parametrize(
+    ("names", "note"),
+    [
+        (("trainA", "testA"), None),
+        (("train-00000-of-00002", "train-00001-of-00002", "test-00000-of-00001-a09b74b3"), None),
+        (("train", "train-old", "test"), "read together as the train split: train-old.parquet, train.parquet"),
+        (("mytrain", "mytest"), "read together as one set: mytest.parquet, mytrain.parquet"),
+    ],
+)
+def test_parquet_files_that_become_one_split_are_said(
+    tmp_path: Path, parquet: Callable[..., Path], names: tuple[str, ...], note: str | None
+) -> None:
+    for name in names:
+        parquet(tmp_path / f"{name}.parquet", [0, 1] * 5)
+    source = open_source(str(tmp_path))
+    assert [finding.text for finding in source.findings if finding.kind == "files joined"] == ([note] if note else [])
+    assert (set(source.sections) == {"train", "test"}) == (names[0] != "mytrain")
+
+
+@pytest.mark.parametrize(
+    ("images", "words"),
+    [
+        ([np.zeros((8, 8), np.uint8), np.zeros((4, 4), np.uint8)], "images of several sizes"),
+        (np.zeros((0, 8, 8), np.uint8), "no images"),
+    ],
+)
+def test_arrays_that_are_no_images_are_refused(images: object, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        open_source(Arrays(images))

@@ -29,6 +29,7 @@ def test_a_files_beginning_tells_its_split_too() -> None:
 
 
 def test_the_number_of_a_file_hides_its_split_from_nobody() -> None:
+    assert [split_of_file(name) for name in ("trainA", "myTestData", "TESTIMONIALS")] == ["train", "test", None]
     names = ("cifar10-train-00000-of-00002", "cifar10-test-00000-of-00001-a09b74b3", "my_val_3", "speed-test-of-trains")
     assert [split_of_file(name) for name in names] == ["train", "test", "val", None]
 

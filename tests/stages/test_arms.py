@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from pocketvit.run.summary import read_summary
 from pocketvit.stages.arms import arms_named, known_arms
 from pocketvit.training.objectives import PRETRAINING
 from pocketvit.training.objectives.mae import MaskedAutoencoding
+from pocketvit.training.stops import NonFiniteLoss
 
 SMALL = {
     "model.width": 16, "model.depth": 1, "model.heads": 2, "model.decoder_width": 16, "model.decoder_heads": 2,
@@ -183,3 +185,19 @@ def test_predictions_averaged_over_symmetries_stand_apart(tmp_path: Path) -> Non
     assert found["accuracy"] == (predictor.logits(images).argmax(axis=1) == labels).mean()
     rows = [row["name"] for row in leaderboard(run.summary, run.summary["finetune"])]
     assert "Random init, trained alike, mean over symmetries" in rows
+
+
+def test_a_training_is_called_by_what_sets_it_apart() -> None:
+    mae, resnet = arms_named(["mae", "resnet"])
+    assert mae.training(None, 0, budgets=1, seeds=1) == "fine-tuning from MAE"
+    assert mae.training(None, 1, budgets=2, seeds=3) == "fine-tuning from MAE, all labels, seed 1"
+    assert resnet.training(5, 0, budgets=2, seeds=1) == "training a ResNet, 5 labels per class"
+
+
+@pytest.mark.parametrize(("verb", "title"), [("pretrain", "pre-training (MAE)"), ("finetune", "training a ResNet")])
+def test_a_verb_alone_calls_its_stage_as_fit_does(tmp_path: Path, verb: str, title: str) -> None:
+    arms = {"pretrain": "mae", "finetune": "resnet"}[verb]
+    with pytest.raises(NonFiniteLoss, match=f"^{re.escape(title)}: the loss is not finite"):
+        getattr(pocketvit, verb)(
+            "digits", out=tmp_path / "run", arms=arms, lr=1e30, **(SMALL | {"seeds": 1, f"{verb}.warmup": 0.0})
+        )

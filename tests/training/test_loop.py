@@ -309,7 +309,7 @@ def test_schedule_free_is_read_and_given_back_with_averaged_weights(tmp_path: Pa
 
 def test_a_rate_for_another_batch_size_is_scaled_to_this_one_and_said(capsys: pytest.CaptureFixture[str]) -> None:
     scaled = run(None, config=replace(CONFIG, lr=2e-2, min_lr=2e-3, lr_base_size=16))
-    assert capsys.readouterr().err.count("test: peak learning rate 0.01, for batches of 8 images\n") == 1
+    assert capsys.readouterr().err.count("training: peak learning rate 0.01, for batches of 8 images\n") == 1
     plain = run(None, config=replace(CONFIG, lr=1e-2, min_lr=1e-3))
     assert "peak learning rate" not in capsys.readouterr().err
     assert same_weights(scaled.model, plain.model)

@@ -51,6 +51,23 @@ def test_the_runs_own_data_are_tested_by_what_it_held_out(trained: tuple[Path, P
     assert found["notes"] == ["the images that the run held out"]
 
 
+def test_without_data_a_model_is_judged_on_its_runs_own(trained: tuple[Path, Path], tmp_path: Path) -> None:
+    data, run = trained
+    assert pocketvit.evaluate(model=run) == pocketvit.evaluate(str(data), model=run)
+    assert pocketvit.probe(model=run) == pocketvit.probe(str(data), model=run)
+    shutil.copy(run / "model.safetensors", tmp_path)
+    with pytest.raises(UserError, match="it is not known which images it came from: give DATA"):
+        pocketvit.evaluate(model=tmp_path / "model.safetensors")
+
+
+def test_images_in_memory_are_judged_as_files_are(trained: tuple[Path, Path], tmp_path: Path) -> None:
+    others = pictures(tmp_path / "others", {"1": 4, "10": 4}, first=9)
+    images = np.stack([np.asarray(Image.open(file)) for file in sorted(others.rglob("*.png"))])
+    in_memory = pocketvit.evaluate((images, ["1"] * 4 + ["10"] * 4), model=trained[1])
+    of_files = pocketvit.evaluate(str(others), model=trained[1])
+    assert in_memory["confusion"] == of_files["confusion"]
+
+
 def test_a_probe_tests_no_images_that_were_learnt_from_without_a_word(
     trained: tuple[Path, Path], tmp_path: Path
 ) -> None:

@@ -107,7 +107,7 @@ def test_colours_for_a_grey_model_are_said(tmp_path: Path) -> None:
 def test_pixels_are_predicted_as_files_are(model: Path) -> None:
     rows = pocketvit.predict(np.zeros((2, 16, 16, 3), np.uint8), model=model)
     assert [row["file"] for row in rows] == ["image 0", "image 1"]
-    with pytest.raises(UserError, match="a int is no image"):
+    with pytest.raises(UserError, match="an image of type int"):
         pocketvit.predict(5, model=model)
 
 

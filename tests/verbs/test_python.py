@@ -78,6 +78,13 @@ def test_the_mistakes_are_those_of_the_saved_classifier(run: pv.Run) -> None:
     assert mistakes[0]["file"] in page
 
 
+def test_a_run_without_mistakes_has_the_columns_of_one(tmp_path: Path) -> None:
+    pandas = pytest.importorskip("pandas")
+    found = pv.Run(tmp_path, {}).mistakes()
+    assert isinstance(found, pandas.DataFrame)
+    assert list(found.columns) == ["file", "true", "predicted", "probability"]
+
+
 def test_a_run_shows_itself_in_a_notebook(run: pv.Run) -> None:
     html = run._repr_html_()
     assert "MAE, fine-tuned" in html
@@ -116,8 +123,11 @@ def test_all_kinds_of_images_give_one_answer(run: pv.Run, tmp_path: Path) -> Non
         (np.zeros((2, 8, 8), np.float32), "images of float32: expected uint8"),
         (np.zeros((2, 8, 8, 4), np.uint8), "expected (N, H, W) or (N, H, W, C)"),
         ([], "no images"),
-        (5, "a int is no image"),
+        (5, "an image of type int"),
         ("nowhere.png", "nowhere.png"),
+        ("", "no file or folder"),  # and not the working folder, as where a script's variable is empty
+        (Image.new("F", (8, 8)), "floating-point pixels"),
+        (Image.new("HSV", (8, 8)), "mode HSV: convert it to RGB"),
     ],
 )
 def test_what_is_no_image_is_named(run: pv.Run, given: Any, words: str) -> None:
@@ -215,6 +225,31 @@ def test_the_estimator_keeps_scikit_learns_contract() -> None:
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(model)).predict(images[:9]), predicted[:9])
     numbers = clone(model).fit(images, np.arange(len(images)) % 3 * 10)
     assert set(numbers.predict(images[:20])) <= {0, 10, 20}
+
+
+@pytest.mark.parametrize("missing", [None, float("nan")])
+def test_labels_that_are_missing_are_no_class_of_the_estimators(missing: Any) -> None:
+    images, names = digits(20)
+    with pytest.raises(pv.UserError, match="y: 1 labels are missing"):
+        small().fit(images, np.array([missing, *names[1:]], object))
+
+
+@pytest.mark.parametrize("data", [None, ["my_images"], digits(2)[0], (*digits(2), "d0")])
+def test_what_is_no_set_is_named(data: Any) -> None:
+    with pytest.raises(pv.UserError, match=f"data of type {type(data).__name__}: expected a name, a folder"):
+        pv.fit(data)
+
+
+def test_what_is_no_model_is_named() -> None:
+    with pytest.raises(pv.UserError, match=r"^model of type NoneType"):
+        pv.load(None)
+
+
+def test_a_home_is_found_where_no_shell_has(run: pv.Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(run.path.parent))
+    assert pv.load("~/run").classes_.tolist() == pv.load(run).classes_.tolist()
+    with pytest.raises(pv.UserError, match=f"^out {run.path}: holds a run already"):
+        pv.fit("digits", out="~/run")
 
 
 def test_the_estimator_is_searched_cross_validated_and_put_in_pipelines() -> None:

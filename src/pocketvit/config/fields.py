@@ -86,12 +86,17 @@ class Setting(NamedTuple):
         """Whether it holds settings, rather than a value."""
         return dataclasses.is_dataclass(self.kind)
 
+    @property
+    def expected(self) -> str:
+        """What a value has to be, in words."""
+        return _words(self.kind)
+
     def check(self, value: Any) -> None:
         """Raise UserError, naming the flag, for a value of another type or out of the limits."""
         if not _is(value, self.kind):
             if value is None:
                 raise UserError(f"--{self.flag}: has no value: give one, or leave it out")
-            raise UserError(f"--{self.flag}: '{value}' is not valid: expected {_words(self.kind)}")
+            raise UserError(f"--{self.flag}: '{value}' is not valid: expected {self.expected}")
         if value is not None and not self.limit.holds(value):
             raise UserError(f"--{self.flag}: {value} is out of range: expected {self.limit.words}")
 

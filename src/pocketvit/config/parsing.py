@@ -7,16 +7,17 @@ import difflib
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from pocketvit.config.fields import described
+from pocketvit.config.fields import WORDS, described
 from pocketvit.config.settings import Settings
 from pocketvit.config.shipped import recipe_path
 from pocketvit.errors import UserError
+from pocketvit.files import expanded
 
 # What people change often is a flat flag; everything else is reached by its dotted name.
 FLAT: dict[str, str] = {
@@ -123,7 +124,7 @@ def parse(parser: Any, args: list[str]) -> Any:
     try:
         return parser.parse_args(args)
     except (ArgumentError, TypeError, ValueError, yaml.YAMLError) as error:
-        raise UserError(_one_line(str(error), [a.dest for a in parser._actions])) from None
+        raise UserError(_one_line(" ".join(str(error).split()), parser._actions)) from None
 
 
 def settings_of(parser: Any, parsed: Any) -> Settings:
@@ -151,7 +152,7 @@ def read_settings(file: str | Path) -> dict[str, Any]:
 
     Names of earlier versions are today's. Raises UserError where the file cannot be read, or is no mapping.
     """
-    values = _read(Path(file))
+    values = _read(expanded(file))
     base = values.pop("base", None)
     if base is None:
         return values
@@ -212,22 +213,40 @@ def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     return below | both
 
 
-VALUES = {"int": "a whole number", "float": "a number", "bool": "true or false"}
-
-
-def _one_line(message: str, known: list[str]) -> str:
-    text = " ".join(message.split())
+def _one_line(text: str, actions: Sequence[Any]) -> str:
+    """What jsonargparse complains of, in our words; `actions` are the parser's."""
     if FLIP in text:
         return f"{text} (now --symmetry none, mirror or all)"
-    wrong = re.search(r"""Parser key "([\w.]+)": Expected a <class '(int|float|bool)'>\. Got value: (.*)""", text)
-    if wrong:
-        flag = wrong[1] if "." in wrong[1] else wrong[1].replace("_", "-")
-        return f"--{flag} {wrong[3]}: expected {VALUES[wrong[2]]}"
-    unknown = re.search(r"unrecognized arguments: --([\w.-]+)|does not accept option '([^']+)'", text)
+    if wrong := re.search(r'Parser key "([\w.]+)":.*(?:Got value|Given value): (.*)', text):
+        return f"--{_typed(wrong[1])} {wrong[2]}: expected {_expected(wrong[1], actions)}"
+    if lacking := re.fullmatch(r"argument --([\w.]+): expected one argument", text):
+        return f"--{_typed(lacking[1])}: expected a value after it"
+    if needed := re.fullmatch(r"the following arguments are required: (.*)", text):
+        return f"missing: {'; '.join(_named(action) for action in actions if action.dest in needed[1].split(', '))}"
+    text = text.replace("unrecognized arguments:", "not understood:")
+    unknown = re.search(r"not understood: --([\w.-]+)|does not accept option '([^']+)'", text)
     if unknown:
         name = (unknown[1] or unknown[2]).replace("-", "_")
+        known = [action.dest for action in actions]
         names = {*FLAT, *FLAT_BY_STAGE, *known, *(k.split(".")[-1] for k in known)} - {name}
         close = difflib.get_close_matches(name, sorted(names), n=1, cutoff=0.7)
         if close:
             return f"{text} (did you mean {close[0]}?)"
-    return text
+    return f"{text} (--help says what is)" if text.startswith("not understood:") else text
+
+
+def _typed(dest: str) -> str:
+    """A flag as people type it."""
+    return dest if "." in dest else dest.replace("_", "-")
+
+
+def _expected(dest: str, actions: Sequence[Any]) -> str:
+    """What a flag's value has to be, in words."""
+    own = {setting.flag: setting.expected for setting in described(Settings)}
+    verbs = {action.dest: WORDS[action.type] for action in actions if action.type in WORDS}
+    return own.get(dest) or verbs.get(dest, "another value")
+
+
+def _named(action: Any) -> str:
+    """An argument, and what it is for."""
+    return f"--{_typed(action.dest)}, {action.help}" if action.option_strings else str(action.help)

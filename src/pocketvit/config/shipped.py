@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pocketvit.errors import UserError
+from pocketvit.files import expanded
 
 
 def recipe_path(name: str) -> Path:
@@ -12,8 +13,8 @@ def recipe_path(name: str) -> Path:
     recipes = shipped("recipes", ".yaml")
     if name in recipes:
         return recipes[name]
-    if Path(name).suffix in (".yaml", ".yml") and Path(name).is_file():
-        return Path(name)
+    if Path(name).suffix in (".yaml", ".yml") and expanded(name).is_file():
+        return expanded(name)
     raise UserError(f"--recipe: no recipe '{name}': use one of {', '.join(sorted(recipes))}, or a YAML file")
 
 
@@ -22,8 +23,8 @@ def model_path(name: str | Path) -> Path:
 
     A path without a file is returned as it is, for its reader to refuse; a bare name raises UserError.
     """
-    path, models = Path(name), shipped("models", ".safetensors")
-    if path.exists() or path.suffix or path.name != str(name):
+    path, models = expanded(name), shipped("models", ".safetensors")
+    if path.exists() or path.suffix or path.name != str(path):
         return path
     if str(name) in models:
         return models[str(name)]

@@ -16,11 +16,13 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 from numpy.typing import NDArray
 
 from pocketvit.data.decoding import Decoded, Wanted, decode_source
 from pocketvit.data.images import Rendering
 from pocketvit.data.structures import Finding, Source, Split
+from pocketvit.errors import UserError
 
 MOST_BYTES = 10 * 10**9  # the newest set stays, even where it is larger
 ABANDONED = 24 * 3600  # seconds after which a half-written entry is of a process that was killed
@@ -83,7 +85,16 @@ def _key(content: str, wanted: Wanted) -> str:
 
 
 def _decode_in_memory(source: Source, wanted: Wanted, root: Path, reason: str) -> Decoded:
-    decoded = decode_source(source, wanted, lambda _, size: np.empty(size, np.uint8))
+    def allocate(part: str, size: tuple[int, int, int, int]) -> NDArray[np.uint8]:
+        needed, (_, height, width, _) = int(np.prod(size, dtype=np.int64)), size
+        if needed > psutil.virtual_memory().available:
+            raise UserError(
+                f"{source.name}: images of {height}x{width} take {needed / 1e9:,.1f} GB, more than memory has, and "
+                f"{root} cannot take them ({reason}): give a smaller --size, or another folder in $POCKETVIT_CACHE"
+            )
+        return np.empty(size, np.uint8)
+
+    decoded = decode_source(source, wanted, allocate)
     text = f"decoded images are not cached: {root} cannot be written ({reason}); $POCKETVIT_CACHE names another folder"
     findings = (*decoded.findings, Finding("not cached", text))
     return Decoded(decoded.splits, findings, decoded.native, decoded.rendering, decoded.own)

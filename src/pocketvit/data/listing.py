@@ -12,6 +12,7 @@ from pathlib import Path
 
 from pocketvit.data.structures import Finding
 from pocketvit.errors import UserError
+from pocketvit.files import expanded
 
 # What Pillow may read, and no more: others of its readers start programs. Its JPEG reader reads MPO.
 FORMATS = ("PNG", "JPEG", "BMP", "DIB", "GIF", "WEBP", "TIFF", "PPM", "AVIF", "JPEG2000", "TGA")
@@ -34,6 +35,7 @@ _NAME = re.compile(
     r"(?:[-_. ]?(?:data|set|split|folder|images?|imgs?))*(?P<after>(?:[-_. \d].*)?)",
     re.IGNORECASE,
 )
+_CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")  # between two words of trainA
 _SHARD = re.compile(r"(?:[-_. ]?\d.*)?")  # 00000-of-00002, of one file among several
 
 
@@ -46,8 +48,8 @@ def split_of(name: str) -> str | None:
 
 def split_of_file(stem: str) -> str | None:
     """The same of a file's name without its extension, whose beginning tells it too (train_a), and whose end may be
-    followed by a number (mnist_train-00000-of-00002)."""
-    found = _NAME.fullmatch(stem)
+    followed by a number (mnist_train-00000-of-00002); a capital begins a word (trainA)."""
+    found = _NAME.fullmatch(_CAMEL.sub("-", stem))
     told = found and (not found["before"] or _SHARD.fullmatch(found["after"]))
     return SPLITS[found["split"].lower()] if found and told else None
 
@@ -146,8 +148,10 @@ def list_images(path: str | Path) -> list[Path]:
         UserError: nothing is there, or the folder holds no images.
     """
     if not isinstance(path, (str, os.PathLike)):
-        raise UserError(f"a {type(path).__name__} is no image file: expected a path, or several in a list")
-    path = Path(path).expanduser()
+        raise UserError(f"an image file of type {type(path).__name__}: expected a path, or several in a list")
+    if not str(path):
+        raise UserError("'': no file or folder: expected an image or a folder of images")
+    path = expanded(path)
     if path.is_file():
         return [path]
     if not path.is_dir():

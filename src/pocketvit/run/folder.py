@@ -19,6 +19,7 @@ CONFIG, SUMMARY, METRICS, FIGURES = "config.yaml", "summary.json", "metrics.json
 WEIGHTS, MAE_WEIGHTS = "model.safetensors", "mae.safetensors"
 REPORT, RECONSTRUCTION = "report.html", "reconstruction.png"
 MISTAKES, DOUBTS = "mistakes.csv", "doubtful-labels.csv"
+MISTAKE = ("file", "true", "predicted", "probability")  # columns of the first
 STAGES, CHECKPOINTS, TENSORBOARD = "stages", "checkpoints", "tensorboard"
 LOCK, OWNER = ".lock", ".owner"
 REPLACED = ".replaced"  # the run that was there before, until the new one has begun

@@ -35,6 +35,16 @@ class Arm:
         """What its training is called."""
         return f"fine-tuning from {self.title}" if self.network == "vit" else f"training a {self.title}"
 
+    @property
+    def preparing(self) -> str:
+        """What its pre-training is called."""
+        return f"pre-training ({self.title})"
+
+    def training(self, budget: int | None, seed: int, *, budgets: int, seeds: int) -> str:
+        """What one of its trainings is called, where there are so many label budgets and seeds."""
+        labels = f", {labels_in_words(budget)}" if budgets > 1 else ""
+        return f"{self.doing}{labels}{f', seed {seed}' if seeds > 1 else ''}"
+
     def to_json(self) -> dict[str, Any]:
         """What a report needs to know of it."""
         told = {"name": self.name, "title": self.title, "colour": self.colour, "network": self.network}
@@ -94,3 +104,8 @@ def arms_named(names: list[str]) -> tuple[Arm, ...]:
     by_name = {arm.name: arm for arm in known_arms()}
     chosen = {by_name[name].name for name in names}
     return tuple(arm for arm in by_name.values() if arm.name in chosen)
+
+
+def labels_in_words(budget: int | None) -> str:
+    """A label budget: so many labels per class, or all."""
+    return "all labels" if budget is None else f"{budget} labels per class"

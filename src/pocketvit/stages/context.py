@@ -21,7 +21,7 @@ from pocketvit.data import Dataset, Spec, digest, image_digests, label_subset
 from pocketvit.data.sources import find
 from pocketvit.errors import UserError
 from pocketvit.evaluation.predictor import Eager, Predictor
-from pocketvit.files import read_json, write_whole
+from pocketvit.files import expanded, read_json, write_whole
 from pocketvit.model import weights
 from pocketvit.model.network import Network
 from pocketvit.model.weights import WeightsMeta, weights_file
@@ -103,7 +103,7 @@ class Context:
         Raises:
             UserError: bad data, settings, weights or folder.
         """
-        began = time.monotonic() if began is None else began
+        began, out = time.monotonic() if began is None else began, out and expanded(out)
         pause = math.inf if pause_after is None else began + seconds_of(pause_after)
         every: tuple[StageName, ...] = ("pretrain", "finetune")
         stages = tuple(stage for stage in every if verb in (stage, "fit") and not (stage == "pretrain" and init))
@@ -130,6 +130,8 @@ class Context:
         named = place is None and isinstance(data, str)
         if own_place and named and Path(str(data)).resolve() in (own_place, *own_place.parents):
             raise UserError(f"--out {out}: from then on '{data}' would be that folder, not the set: choose another")
+        if own_place and not resume and place and place.resolve() in own_place.parents:
+            raise UserError(f"--out {out}: lies among the images of {data}: give a folder beside them")
         name = f"{dataset.name}-{settings.recipe or 'custom'}"
         own = {f"{objective}.safetensors" for objective in PRETRAINING}.union(own)
         root = open_run(out, name, settings, overwrite, resume, needed, own) if main else Path()

@@ -63,8 +63,10 @@ def finetune_stage(
         )  # fmt: skip
         if steps is not None:
             step.schedule = Schedule(steps, steps)
+        budgets, seeds = len(settings.data.label_budgets), len(context.seeds())
         result = train(
-            step, context.log, tags, folder=context.folder.checkpoints(key),
+            step, context.log, tags, title=arm.training(per_class, seed, budgets=budgets, seeds=seeds),
+            folder=context.folder.checkpoints(key),
             deadlines=context.deadlines(key, 1.0 if own else PATIENCE), compilation=settings.compile,
         )  # fmt: skip
         try:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from pocketvit.errors import UserError
-from pocketvit.stages.arms import Arm, arms_named
+from pocketvit.stages.arms import Arm, arms_named, labels_in_words
 from pocketvit.training.log import Place
 
 LEAST_STEPS = 10  # of a stage that trains
@@ -161,15 +161,14 @@ class Outlay:
         self, arms: Sequence[Arm], seeds: Sequence[int], factor: float, key: Callable[[str, int | None, int], str]
     ) -> list[Part]:
         """The stages, all lengths `factor` times the recipe's; `key` names a fine-tuning by arm, budget and seed."""
-        words = {budget: f", {_labels(budget)}" if len(self.pixels) > 1 else "" for budget in self.pixels}
+        words = {budget: f", {labels_in_words(budget)}" if len(self.pixels) > 1 else "" for budget in self.pixels}
         read = len(seeds) if self.pixel_seeds else 1
         found = [Part(f"pixels-{b or 'all'}", f"raw pixels{words[b]}", read * t) for b, t in self.pixels.items()]
         for arm in arms:
             if arm.objective in self.pretrain:
                 pre = self.pretrain[arm.objective]
                 seconds = pre.seconds(factor)
-                title = f"pre-training ({arm.title})"
-                found.append(Part(f"pretrain-{arm.objective}", title, seconds, pre.tail, True, pre.cut(factor)))
+                found.append(Part(f"pretrain-{arm.objective}", arm.preparing, seconds, pre.tail, True, pre.cut(factor)))
         encoders = sum(1 for arm in arms if arm.objective) + 1
         found.append(Part("probe", "probe", encoders * self.probe))
         if encoders > 1:
@@ -178,7 +177,7 @@ class Outlay:
             for seed in seeds:
                 for arm in arms:
                     length = self.finetune[arm.network][budget]
-                    title = f"{arm.doing}{words[budget]}{f', seed {seed}' if len(seeds) > 1 else ''}"
+                    title = arm.training(budget, seed, budgets=len(self.pixels), seeds=len(seeds))
                     seconds = length.seconds(factor)
                     name = key(arm.name, budget, seed)
                     found.append(Part(name, title, seconds, length.tail, True, length.cut(factor)))
@@ -303,7 +302,3 @@ def plan_arms(plan: Plan) -> tuple[Arm, ...]:
 def _is_control(arm: Arm, arms: Collection[Arm]) -> bool:
     """Whether an arm differs from a pre-trained one in that alone."""
     return not arm.objective and any(other.objective and other.network == arm.network for other in arms)
-
-
-def _labels(budget: int | None) -> str:
-    return "all labels" if budget is None else f"{budget} labels per class"

@@ -11,6 +11,7 @@ import numpy as np
 from pocketvit.evaluation.probe import knn_accuracy
 from pocketvit.model import weights
 from pocketvit.model.vit import ViT
+from pocketvit.stages.arms import arms_named
 from pocketvit.stages.context import Context
 from pocketvit.training.loop import train
 from pocketvit.training.objectives import PRETRAINING
@@ -38,8 +39,8 @@ def pretrain_stage(context: Context, objective: str, file: Path) -> dict[str, An
             step.schedule = Schedule(steps, steps)
         tags = {"stage": "pretrain", "objective": objective}
         result = train(
-            step, context.log, tags, folder=context.folder.checkpoints(key),
-            deadlines=context.deadlines(key), compilation=settings.compile,
+            step, context.log, tags, title=arms_named([objective])[0].preparing,
+            folder=context.folder.checkpoints(key), deadlines=context.deadlines(key), compilation=settings.compile,
         )  # fmt: skip
         kind = PRETRAINING[objective]
         kept, meta = kind.kept(result.model.cpu()), context.meta(kind.weights_kind)

@@ -20,6 +20,7 @@ from pocketvit.model.costs import classifier_costs
 from pocketvit.model.mae import MaskedAutoencoder
 from pocketvit.model.network import Network
 from pocketvit.run.clock import OPENING
+from pocketvit.run.folder import MISTAKE
 from pocketvit.run.summary import FORMAT
 from pocketvit.stages.arms import Arm
 from pocketvit.stages.context import Context
@@ -124,7 +125,7 @@ def _write_mistakes(
         (names[one], classes[labels[one]], classes[predicted[one]], f"{probabilities[one, predicted[one]]:.4f}")
         for one in wrong
     )
-    write_table(context.folder.mistakes, ("file", "true", "predicted", "probability"), rows)
+    write_table(context.folder.mistakes, MISTAKE, rows)
 
 
 def _gallery(context: Context, mae: Path | None) -> dict[str, Any]:

@@ -39,6 +39,8 @@ def make_accelerator(device: str = "auto", precision: str = "auto", deterministi
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(deterministic)
     there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if device not in ("auto", *there):
+        raise UserError(f"--device {device}: expected one of auto, {', '.join(there)}")
     if not there.get(device, True):
         raise UserError(f"--device {device}: none found here; use --device auto")
     kind = device if device != "auto" else next(name for name in ("cuda", "mps", "cpu") if there[name])

@@ -27,6 +27,7 @@ def train(
     log: RunLog,
     tags: Tags,
     *,
+    title: str = "training",
     folder: Path | None = None,
     deadlines: Deadlines = Deadlines(),  # noqa: B008  # frozen
     compilation: str = "never",
@@ -37,6 +38,7 @@ def train(
         step: what is trained, and how; in place, unless it is sharded.
         log: takes readings and progress.
         tags: what identifies the stage in metrics.jsonl, such as {"stage": "pretrain"}.
+        title: of the stage, for people.
         folder: where checkpoints go; those that are there are resumed from.
         deadlines: when to land, and when to save and stop.
         compilation: "always" (but where the compiler fails), "graphs" (the same, replayed as CUDA graphs), "never", or
@@ -49,7 +51,7 @@ def train(
         Paused: at `deadlines.pause`, after saving a checkpoint.
         OSError: a checkpoint cannot be written; the last good one is left as it was.
     """
-    stage = Stage(step, log, tags, folder)
+    stage = Stage(step, log, tags, title, folder)
     done = stage.resume(compilation)
     size, every, pace, watch = step.batches.batch_size, stage.reading_steps(), 1, Pace()
     checkpoints = Checkpoints(stage, folder, done)

@@ -61,9 +61,8 @@ class TrainResult:
 class Stage:
     """A stage under way: its readings, the losses since the last one, and the seconds it has trained."""
 
-    def __init__(self, step: GradientStep, log: RunLog, tags: Tags, folder: Path | None) -> None:
-        self.title = log.stage.title if log.stage else " ".join(str(value) for value in tags.values())
-        self.step = step
+    def __init__(self, step: GradientStep, log: RunLog, tags: Tags, title: str, folder: Path | None) -> None:
+        self.step, self.title = step, title
         self.losses: list[float] = []  # since the last reading
         self.compiled: bool | None = None  # None until it is known whether that pays
         self._log, self._tags, self._folder = log, tags, folder

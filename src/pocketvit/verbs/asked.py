@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from pocketvit.config import LENGTHS, Settings, default_recipe, flat_names, resolve
 from pocketvit.data import Arrays, Spec
+from pocketvit.errors import UserError
 
 Data = str | Path | Arrays | tuple[NDArray[np.uint8], Any]
 """A set: a name, a folder, a file; or images (N, H, W) or (N, H, W, C) with labels (N,), in memory."""
@@ -30,9 +31,16 @@ def asked(
     return spec, settings or settings_for(spec, recipe, config, overrides), not given if elastic is None else elastic
 
 
-def spec_of(data: Data) -> Spec:
-    """A set as `pocketvit.data.load` takes it."""
-    return Arrays(*data) if isinstance(data, tuple) else data if isinstance(data, Arrays) else str(data)
+def spec_of(data: object) -> Spec:
+    """A set as `pocketvit.data.load` takes it; raises UserError for what is none."""
+    if isinstance(data, tuple) and len(data) == 2:
+        return Arrays(*data)
+    if isinstance(data, Arrays):
+        return data
+    if isinstance(data, (str, Path)):
+        return str(data)
+    kind = type(data).__name__
+    raise UserError(f"data of type {kind}: expected a name, a folder, a file or a pair (images, labels)")
 
 
 def settings_for(

@@ -19,7 +19,7 @@ from pocketvit.edge.formats import runtime_of
 from pocketvit.edge.latency import Contestant, measured, thread_counts, work
 from pocketvit.edge.runtimes import TIMED, reader_of
 from pocketvit.errors import UserError
-from pocketvit.files import drafts, write_whole
+from pocketvit.files import drafts, expanded, write_whole
 from pocketvit.model.costs import classifier_costs
 from pocketvit.model.weights import WeightsMeta
 from pocketvit.pages.speed import latency_figure
@@ -58,14 +58,15 @@ def bench(
         raise UserError("bench: give a run, a weights file or an exported file")
     if rounds < 1:
         raise UserError(f"--rounds {rounds}: expected at least 1")
-    if out is not None and Path(out).suffix != ".json":
+    out = None if out is None else expanded(out)
+    if out is not None and out.suffix != ".json":
         raise UserError(f"--out {out}: expected a file that ends in .json")
     began, threads = time.perf_counter(), thread_counts()
     notes = [
         f'{name} is not installed: pip install "pocketvit[{extra}]"'
         for name, extra in dict.fromkeys((one.name, one.extra) for one in TIMED if not one.installed)
     ]
-    with TemporaryDirectory() if out is None else drafts(Path(out)) as folder:
+    with TemporaryDirectory() if out is None else drafts(out) as folder:
         contestants = list(_contestants(models, data, Path(folder), notes))
         if not contestants:
             raise UserError(f"bench: nothing to measure: {'; '.join(notes)}")
@@ -79,8 +80,8 @@ def bench(
             },
         }  # fmt: skip
         if out is not None:
-            write_whole(Path(out), json.dumps(found, indent=1) + "\n")
-            write_whole(Path(out).with_suffix(".svg"), latency_figure(found))
+            write_whole(out, json.dumps(found, indent=1) + "\n")
+            write_whole(out.with_suffix(".svg"), latency_figure(found))
     return found
 
 

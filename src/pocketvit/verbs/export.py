@@ -17,12 +17,11 @@ from pocketvit.edge.sensitivity import sensitivities
 from pocketvit.edge.verified import Verification, verified
 from pocketvit.errors import UserError
 from pocketvit.evaluation.predictor import Predictor
-from pocketvit.files import drafts, write_whole
+from pocketvit.files import drafts, expanded, write_whole
 from pocketvit.model import weights
 from pocketvit.model.network import Network
 from pocketvit.model.weights import WeightsMeta
-from pocketvit.run.folder import RunFolder
-from pocketvit.verbs.models import Model, classifier_of, path_of, rendering_of
+from pocketvit.verbs.models import Model, classifier_of, data_of, path_of, rendering_of
 
 CALIBRATING = 512  # train images
 SENSING = 128  # of these, where layers are told apart
@@ -55,7 +54,7 @@ def export(
     Raises:
         UserError: no classifier, no such kind, no images, or a file that is not as good, which is not left behind.
     """
-    file = Path(out)
+    file = expanded(out)
     kind = format_of(to, file, int8)
     if not max_drop >= 0:
         raise UserError(f"--max-drop {max_drop:g}: expected points of accuracy, 0 or more")
@@ -116,12 +115,7 @@ def images_of(path: Path, meta: WeightsMeta, data: str | None) -> Dataset:
 
     Raises UserError where they are not known, or not those.
     """
-    folder = RunFolder(path if path.is_dir() else path.parent)
-    if data is None:
-        try:
-            data = folder.begun("give --data")["data"]
-        except (OSError, ValueError, KeyError):
-            raise UserError(f"{path}: it is not known which images it came from: give --data") from None
+    data = data_of(path, "give --data") if data is None else data
     config = resolve(config=run_config(path)).data
     sized = replace(config, size="{}x{}".format(*meta.shape))
     dataset = load(str(data), sized, rendering=rendering_of(meta), channels=meta.shape[2], need_labels=True)

@@ -160,11 +160,11 @@ def _named(images: Images) -> Iterable[tuple[str, Any]]:
     if isinstance(images, (str, os.PathLike)):
         return [(str(file), file) for file in list_images(images)]
     if isinstance(images, Image.Image):
-        return [("image 0", _png(images))]
+        return [("image 0", _encoded(images))]
     if isinstance(images, np.ndarray):
         return [(f"image {number}", one) for number, one in enumerate(_arrays(images))]
     if not isinstance(images, Iterable):
-        raise UserError(f"a {type(images).__name__} is no image: expected file names, arrays or PIL images")
+        raise UserError(f"an image of type {type(images).__name__}: expected file names, arrays or PIL images")
     many = list(images)
     if not many:
         raise UserError("no images: give some")
@@ -186,7 +186,10 @@ def _arrays(images: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
     return list(images)
 
 
-def _png(image: Image.Image) -> bytes:
+def _encoded(image: Image.Image) -> bytes:
     stream = io.BytesIO()
-    image.save(stream, "PNG")
+    try:
+        image.save(stream, "TIFF" if image.mode in ("CMYK", "YCbCr", "LAB", "F") else "PNG")
+    except OSError:
+        raise UserError(f"a PIL image of mode {image.mode}: convert it to RGB or L first") from None
     return stream.getvalue()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from pocketvit.config import DataConfig, model_path
-from pocketvit.data import Dataset, Rendering, load
+from pocketvit.data import Dataset, Rendering, Spec, load
 from pocketvit.errors import UserError
 from pocketvit.model import weights
 from pocketvit.model.network import Network
@@ -29,8 +29,13 @@ Model = Trained | str | Path
 
 
 def path_of(model: Model) -> Path:
-    """A run's folder, or a file, be it there or not; raises UserError for a bare name that no shipped model has."""
-    return model_path(model) if isinstance(model, (str, Path)) else model.path
+    """A run's folder, or a file, be it there or not; raises UserError for what is no model, or a name that none has."""
+    path = model if isinstance(model, (str, Path)) else getattr(model, "path", None)
+    if path is None:
+        raise UserError(
+            f"--model of type {type(model).__name__}: expected a run, a file or the name of a shipped model"
+        )
+    return model_path(path)
 
 
 def mae_path_of(model: Model) -> Path:
@@ -56,7 +61,16 @@ def classifier_of(model: Model) -> tuple[Network, WeightsMeta]:
     return module, meta
 
 
-def dataset_like(data: str, meta: WeightsMeta, config: DataConfig, need_labels: bool = True) -> Dataset:
+def data_of(path: Path, otherwise: str) -> str:
+    """The set that a run, or a file in one, was begun with; UserError where it is not known, which says what to do
+    `otherwise`."""
+    try:
+        return str(RunFolder(path if path.is_dir() else path.parent).begun(otherwise)["data"])
+    except (OSError, ValueError, KeyError):
+        raise UserError(f"{path}: it is not known which images it came from: {otherwise}") from None
+
+
+def dataset_like(data: Spec, meta: WeightsMeta, config: DataConfig, need_labels: bool = True) -> Dataset:
     """The data as the weights are used to them: of their size, channels and rendering. Raises as `load`."""
     height, width, channels = meta.shape
     sized = dataclasses.replace(config, size=f"{height}x{width}")

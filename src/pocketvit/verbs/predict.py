@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from pocketvit.data import Header, printable
 from pocketvit.errors import UnlikeTraining, UserError
-from pocketvit.files import whole
+from pocketvit.files import expanded, whole
 from pocketvit.model.weights import WeightsMeta
 from pocketvit.verbs.model import Batch, Images, load
 from pocketvit.verbs.models import Model
@@ -137,7 +137,7 @@ def _file_to_write(out: str | Path) -> Iterator[str | int]:
         yield 1
         return
     try:
-        with whole(Path(out)) as beside:
+        with whole(expanded(out)) as beside:
             yield str(beside)
     except OSError as error:
         raise UserError(f"--out {out}: cannot be written ({error.strerror or error})") from None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from pocketvit.pages import words
 from pocketvit.pages.notebook import notebook
 from pocketvit.pages.sections import arranged, leaderboard
 from pocketvit.pages.terminal import plain
-from pocketvit.run.folder import RunFolder
+from pocketvit.run.folder import MISTAKE, RunFolder
 from pocketvit.run.summary import read_summary
 
 
@@ -51,19 +51,20 @@ class Run:
         """
         file = RunFolder(self.path).mistakes
         if not file.is_file():
-            return _frame([])
+            return _frame([], MISTAKE)
         with file.open(newline="", encoding="utf-8") as stream:
             rows = list(csv.DictReader(stream))
-        return _frame({**row, "probability": float(row["probability"])} for row in rows)
+        return _frame(({**row, "probability": float(row["probability"])} for row in rows), MISTAKE)
 
     def _repr_html_(self) -> str:
         return notebook(read_summary(self.path), self.path)
 
 
-def _frame(rows: Iterable[dict[str, Any]]) -> Any:
+def _frame(rows: Iterable[dict[str, Any]], columns: Sequence[str] | None = None) -> Any:
+    """A data frame, or a list of dicts without pandas; `columns` are those of one without rows."""
     found = list(rows)
     try:
         import pandas
     except ImportError:
         return found
-    return pandas.DataFrame(found)
+    return pandas.DataFrame(found, columns=columns)

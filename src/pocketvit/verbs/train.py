@@ -12,7 +12,7 @@ from pocketvit.config import Settings, resolve, seconds_of
 from pocketvit.data import Arrays, Spec
 from pocketvit.data.sources import find
 from pocketvit.errors import UserError
-from pocketvit.files import copy_whole, read_json, write_whole
+from pocketvit.files import copy_whole, expanded, read_json, write_whole
 from pocketvit.pages import words
 from pocketvit.pages.page import write_report
 from pocketvit.pages.terminal import MEASURING, introduce, place_line, plan_lines
@@ -273,7 +273,7 @@ def resume(run: Run | str | Path, *, pause_after: str | float | None = None) -> 
     Raises:
         UserError: no such run, or its data are not what they were.
     """
-    folder = RunFolder(run.path if isinstance(run, Run) else Path(run))
+    folder = RunFolder(run.path if isinstance(run, Run) else expanded(run))
     try:
         call = folder.begun("repeat the command that began it, with the new place and --resume")
         verb: Callable[..., Run] = {"fit": fit, "pretrain": pretrain, "finetune": finetune}[call.pop("verb")]

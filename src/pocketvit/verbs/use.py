@@ -14,13 +14,14 @@ import torch
 from numpy.typing import NDArray
 
 from pocketvit.config import DataConfig, Settings, resolve, run_config
-from pocketvit.data import image_digests, load_whole, scaled_size
+from pocketvit.data import Spec, image_digests, load_whole, scaled_size
+from pocketvit.data.sources import find
 from pocketvit.errors import UserError, of_place
 from pocketvit.evaluation import probe as probing
 from pocketvit.evaluation.metrics import Metrics
 from pocketvit.evaluation.predictor import Predictor
 from pocketvit.evaluation.reconstruct import reconstruct_images
-from pocketvit.files import write_whole
+from pocketvit.files import expanded, write_whole
 from pocketvit.model import weights
 from pocketvit.model.costs import costs as count
 from pocketvit.model.devices import on_paper
@@ -33,19 +34,24 @@ from pocketvit.stages.arms import arms_of
 from pocketvit.stages.images import labelled_indices, patching_of
 from pocketvit.training.device import make_accelerator
 from pocketvit.training.pretrain import step_costs
+from pocketvit.verbs.asked import Data, spec_of
 from pocketvit.verbs.model import load as load_model
-from pocketvit.verbs.models import Model, dataset_like, few, mae_path_of, path_of, rendering_of
+from pocketvit.verbs.models import Model, data_of, dataset_like, few, mae_path_of, path_of, rendering_of
 from pocketvit.verbs.progress import in_parts, waiting
 
 
-def probe(data: str = "digits", *, model: Model, settings: Settings | None = None, **overrides: Any) -> dict[str, Any]:
+def probe(
+    data: Data | None = None, *, model: Model, settings: Settings | None = None, **overrides: Any
+) -> dict[str, Any]:
     """kNN and linear-probe test accuracy of the frozen encoder in `model`, and of the same encoder at random init.
 
+    Without `data`, on those of the run that made it.
     The probes read the labels that `labels_per_class` or `label_fraction` keep. `notes` says where test images are
     among those that the model learnt from. Raises UserError for bad data, settings or weights, and for other splits of
     the run's own data than its own.
     """
     settings = settings or resolve(config=run_config(path_of(model)), **overrides)
+    data = spec_of(data_of(path_of(model), "give DATA") if data is None else data)
     encoder, (_, meta) = weights.frozen_encoder(path_of(model)), weights.encoder_state(path_of(model))
     dataset, kept = dataset_like(data, meta, settings.data), _learnt_by(model)
     if kept is not None and dataset.fingerprint == kept[0]:
@@ -70,18 +76,20 @@ def probe(data: str = "digits", *, model: Model, settings: Settings | None = Non
 
 
 def evaluate(
-    data: str = "digits", *, model: Model, settings: Settings | None = None, **overrides: Any
+    data: Data | None = None, *, model: Model, settings: Settings | None = None, **overrides: Any
 ) -> dict[str, Any]:
     """Accuracy, per-class accuracy, confusion matrix and calibration error of a classifier.
 
-    On the data of the run that made it, the test images are those that the run held out. Any other set is tested whole
-    (its test split, where it has one), but for images that the run has learnt from. Classes are matched by their names,
-    and need not all be there. `notes` says which images were tested, and how they were read.
+    On the data of the run that made it, which it takes without `data`, the test images are those that the run held
+    out. Any other set is tested whole (its test split, where it has one), but for images that the run has learnt from.
+    Classes are matched by their names, and need not all be there. `notes` says which images were tested, and how they
+    were read.
 
     Raises:
         UserError: no classifier, bad data, or a class that the model does not know.
     """
     settings = settings or resolve(config=run_config(path_of(model)), **overrides)
+    data = spec_of(data_of(path_of(model), "give DATA") if data is None else data)
     trained = load_model(model, settings.device)
     trained.check_classifies()
     meta = trained.meta
@@ -117,7 +125,7 @@ def evaluate(
     missing = [name for name, value in metrics.per_class.items() if value is None]
     notes += [f"no images of {len(missing)} classes: {few(missing)}"] if missing else []
     notes += found.notes
-    return {"dataset": Path(data).name or data, "test": len(labels), "notes": notes, **metrics.to_json()}
+    return {"dataset": Path(str(data)).name or data, "test": len(labels), "notes": notes, **metrics.to_json()}
 
 
 def _learnt_by(model: Model) -> tuple[str, NDArray[np.uint64]] | None:
@@ -135,7 +143,7 @@ def _check_splits(asked: DataConfig, own: DataConfig) -> None:
             )
 
 
-def _as_known(data: str, labels: NDArray[np.int64], classes: Sequence[str], known: Sequence[str]) -> NDArray[np.int64]:
+def _as_known(data: Spec, labels: NDArray[np.int64], classes: Sequence[str], known: Sequence[str]) -> NDArray[np.int64]:
     """Labels (N,) as indices into the model's classes, matched by name; UserError for one that it does not know."""
     numbers = {unicodedata.normalize("NFC", name): number for number, name in enumerate(known)}
     names = [unicodedata.normalize("NFC", name) for name in classes]
@@ -146,7 +154,7 @@ def _as_known(data: str, labels: NDArray[np.int64], classes: Sequence[str], know
 
 
 def reconstruct(
-    data: str = "digits",
+    data: Data | None = None,
     *,
     model: Model,
     out: str | Path | None = None,
@@ -156,13 +164,17 @@ def reconstruct(
 ) -> Path:
     """Write a PNG with a row for each of `count` held-out images: input, what the encoder sees, reconstruction.
 
-    `out` is reconstruction.png in the run by default, and never lies among the images.
+    `out` is reconstruction.png in the run by default, and never lies among the images. These are the run's own
+    without `data`.
     """
     from PIL import Image
 
     if count < 1:
         raise UserError(f"--count {count}: expected at least 1")
+    if out is not None and Path(out).suffix.lower() != ".png":
+        raise UserError(f"--out {out}: expected a name that ends in .png")
     settings = settings or resolve(config=run_config(path_of(model)), **overrides)
+    data = spec_of(data_of(path_of(model), "give DATA") if data is None else data)
     mae, meta = weights.load(mae_path_of(model))
     if not isinstance(mae, MaskedAutoencoder):
         raise UserError(f"{path_of(model)}: a classifier has no decoder: give pre-trained weights")
@@ -176,9 +188,9 @@ def reconstruct(
     zoom = max(1, 128 // meta.shape[0])
     picture = Image.fromarray(np.ascontiguousarray(sheet))
     beside = run_config(path_of(model))
-    file = Path(out or (beside.with_name(RECONSTRUCTION) if beside else RECONSTRUCTION))
-    images_at = Path(data).expanduser()
-    if images_at.is_dir() and images_at.resolve() in file.resolve().parents:
+    file = expanded(out or (beside.with_name(RECONSTRUCTION) if beside else RECONSTRUCTION))
+    images_at = find(data)
+    if images_at and images_at.is_dir() and images_at.resolve() in file.resolve().parents:
         raise UserError(f"--out {file}: lies among the images of {data}, where it would be taken for one: give another")
     stream = io.BytesIO()
     picture.resize((picture.width * zoom, picture.height * zoom), Image.Resampling.NEAREST).save(stream, "PNG")
@@ -191,7 +203,7 @@ def reconstruct(
 
 def report(run: str | Path) -> Path:
     """Write report.html of a run directory again, from what lies in it."""
-    folder = Path(run)
+    folder = expanded(run)
     if not folder.is_dir():
         raise UserError(f"{run}: no such run directory")
     return write_report(folder)
@@ -210,6 +222,9 @@ def budget(
     "devices" says what it would take on small devices: see `pocketvit.model.devices.on_paper`. Images are of 32 px
     where no size is given. Pre-training is that by the first objective that `arms` names, as `contrast`.
     """
+    for name, number in (("channels", channels), ("classes", classes)):
+        if number < 1:
+            raise UserError(f"--{name} {number}: expected at least 1")
     settings = settings or resolve(recipe, **overrides)
     height, width = settings.data.shape or scaled_size(32, 32, patching_of(settings), settings.data.scale)
     shape, mae = (height, width, channels), settings.mae

@@ -18,6 +18,7 @@ from pocketvit.data.sources.opener import Columns, Opener
 from pocketvit.data.sources.parquet import PARQUET
 from pocketvit.data.structures import Arrays, Source, Spec
 from pocketvit.errors import UserError
+from pocketvit.files import expanded
 
 # The first that recognises a set opens it.
 OPENERS: tuple[Opener, ...] = (ARRAYS, DIGITS, CIFAR, PARQUET, FOLDER)
@@ -55,10 +56,11 @@ def find(spec: Spec) -> Path | None:
     """The file or folder that the user named, in the working folder or in $POCKETVIT_DATA; None where there is none."""
     if isinstance(spec, Arrays):
         return None
-    path = Path(spec).expanduser()
+    path = expanded(spec)
     folder = os.environ.get("POCKETVIT_DATA")
-    candidates = [path] if folder is None else [path, Path(folder).expanduser() / path]
-    return next((candidate for candidate in candidates if spec and candidate.exists()), None)
+    candidates = [path] if folder is None else [path, expanded(folder) / path]
+    # os.path's takes a name that no file can have for one that none has.
+    return next((candidate for candidate in candidates if spec and os.path.exists(candidate)), None)
 
 
 def _suggestion(path: Path) -> str:

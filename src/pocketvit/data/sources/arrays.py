@@ -18,7 +18,12 @@ from pocketvit.errors import UserError
 def open_arrays(spec: Spec, path: Path | None, columns: Columns) -> Source:
     """Open them; UserError where they are not images of 8 bits, or not as many as their labels."""
     assert isinstance(spec, Arrays)
-    images = np.asarray(spec.images)
+    try:
+        images = np.asarray(spec.images)
+    except ValueError:
+        raise UserError(f"{spec}: images of several sizes: scale them to one, or give a folder") from None
+    if not images.size:
+        raise UserError(f"{spec}: no images")
     if images.dtype != np.uint8:
         raise UserError(f"{spec}: images of {images.dtype}: expected uint8, from 0 to 255")
     images = images[..., None] if images.ndim == 3 else images
@@ -47,7 +52,7 @@ def open_arrays(spec: Spec, path: Path | None, columns: Columns) -> Source:
 def _indexed(spec: Arrays, given: NDArray[Any]) -> tuple[tuple[str, ...], NDArray[np.int64] | None]:
     """Class names, and labels as indices into them: -1 for NaN, None and numbers below 0; None where all are such."""
     values = given.tolist()
-    missing = np.array([value is None or value != value for value in values], bool)
+    missing = np.array([is_missing(value) for value in values], bool)
     if given.dtype.kind in "iuf":
         numbers = np.where(missing, -1, given.astype(np.float64 if given.dtype.kind == "f" else np.int64))
         if (numbers != np.floor(numbers)).any():
@@ -69,6 +74,11 @@ def _indexed(spec: Arrays, given: NDArray[Any]) -> tuple[tuple[str, ...], NDArra
     labels = np.full(len(given), -1, np.int64)
     labels[~missing] = places
     return tuple(map(str, names)), labels
+
+
+def is_missing(label: Any) -> bool:
+    """Whether a label is none: None, NaN, or what pandas has for it."""
+    return label is None or type(label).__name__ == "NAType" or bool(label != label)
 
 
 ARRAYS = Opener(

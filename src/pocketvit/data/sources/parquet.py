@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -20,12 +21,13 @@ from numpy.typing import NDArray
 from pocketvit.data.listing import split_of, split_of_file
 from pocketvit.data.sources.columns import groups, splits
 from pocketvit.data.sources.opener import Columns, Opener
-from pocketvit.data.structures import Finding, Item, Section, Source, hash_files, make_source
+from pocketvit.data.structures import NAMES_LISTED, Finding, Item, Section, Source, hash_files, make_source
 from pocketvit.errors import UserError
 
 IMAGE_COLUMNS = ("image", "img")
 # In this order, whatever the case; --label-column names another.
 LABEL_COLUMNS = ("label", "fine_label", "labels", "target", "class", "category", "coarse_label", "y")
+_NUMBER = re.compile(r"[0-9a-f]*\d[0-9a-f]*", re.IGNORECASE)  # decimal or hexadecimal
 NO_NUMBER, NO_TEXT = -1, ""  # what a label that is not there is stored as
 
 
@@ -86,6 +88,7 @@ def open_parquet(path: Path, columns: Columns) -> Source:
     others = sorted({column for shard in everything for column in shard.others})
     text = f"no column of labels: --label-column names one of {', '.join(others)}"
     findings = [Finding("no label column", text, tuple(others))] if others else []
+    findings += _joined(root, files)
     group = groups(root, [shard.file for shard in everything], columns.group)
     if group is not None:
         findings.append(Finding("grouped", f"grouped by the column '{columns.group}'"))
@@ -114,6 +117,16 @@ def _by_split(root: Path) -> dict[str, list[Path]]:
             "name every file train-*, validation-* or test-*"
         )
     return parts
+
+
+def _joined(root: Path, files: Mapping[str, Sequence[Path]]) -> Iterator[Finding]:
+    """What is said where files become one split whose names differ in more than numbers, as train and train-old."""
+    for part, members in files.items():
+        names = tuple(file.relative_to(root).as_posix() for file in members)
+        if len({_NUMBER.sub("", name) for name in names}) > 1:
+            more = f" and {len(names) - NAMES_LISTED} more" if len(names) > NAMES_LISTED else ""
+            what = "one set" if part == "all" else f"the {part} split"
+            yield Finding("files joined", f"read together as {what}: {', '.join(names[:NAMES_LISTED])}{more}", names)
 
 
 def _read_shard(file: Path, label_column: str | None) -> _Shard:
