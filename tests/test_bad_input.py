@@ -170,6 +170,10 @@ MISTAKES: dict[str, tuple[Make, tuple[str, ...]]] = {
         lambda t: ["fit", "digits", "--label-fraction=half"],
         ("--data.label_fraction half: expected a number",),
     ),
+    "a value for a group of settings": (
+        lambda t: ["fit", "digits", "--model=tiny"],
+        ("--model tiny: that is a group of settings", "--model.NAME VALUE"),
+    ),
     "a flag without its value": (
         lambda t: ["fit", "digits", "--time-limit"],
         ("--time-limit: expected a value after it",),

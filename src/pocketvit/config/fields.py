@@ -89,7 +89,7 @@ class Setting(NamedTuple):
     @property
     def expected(self) -> str:
         """What a value has to be, in words."""
-        return _words(self.kind)
+        return in_words(self.kind)
 
     def check(self, value: Any) -> None:
         """Raise UserError, naming the flag, for a value of another type or out of the limits."""
@@ -126,7 +126,8 @@ def _is(value: Any, kind: Any) -> bool:
     return isinstance(value, ABSTRACT.get(kind, kind))
 
 
-def _words(kind: Any) -> str:
+def in_words(kind: Any) -> str:
+    """What a value of a type has to be."""
     if get_origin(kind) is Literal:
         return f"one of {', '.join(get_args(kind))}"
-    return " or ".join(map(_words, get_args(kind))) or WORDS.get(kind, getattr(kind, "__name__", ""))
+    return " or ".join(map(in_words, get_args(kind))) or WORDS.get(kind, getattr(kind, "__name__", ""))

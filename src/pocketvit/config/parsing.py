@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from pocketvit.config.fields import WORDS, described
+from pocketvit.config.fields import described, in_words
 from pocketvit.config.settings import Settings
 from pocketvit.config.shipped import recipe_path
 from pocketvit.errors import UserError
@@ -217,6 +217,8 @@ def _one_line(text: str, actions: Sequence[Any]) -> str:
     """What jsonargparse complains of, in our words; `actions` are the parser's."""
     if FLIP in text:
         return f"{text} (now --symmetry none, mirror or all)"
+    if group := re.search(r"""Parser key "([\w.]+)": Unable to load config '(.*?)'""", text):
+        return f"--{group[1]} {group[2]}: that is a group of settings: give one of them, --{group[1]}.NAME VALUE"
     if wrong := re.search(r'Parser key "([\w.]+)":.*(?:Got value|Given value): (.*)', text):
         return f"--{_typed(wrong[1])} {wrong[2]}: expected {_expected(wrong[1], actions)}"
     if lacking := re.fullmatch(r"argument --([\w.]+): expected one argument", text):
@@ -243,7 +245,7 @@ def _typed(dest: str) -> str:
 def _expected(dest: str, actions: Sequence[Any]) -> str:
     """What a flag's value has to be, in words."""
     own = {setting.flag: setting.expected for setting in described(Settings)}
-    verbs = {action.dest: WORDS[action.type] for action in actions if action.type in WORDS}
+    verbs = {action.dest: in_words(action._typehint) for action in actions if hasattr(action, "_typehint")}
     return own.get(dest) or verbs.get(dest, "another value")
 
 
