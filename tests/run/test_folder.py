@@ -91,6 +91,16 @@ def test_a_command_that_is_interrupted_as_it_plans_leaves_the_run_that_was_there
     assert (folder / "model.safetensors").read_text() == "a week of training"
 
 
+def test_a_kill_as_it_plans_costs_no_run_when_the_command_is_repeated(tmp_path: Path) -> None:
+    folder = run_in(tmp_path / "run")
+    (folder / "summary.json").write_text("the first")
+    for _ in range(2):  # neither comes to its begin
+        open_run(folder, "name", Settings(), overwrite=True, resume=False)
+        assert not (folder / "summary.json").exists()
+    discard(folder)
+    assert (folder / "summary.json").read_text() == "the first"
+
+
 def test_a_run_that_came_to_nothing_leaves_nothing(tmp_path: Path) -> None:
     discard(run_in(tmp_path / "run"))
     assert not (tmp_path / "run").exists()

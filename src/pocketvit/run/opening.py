@@ -145,10 +145,16 @@ def _set_aside(folder: Path, needed: Mapping[str, Path | None], own: Collection[
     for words, path in needed.items():
         if path is not None and place in (path.resolve(), *path.resolve().parents):
             raise UserError(f"--out {folder}: holds {words}, which --overwrite would delete: choose another directory")
-    settle(folder)
-    (place / REPLACED).mkdir()
+    # One that was killed before it began has nothing to keep, and what it would have replaced is there still.
+    unbegun = (place / REPLACED / CONFIG).is_file()
+    if not unbegun:
+        settle(folder)
+        (place / REPLACED).mkdir()
     for entry in [entry for entry in place.iterdir() if entry.name in own]:
-        entry.rename(place / REPLACED / entry.name)
+        if unbegun:
+            _delete(entry)
+        else:
+            entry.rename(place / REPLACED / entry.name)
 
 
 def _delete(entry: Path) -> None:
