@@ -144,6 +144,27 @@ def trials_table(evidence: Json) -> str:
     return plain(f"{markdown(head, rows)}\n\n<sub>{origin}</sub>\n")
 
 
+def tested_table(evidence: Json) -> str:
+    """A row for each trial: what each arm has on the test images, and the first one's gains over the others there."""
+    trials, details = evidence["trials"], evidence["details"]
+    inits = [name for name in TITLES if name in trials[0]]
+    rows = []
+    for trial in trials:
+        changes = " ".join(f"`--{name} {value}`" for name, value in trial["changes"].items()) or "the recipe"
+        tests = [trial[name]["test"] for name in inits]
+        reached = [f"{100 * test['accuracy']:.1f} ± {100 * test['std']:.1f} %" for test in tests]
+        rows.append([changes, *reached, *(_gain(gain["test"]) for gain in trial["gains"])])
+    over = [f"{TITLES[gain['arm']]} over {TITLES[gain['over']]}, points" for gain in trials[0]["gains"]]
+    first = trials[0][inits[0]]
+    seeds = ", ".join(str(seed) for seed in details["seeds"])
+    origin = (
+        f"`{details['command']}`. {first['labels']:,} labels, {first['steps']:,} steps each, "
+        f"{first['test']['images']:,} test images; {device(details)}. Seeds {seeds}; "
+        f"intervals of 95 %; {when(details)}."
+    )
+    return plain(f"{markdown(['', *(TITLES[name] for name in inits), *over], rows)}\n\n<sub>{origin}</sub>\n")
+
+
 def _gain(found: Json | None) -> str:
     """Points on test images, with the interval."""
     if found is None:

@@ -4,7 +4,7 @@ A table stands between `<!-- table:NAME -->` and `<!-- /table -->`. NAME is `bud
 `cifar`: what benchmarks/reproduce.py wrote for the recipes of CIFAR-10 and CIFAR-100, beside what others have published
 (benchmarks/published.json); or a file results/NAME.json: `throughput-DEVICE`, `scaling-DEVICE`, `trials-NAME`,
 `operators-NAME` and `equal-time-NAME` are written by the benchmarks of those names, `bench-NAME` by `pocketvit bench`,
-and any other is a copy of a run's summary.json.
+and any other is a copy of a run's summary.json. `tested-NAME` is what trials-NAME.json has of the test images.
 
     python benchmarks/tables.py           write the tables
     python benchmarks/tables.py --check   write nothing; exit status 1 where a table differs from its evidence
@@ -24,6 +24,7 @@ from bench_tables import (
     labels_table,
     plans_table,
     scaling_table,
+    tested_table,
     throughput_table,
     trials_table,
 )
@@ -77,7 +78,8 @@ def table(name: str, results: Path) -> str:
         return devices_table()
     if name == "cifar":
         return cifar_table(results)
-    file = results / f"{name}.json"
+    # The same evidence, of which README shows no more than the test images.
+    file = results / f"{re.sub('^tested-', 'trials-', name)}.json"
     if not file.is_file():
         return MISSING
     made_by: dict[str, tuple[Callable[[Json], str], str]] = {
@@ -88,6 +90,7 @@ def table(name: str, results: Path) -> str:
         "equal": (equal_time_table, "the evidence of benchmarks/equal_time.py"),
         "operators": (operators_table, "the evidence of benchmarks/operators.py"),
         "scaling": (scaling_table, "the evidence of benchmarks/scaling.py"),
+        "tested": (tested_table, "the evidence of benchmarks/trials.py"),
         "trials": (trials_table, "the evidence of benchmarks/trials.py"),
     }
     table_of, what = made_by.get(name.partition("-")[0], (result_table, "the summary of a `fit`"))

@@ -305,6 +305,10 @@ def test_trials_share_what_they_have_in_common_and_go_on(
         "pretrain-mae": 2, "finetune-mae": 4, "finetune-random": 3,
     }  # fmt: skip
 
+    (tmp_path / "README.md").write_text("<!-- table:tested-digits -->\n<!-- /table -->\n")
+    assert tables.main(["--root", str(tmp_path)]) == 0
+    row = f"| the recipe | {100 * plain['mae']['test']['accuracy']:.1f} ± {100 * plain['mae']['test']['std']:.1f} % |"
+    assert row in (tmp_path / "README.md").read_text()
     (tmp_path / "README.md").write_text("<!-- table:trials-digits -->\n<!-- /table -->\n")
     assert tables.main(["--root", str(tmp_path)]) == 0
     rows = [line for line in (tmp_path / "README.md").read_text().splitlines() if line.startswith("| `")]
