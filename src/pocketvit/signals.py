@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 ENDING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
+HEARD = b"\npocketvit: stopping after this step, which will be saved; Ctrl-C once more stops at once\n"
 
 
 @contextmanager
 def collected_signals() -> Iterator[list[int]]:
-    """Collects SIGINT and SIGTERM instead of dying from them, where this thread may set handlers."""
+    """Collects SIGINT and SIGTERM instead of dying from them, where this thread may set handlers.
+
+    A step may take a minute, where it is compiled: a person who presses Ctrl-C is answered at once, and not held by a
+    second one.
+    """
     stop: list[int] = []
-    with _handled((signal.SIGINT, signal.SIGTERM), lambda number, _: stop.append(number)):
+
+    def collect(number: int, _: object) -> None:
+        if number == signal.SIGINT:
+            if number in stop:
+                raise KeyboardInterrupt
+            with suppress(OSError):
+                os.write(2, HEARD)  # print may be at work, and cannot be entered again
+        stop.append(number)
+
+    with _handled((signal.SIGINT, signal.SIGTERM), collect):
         yield stop
 
 

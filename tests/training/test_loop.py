@@ -155,6 +155,17 @@ def test_a_signal_finishes_the_step_saves_and_says_which(tmp_path: Path, number:
     assert same_weights(run(tmp_path, model_seed=99).model, run(None).model)
 
 
+def test_a_second_ctrl_c_does_not_wait_for_the_step(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    def twice() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert capfd.readouterr().err.count("Ctrl-C once more") == 1
+        os.kill(os.getpid(), signal.SIGINT)
+        raise AssertionError("went on")
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, fails_at(6, twice))
+
+
 def test_a_loss_that_is_not_finite_names_the_step_and_can_be_replayed(tmp_path: Path) -> None:
     images = np.full((40, 4, 4, 1), 100, dtype=np.uint8)
     images[17] = 255  # one image breaks the loss: the step at which its batch comes, and no other
