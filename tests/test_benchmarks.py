@@ -139,6 +139,7 @@ def test_crops_of_the_others_keep_the_area_asked_for(images: Path) -> None:
     assert 0.7 < ratios.min() < 0.8 < 1.25 < ratios.max() < 1.42
 
 
+@pytest.mark.slow
 def test_evidence_of_steps_epochs_and_parts(tmp_path: Path) -> None:
     found = run(
         ["step", "epoch", "profile"], tmp_path / "results" / "throughput-cpu.json", ["--precision", *PRECISIONS]
@@ -187,6 +188,7 @@ def test_evidence_of_steps_epochs_and_parts(tmp_path: Path) -> None:
     assert shown == pytest.approx(ratio, abs=0.02)
 
 
+@pytest.mark.slow
 def test_evidence_of_memory(tmp_path: Path) -> None:
     flags = ["--precision", "float32", "--stages", "pretrain"]
     (row,) = run(["memory"], tmp_path / "memory.json", flags)["memory"]
@@ -197,6 +199,7 @@ def test_evidence_of_memory(tmp_path: Path) -> None:
         assert rival["peak_mib"] > rival["steps_mib"] > 3 * 4 * params / 2**20 > 0
 
 
+@pytest.mark.slow
 def test_this_tree_against_a_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if not shutil.which("git") or not (REPO / ".git").exists():
         pytest.skip("no git or no .git here, so no other commit to compare with")
@@ -219,6 +222,7 @@ def test_this_tree_against_a_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert str(tmp_path) not in worktrees
 
 
+@pytest.mark.slow
 def test_evidence_of_scaling(tmp_path: Path) -> None:
     out = tmp_path / "results" / "scaling-cpu.json"
     flags = ["--images", "16", "40", "--tokens", "4", "16", "--precision", "float32", "--out", str(out)]
@@ -260,6 +264,7 @@ def test_wrong_flags_are_named(script: Any, flags: list[str], named: str, capsys
     assert named in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_trials_share_what_they_have_in_common_and_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -37,6 +37,7 @@ from pocketvit.stages import planner
 
 REPO = Path(__file__).resolve().parents[1]
 DOCUMENTS = ["README.md", "CONTRIBUTING.md", *(f"docs/{path.name}" for path in sorted((REPO / "docs").glob("*.md")))]
+LONG = ("docs/edge.md", "docs/method.md", "docs/reproduce.md", "docs/scaling.md")  # to run
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\((?!https?://|#)([^)#]+)")
 TRAINING = ("fit", "pretrain", "finetune")
@@ -181,7 +182,9 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("document", DOCUMENTS)
+@pytest.mark.parametrize(
+    "document", [pytest.param(name, marks=[pytest.mark.slow] if name in LONG else []) for name in DOCUMENTS]
+)
 def test_every_block_runs(document: str, workplace: Path) -> None:
     found = list(blocks((REPO / document).read_text(encoding="utf-8")))
     assert found or document != "README.md"

@@ -93,6 +93,7 @@ class Clock:
         return self.now
 
 
+@pytest.mark.slow
 def test_slices_end_with_the_same_bits_as_one_call(
     reproduce: ModuleType,
     images: Path,
@@ -224,6 +225,7 @@ def test_a_finished_run_is_not_run_again(
         assert (finished / "elsewhere" / file).read_bytes() == (finished / "checkout" / file).read_bytes()
 
 
+@pytest.mark.slow
 def test_arms_add_up_to_one_evidence_file_with_equal_steps(
     reproduce: ModuleType, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

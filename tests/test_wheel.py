@@ -47,6 +47,7 @@ def test_what_ships_is_in_the_wheel(installed: Path, folder: str, suffix: str) -
     assert names
 
 
+@pytest.mark.slow
 def test_shipped_models_predict_and_are_started_from(installed: Path, tmp_path: Path) -> None:
     classifiers = sorted(name for name in shipped("models", ".safetensors") if not name.endswith("-mae"))
     assert classifiers

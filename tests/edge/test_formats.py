@@ -202,7 +202,8 @@ def test_the_data_have_to_be_those_of_the_run(run: pv.Run, tmp_path: Path, capsy
     assert json.loads(capsys.readouterr().out)["file"] == str(tmp_path / "m.onnx")
     other = np.zeros((40, 8, 8), np.uint8)
     other[::2, :4] = 200
-    elsewhere = pv.finetune((other, np.arange(40) % 2), out=tmp_path / "o", device="cpu", **SIZES, epochs=1)
+    lengths = {"epochs": 1, "finetune.min_steps": 0}
+    elsewhere = pv.finetune((other, np.arange(40) % 2), out=tmp_path / "o", device="cpu", **SIZES, **lengths)
     with pytest.raises(pv.UserError, match="give data"):
         pv.export(elsewhere, out=tmp_path / "n.onnx")
     with pytest.raises(pv.UserError, match="not the images that the model learnt from"):

@@ -37,6 +37,7 @@ SIZES = {"width": 16, "depth": 1, "heads": 2, "decoder_width": 16, "decoder_head
 TINY = {f"model.{name}": size for name, size in SIZES.items()} | {"device": "cpu", "precision": "float32"}
 
 
+@pytest.mark.slow
 def test_each_of_two_processes_is_measured_on_its_half_of_a_batch(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
