@@ -133,6 +133,14 @@ def test_what_is_left_is_divided_among_what_is_to_come() -> None:
     for late in (0.0, 40.0):
         got = made.seconds_for(keys[5], moment + late, done.__contains__)
         assert got == pytest.approx(seconds[keys[5]] - late / 4, abs=0.2)
+        assert made.seconds_for(keys[5], moment + late, done.__contains__, 1.3) == pytest.approx(1.3 * got)
+    # The last one has no more than there is, however patient one would be with it.
+    last, others = [part for part in made.parts if part.trains][-1], set(keys[:-2])
+    assert keys[-2:] == [last.key, "report"]
+    spent = made.seconds - last.seconds - made.parts[-1].seconds
+    planned, patient = (made.seconds_for(last.key, spent, others.__contains__, times) for times in (1.0, 1.3))
+    assert patient == pytest.approx(planned + made.reserve)
+    assert patient < 1.3 * planned
     assert made.seconds_for(keys[5], 1000.0, done.__contains__) == 0
     assert made.seconds_for("finetune-mae-9-0", moment, done.__contains__) == math.inf
 

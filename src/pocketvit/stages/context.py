@@ -154,8 +154,9 @@ class Context:
 
     def deadlines(self, stage: str, patience: float = 1.0) -> Deadlines:
         """Of a stage that begins now; with `patience`, it lands when it takes so many times what it should."""
-        seconds = self.plan.seconds_for(stage, self.clock.seconds, lambda key: self.folder.result(key).exists())
-        return Deadlines(time.monotonic() + patience * seconds, self.pause)
+        done = lambda key: self.folder.result(key).exists()  # noqa: E731
+        seconds = self.plan.seconds_for(stage, self.clock.seconds, done, patience)
+        return Deadlines(time.monotonic() + seconds, self.pause)
 
     def meta(self, kind: Any, network: str = "vit") -> WeightsMeta:
         """How weights of this run describe themselves."""

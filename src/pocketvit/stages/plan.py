@@ -73,7 +73,7 @@ class Plan:
         """Of a stage; None where the recipe has the say."""
         return next((part.steps for part in self.parts if part.key == key), None)
 
-    def seconds_for(self, key: str, spent: float, done: Callable[[str], bool]) -> float:
+    def seconds_for(self, key: str, spent: float, done: Callable[[str], bool], patience: float = 1.0) -> float:
         """Seconds that the training of a stage may take, `spent` seconds after the run's begin.
 
         What is left, but for what cannot be shortened, is divided as the plan divides it among the stages to come.
@@ -82,13 +82,15 @@ class Plan:
             key: of a stage that is not done; one that the plan does not have may take for ever.
             spent: seconds.
             done: whether a stage is, by its key.
+            patience: times its share that it may take, within the limit.
         """
         if self.limit is None or all(part.key != key for part in self.parts):
             return math.inf
         coming = [part for part in self.parts if not done(part.key)]
         fixed = sum(part.tail if part.trains else part.seconds for part in coming)
         trained = {part.key: part.seconds - part.tail for part in coming if part.trains}
-        return max(0.0, self.limit - self.reserve - spent - fixed) * trained[key] / sum(trained.values())
+        left = self.limit - spent - fixed
+        return max(0.0, min(patience * (left - self.reserve) * trained[key] / sum(trained.values()), left))
 
     def place(self, key: str, done: Callable[[str], bool]) -> Place | None:
         """Where a stage stands among all; None where there is no plan."""
