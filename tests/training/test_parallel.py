@@ -130,6 +130,7 @@ def test_two_gloo_processes_train_as_one_does(tmp_path: Path, stage: str) -> Non
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["teacher", "graph"])
 def test_images_without_a_label_are_shared_by_two_processes(tmp_path: Path, way: str) -> None:
     (one,) = trained(tmp_path / "one", "finetune", 1, **TEACHER | {"finetune.unlabelled": way})
@@ -138,6 +139,7 @@ def test_images_without_a_label_are_shared_by_two_processes(tmp_path: Path, way:
         assert process["weights"] == pytest.approx(one["weights"], rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("stage", "settings", "tolerance"),
     [
