@@ -122,8 +122,8 @@ def trials_table(evidence: Json) -> str:
             accuracies.append(f"{100 * test['accuracy']:.1f} ± {100 * test['std']:.1f} %")
             accuracies.append(_gain(test["over_first_trial"]))
         accuracies += [_gain(gain["test"]) for gain in trial.get("gains", ())]
-        stages = [_learnt(trial, name) for name in learnt]
-        before = [f"{found['epochs']} epochs, {minutes(found['seconds'])}" for found in stages]
+        stages = [(_learnt(trial, name), _frozen(trial[name])) for name in learnt]
+        before = [f"{found['epochs']} epochs, {minutes(found['seconds'])}{frozen}" for found, frozen in stages]
         took = [f"{found['steps']:,} steps, {minutes(found['seconds'] / len(found['all']))}" for found in tuned]
         rows.append([changes, *accuracies, *before, *took])
     head = [
@@ -170,6 +170,14 @@ def _gain(found: Json | None) -> str:
     if found is None:
         return "–"
     return f"{words.points(found['mean'])} ({words.points(found['low'])} to {words.points(found['high'])})"
+
+
+def _frozen(found: Json) -> str:
+    """What an arm's frozen encoder reached, with the labels of its fine-tuning; nothing in older evidence."""
+    if "probe" not in found:
+        return ""
+    knn, linear = (words.percent(found["probe"][name]) for name in ("knn", "linear"))
+    return f"; frozen: kNN {knn}, linear {linear}"
 
 
 def _learnt(trial: Json, init: str) -> Json:

@@ -132,7 +132,10 @@ class Bench:
             told = {}
             if INITS[init]:
                 start["init"] = self._run("pretrain", before, f"-{init}", **start)
-                told = {"pretrain": read_summary(start["init"].path)["pretrain"][init]}
+                learnt = start["init"].path
+                # With the labels that fine-tuning has.
+                probed = pocketvit.probe(self.given.data, model=learnt)["model"]
+                told = {"pretrain": read_summary(learnt)["pretrain"][init], "probe": probed}
             # Pre-training's settings matter to a random init where it reconstructs too.
             kept = changes if INITS[init] or beside else after(changes)
             tuned = self._run("finetune", kept, f"-{init}", **start, seeds=self.given.seeds)

@@ -336,9 +336,13 @@ def test_trials_compare_objectives_of_pre_training(tmp_path: Path, monkeypatch: 
     assert set(plain) == {"changes", "mae", "contrast", "gains"}
     losses = [plain[init]["pretrain"]["train_loss"] for init in ("mae", "contrast")]
     assert losses[0] < losses[1]  # by what is added to it
+    assert plain["mae"]["probe"].keys() == {"knn", "linear"}
+    assert plain["mae"]["probe"] != plain["contrast"]["probe"]
     (tmp_path / "README.md").write_text("<!-- table:trials-digits -->\n<!-- /table -->\n")
     assert tables.main(["--root", str(tmp_path)]) == 0
-    assert "| pre-training, from MAE | pre-training, from MAE + contrast |" in (tmp_path / "README.md").read_text()
+    told = (tmp_path / "README.md").read_text()
+    assert "| pre-training, from MAE | pre-training, from MAE + contrast |" in told
+    assert f"frozen: kNN {100 * plain['contrast']['probe']['knn']:.1f} %" in told
 
 
 def test_evidence_of_spread_labels_says_what_a_graph_names_rightly(tmp_path: Path) -> None:

@@ -164,6 +164,7 @@ def test_sharded_weights_train_as_whole_ones_do_and_resume(
         assert process["weights"] == pytest.approx(one["weights"], rel=tolerance)
 
 
+@pytest.mark.slow
 def test_each_process_contrasts_the_views_of_its_own_images(tmp_path: Path) -> None:
     settings = {"arms": "contrast", "contrast.weight": 1.0}
     (one,) = trained(tmp_path / "one", "pretrain", 1, **settings)
@@ -174,6 +175,7 @@ def test_each_process_contrasts_the_views_of_its_own_images(tmp_path: Path) -> N
     assert one["losses"][0] - first["losses"][0] == pytest.approx(np.log(255 / 127), abs=0.1)
 
 
+@pytest.mark.slow
 def test_parts_of_a_batch_give_the_gradient_of_the_whole(tmp_path: Path) -> None:
     (parts,) = trained(tmp_path / "parts", "pretrain", 1, accumulate=2)
     assert [len(indices) for _, _, indices in parts["used"]] == [64] * 40

@@ -49,6 +49,7 @@ def measured(run: pv.Run, tmp_path_factory: pytest.TempPathFactory) -> tuple[dic
         return pv.bench(run, out=out, rounds=2, quiet=True), out
 
 
+@pytest.mark.slow
 def test_every_runtime_has_a_row_for_one_image_and_for_many(measured: tuple[dict[str, Any], Path], run: pv.Run) -> None:
     found, out = measured
     rows = found["rows"]

@@ -95,6 +95,7 @@ def outputs(cell: Any, kind: str) -> str:
     return "".join(str(out.get("data", {}).get(kind, "")) for out in cell.get("outputs", []))
 
 
+@pytest.mark.slow
 def test_the_tour_runs_from_import_to_a_csv(tmp_path: Path) -> None:
     """docs/tour.ipynb, in a kernel of its own; one widget shows a stage at work."""
     notebook = nbformat.read(REPO / "docs" / "tour.ipynb", as_version=4)
