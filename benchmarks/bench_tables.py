@@ -130,7 +130,7 @@ def trials_table(evidence: Json) -> str:
         "changes",
         *(f"{TITLES[name]}, validation" for name in inits),
         *(f"{TITLES[name]}, {what}" for name in tested for what in ("test", "over the first row")),
-        *(f"{TITLES[gain['arm']]} over {TITLES[gain['over']]}, test" for gain in trials[0].get("gains", ())),
+        *(f"{_over(gain)}, test" for gain in trials[0].get("gains", ())),
         *("pre-training" if len(learnt) == 1 else f"pre-training, {TITLES[name]}" for name in learnt),
     ]
     head += [f"training {TITLES[name]}" for name in inits]
@@ -154,7 +154,7 @@ def tested_table(evidence: Json) -> str:
         tests = [trial[name]["test"] for name in inits]
         reached = [f"{100 * test['accuracy']:.1f} ± {100 * test['std']:.1f} %" for test in tests]
         rows.append([changes, *reached, *(_gain(gain["test"]) for gain in trial["gains"])])
-    over = [f"{TITLES[gain['arm']]} over {TITLES[gain['over']]}, points" for gain in trials[0]["gains"]]
+    over = [f"{_over(gain)}, points" for gain in trials[0]["gains"]]
     first = trials[0][inits[0]]
     seeds = ", ".join(str(seed) for seed in details["seeds"])
     origin = (
@@ -163,6 +163,11 @@ def tested_table(evidence: Json) -> str:
         f"intervals of 95 %; {when(details)}."
     )
     return plain(f"{markdown(['', *(TITLES[name] for name in inits), *over], rows)}\n\n<sub>{origin}</sub>\n")
+
+
+def _over(gain: Json) -> str:
+    """Which arm's gain over which."""
+    return " over ".join(TITLES[gain[key]].removeprefix("from ") for key in ("arm", "over"))
 
 
 def _gain(found: Json | None) -> str:
