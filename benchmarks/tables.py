@@ -2,9 +2,10 @@
 
 A table stands between `<!-- table:NAME -->` and `<!-- /table -->`. NAME is `budget` or `devices`, counted here and now;
 `cifar`: what benchmarks/reproduce.py wrote for the recipes of CIFAR-10 and CIFAR-100, beside what others have published
-(benchmarks/published.json); or a file results/NAME.json: `throughput-DEVICE`, `scaling-DEVICE`, `trials-NAME`,
-`operators-NAME` and `equal-time-NAME` are written by the benchmarks of those names, `bench-NAME` by `pocketvit bench`,
-and any other is a copy of a run's summary.json. `tested-NAME` is what trials-NAME.json has of the test images.
+(benchmarks/published.json); `parts`: what each part adds, from several files of trials.py; or a file
+results/NAME.json: `throughput-DEVICE`, `scaling-DEVICE`, `trials-NAME`, `operators-NAME` and `equal-time-NAME` are
+written by the benchmarks of those names, `bench-NAME` by `pocketvit bench`, and any other is a copy of a run's
+summary.json. `tested-NAME` is what trials-NAME.json has of the test images.
 
     python benchmarks/tables.py           write the tables
     python benchmarks/tables.py --check   write nothing; exit status 1 where a table differs from its evidence
@@ -30,6 +31,7 @@ from bench_tables import (
 )
 from cifar_table import cifar_table
 from cost_tables import bench_table, budget_table, devices_table, operators_table
+from parts_table import parts_table
 from writing import BadEvidence, Json, device, markdown, minutes, plain, when
 
 from pocketvit.pages import words
@@ -78,6 +80,8 @@ def table(name: str, results: Path) -> str:
         return devices_table()
     if name == "cifar":
         return cifar_table(results)
+    if name == "parts":
+        return parts_table(results)
     # The same evidence, of which README shows no more than the test images.
     file = results / f"{re.sub('^tested-', 'trials-', name)}.json"
     if not file.is_file():

@@ -324,3 +324,22 @@ def test_published_commands_name_no_path_of_one_machine() -> None:
     for file in sorted((REPO / "results").glob("*.json")):
         details = json.loads(file.read_text()).get("details", {})
         assert not re.search(r"(^|[ =])[/~]", details.get("command", "")), f"{file.name}: {details['command']}"
+
+
+def test_what_a_part_adds_is_the_difference_of_runs_that_differ_in_it_alone(tables: ModuleType, root: Path) -> None:
+    parts = importlib.import_module("parts_table")
+    for _, *pair in parts.PARTS:
+        files = [json.loads((REPO / "results" / f"trials-{name}.json").read_text()) for name, _, _ in pair]
+        runs = [file["trials"][trial][arm] for file, (_, trial, arm) in zip(files, pair, strict=True)]
+        seen = [(file["details"]["seeds"], run["labels"], run["steps"]) for file, run in zip(files, runs, strict=True)]
+        assert seen[0] == seen[1]
+        for file, (name, _, _) in zip(files, pair, strict=True):
+            one, other = ({"all": [x, x + 0.01, x + 0.02], "std": 0.01, "validation_accuracy": x} for x in (0.5, 0.8))
+            file["trials"] = [{"changes": {}, **dict.fromkeys(parts.TITLES, one | {"seconds": 60.0})} for _ in range(3)]
+            file["trials"][0]["mae"] = other | {"seconds": 120.0}
+            file["trials"][0]["pretrain"] = {"seconds": 20.0}
+            (root / "results" / f"trials-{name}.json").write_text(json.dumps(file))
+    first = tables.table("parts", root / "results").splitlines()[2]
+    assert first.endswith("| +30.0 (+30.0 to +30.0) | 1.0 min in place of 0.3 min |")
+    with pytest.raises(tables.BadEvidence, match="trials-"):
+        tables.table("parts", root)
