@@ -60,6 +60,21 @@ def operators_table(found: Json) -> str:
     return plain(f"{markdown(['operator', 'share of the time'], rows)}\n\n<sub>{origin}</sub>\n")
 
 
+def exports_table(found: Json) -> str:
+    """A row for each kind of file: its size, and how it answers beside the network that it was made of."""
+    rows, details = [], found["details"]
+    written = [row for row in found["rows"] if "refused" not in row]
+    for row in written:
+        cells = [f"{row['bytes'] / 1e6:.2f}", words.percent(row["agreement"]), f"{row['difference']:.1g}"]
+        accuracies = (words.percent(row[key]) for key in ("exported_accuracy", "accuracy"))
+        verified = [*cells, *accuracies] if row["verified"] else [cells[0], *["not verified"] * 4]
+        rows.append([f"`{row['to']}`{', int8' if row['int8'] else ''}", *verified])
+    head = ["`--to`", "file, MB", "same class", "largest difference of a probability", "test accuracy", "in PyTorch"]
+    refused = [f"{row['refused'][0].upper()}{row['refused'][1:]}." for row in found["rows"] if "refused" in row]
+    origin = f"`{details['command']}`: {written[0]['images']:,} test images; {when(details)}."
+    return plain("\n\n".join([markdown(head, rows), *refused, f"<sub>{origin}</sub>"]) + "\n")
+
+
 def bench_table(found: Json) -> str:
     """A table for each number of images and threads, the fastest first, and what they hold for."""
     rows, details = found["rows"], found["details"]

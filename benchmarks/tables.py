@@ -3,9 +3,9 @@
 A table stands between `<!-- table:NAME -->` and `<!-- /table -->`. NAME is `budget` or `devices`, counted here and now;
 `cifar`: what benchmarks/reproduce.py wrote for the recipes of CIFAR-10 and CIFAR-100, beside what others have published
 (benchmarks/published.json); `parts`: what each part adds, from several files of trials.py; or a file
-results/NAME.json: `throughput-DEVICE`, `scaling-DEVICE`, `trials-NAME`, `operators-NAME` and `equal-time-NAME` are
-written by the benchmarks of those names, `bench-NAME` by `pocketvit bench`, and any other is a copy of a run's
-summary.json. `tested-NAME` is what trials-NAME.json has of the test images.
+results/NAME.json: `throughput-DEVICE`, `scaling-DEVICE`, `trials-NAME`, `operators-NAME`, `exports-NAME` and
+`equal-time-NAME` are written by the benchmarks of those names, `bench-NAME` by `pocketvit bench`, and any other is a
+copy of a run's summary.json. `tested-NAME` is what trials-NAME.json has of the test images.
 
     python benchmarks/tables.py           write the tables
     python benchmarks/tables.py --check   write nothing; exit status 1 where a table differs from its evidence
@@ -30,7 +30,7 @@ from bench_tables import (
     trials_table,
 )
 from cifar_table import cifar_table
-from cost_tables import bench_table, budget_table, devices_table, operators_table
+from cost_tables import bench_table, budget_table, devices_table, exports_table, operators_table
 from parts_table import parts_table
 from writing import BadEvidence, Json, device, markdown, minutes, plain, when
 
@@ -93,6 +93,7 @@ def table(name: str, results: Path) -> str:
         "plans": (plans_table, "the evidence of benchmarks/plans.py"),
         "equal": (equal_time_table, "the evidence of benchmarks/equal_time.py"),
         "operators": (operators_table, "the evidence of benchmarks/operators.py"),
+        "exports": (exports_table, "the evidence of benchmarks/exports.py"),
         "scaling": (scaling_table, "the evidence of benchmarks/scaling.py"),
         "tested": (tested_table, "the evidence of benchmarks/trials.py"),
         "trials": (trials_table, "the evidence of benchmarks/trials.py"),

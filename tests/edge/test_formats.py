@@ -12,9 +12,11 @@ import time
 from importlib.util import find_spec
 from pathlib import Path
 
+import exports
 import numpy as np
 import onnx
 import pytest
+import tables
 import torch
 from exported import SIZES, images
 from PIL import Image
@@ -37,6 +39,20 @@ KINDS = [
     if name != "html"  # which people open
     for int8 in ((False, True) if kind.int8 else (False,))
 ]
+
+
+def test_evidence_has_every_kind_and_a_table(run: pv.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exports, "FORMATS", {name: FORMATS[name] for name in ("onnx", "timm")})
+    (tmp_path / "results").mkdir()
+    file = tmp_path / "results" / "exports-small.json"
+    assert exports.main([str(run.path), "--out", str(file)]) == 0
+    rows = json.loads(file.read_text())["rows"]
+    assert [(row["to"], row["int8"]) for row in rows] == [("onnx", False), ("onnx", True), ("timm", False)]
+    assert rows[0]["verified"], rows
+    written = sum("refused" not in row for row in rows)  # in int8 so small a network may lose too much
+    table = tables.table("exports-small", tmp_path / "results")
+    assert table.count("\n| `") == written
+    assert all(row["refused"][1:] in table for row in rows if "refused" in row)
 
 
 @pytest.mark.parametrize(("to", "int8"), KINDS)
