@@ -120,8 +120,8 @@ def trials_table(evidence: Json) -> str:
         for name in tested:
             test = trial[name]["test"]
             accuracies.append(f"{100 * test['accuracy']:.1f} ± {100 * test['std']:.1f} %")
-            accuracies.append(_gain(test["over_first_trial"]))
-        accuracies += [_gain(gain["test"]) for gain in trial.get("gains", ())]
+            accuracies.append(gain_cell(test["over_first_trial"]))
+        accuracies += [gain_cell(gain["test"]) for gain in trial.get("gains", ())]
         stages = [(_learnt(trial, name), _frozen(trial[name])) for name in learnt]
         before = [f"{found['epochs']} epochs, {minutes(found['seconds'])}{frozen}" for found, frozen in stages]
         took = [f"{found['steps']:,} steps, {minutes(found['seconds'] / len(found['all']))}" for found in tuned]
@@ -153,7 +153,7 @@ def tested_table(evidence: Json) -> str:
         changes = " ".join(f"`--{name} {value}`" for name, value in trial["changes"].items()) or "the recipe"
         tests = [trial[name]["test"] for name in inits]
         reached = [f"{100 * test['accuracy']:.1f} ± {100 * test['std']:.1f} %" for test in tests]
-        rows.append([changes, *reached, *(_gain(gain["test"]) for gain in trial["gains"])])
+        rows.append([changes, *reached, *(gain_cell(gain["test"]) for gain in trial["gains"])])
     over = [f"{_over(gain)}, points" for gain in trials[0]["gains"]]
     first = trials[0][inits[0]]
     seeds = ", ".join(str(seed) for seed in details["seeds"])
@@ -170,8 +170,8 @@ def _over(gain: Json) -> str:
     return " over ".join(TITLES[gain[key]].removeprefix("from ") for key in ("arm", "over"))
 
 
-def _gain(found: Json | None) -> str:
-    """Points on test images, with the interval."""
+def gain_cell(found: Json | None) -> str:
+    """Points, with the interval; a dash for what nothing is compared with."""
     if found is None:
         return "–"
     return f"{words.points(found['mean'])} ({words.points(found['low'])} to {words.points(found['high'])})"
@@ -189,6 +189,25 @@ def _learnt(trial: Json, init: str) -> Json:
     """How an arm of a trial was pre-trained; empty where it was not. Older evidence has MAE's beside the arms."""
     found: Json = trial[init].get("pretrain") or (trial.get("pretrain") if init == "mae" else None) or {}
     return found
+
+
+def splits_table(evidence: Json) -> str:
+    """A row for each arm in each form and each baseline: mean over splits, and what the first row has more."""
+    rows, details = [], evidence["details"]
+    for one in evidence["methods"]:
+        changes = " ".join(f"`--{name} {value}`" for name, value in one["changes"].items())
+        took = f"{one['seconds']:.1f} s" if one["seconds"] else "–"
+        reached = f"{100 * one['accuracy']:.1f} ± {100 * one['std']:.1f} %"
+        title = one["title"][0].upper() + one["title"][1:]
+        rows.append([f"{title}{', ' if changes else ''}{changes}", reached, gain_cell(one["gain"]), took])
+    head = ["", "test accuracy", "the first row over it, points", "a training"]
+    splits, seeds = (", ".join(map(str, some)) for some in (details["settings"]["splits"], details["seeds"]))
+    origin = (
+        f"`{details['command']}`. {evidence['labels']:,} labels; splits {splits}, seeds {seeds} on each: mean ± "
+        "standard deviation over splits, intervals of 95 % of differences paired by split. "
+        f"{device(details)}; {when(details)}."
+    )
+    return plain(f"{markdown(head, rows)}\n\n<sub>{origin}</sub>\n")
 
 
 def equal_time_table(evidence: Json) -> str:

@@ -18,10 +18,12 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from PIL import Image
+from scipy.stats import t
 
 from pocketvit.config import Settings, resolve
 from pocketvit.data import Dataset, load, scaled_size
 from pocketvit.errors import UserError
+from pocketvit.evaluation.statistics import LEVEL
 from pocketvit.files import write_whole
 from pocketvit.run.evidence import evidence
 from pocketvit.stages.images import patching_of
@@ -155,6 +157,14 @@ def spread(values: Sequence[float]) -> dict[str, Any]:
 def ratios(values: Sequence[float], over: Sequence[float]) -> dict[str, Any]:
     """`spread` of the quotients, repeat by repeat."""
     return spread([value / other for value, other in zip(values, over, strict=True)])
+
+
+def paired(values: Sequence[float], others: Sequence[float]) -> dict[str, float]:
+    """Mean difference of at least two pairs, and the ends of its interval of 95 %, by Student's t over the pairs."""
+    gains = [value - other for value, other in zip(values, others, strict=True)]
+    mean = statistics.fmean(gains)
+    reach = float(t.ppf((1 + LEVEL) / 2, len(gains) - 1)) * statistics.stdev(gains) / len(gains) ** 0.5
+    return {"mean": mean, "low": mean - reach, "high": mean + reach}
 
 
 def say(text: str) -> None:

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import json
-import statistics
 from pathlib import Path
 from typing import NamedTuple
 
-from bench_tables import TITLES
-from scipy.stats import t
+from bench_tables import TITLES, gain_cell
+from common import paired
 from writing import BadEvidence, Json, markdown, minutes, plain
-
-from pocketvit.evaluation.statistics import LEVEL
-from pocketvit.pages import words
 
 
 class Trained(NamedTuple):
@@ -42,13 +38,9 @@ def parts_table(results: Path) -> str:
     rows = []
     for part, *pair in PARTS:
         one, other = (_found(results, trained) for trained in pair)
-        gains = [a - b for a, b in zip(one["all"], other["all"], strict=True)]
-        reach = t.ppf((1 + LEVEL) / 2, len(gains) - 1) * statistics.stdev(gains) / len(gains) ** 0.5
-        mean = statistics.fmean(gains)
         reached = [f"{100 * found['validation_accuracy']:.1f} ± {100 * found['std']:.1f} %" for found in (one, other)]
-        told = f"{words.points(mean)} ({words.points(mean - reach)} to {words.points(mean + reach)})"
         took = " in place of ".join(minutes(_seconds(found)) for found in (one, other))
-        rows.append([part, TITLES[pair[0].arm], *reached, told, took])
+        rows.append([part, TITLES[pair[0].arm], *reached, gain_cell(paired(one["all"], other["all"])), took])
     names = sorted({trained.name for _, *pair in PARTS for trained in pair})
     head = ["part", "network", "with it", "without", "gain, points", "training of a seed, wall clock"]
     origin = (

@@ -3,9 +3,9 @@
 A table stands between `<!-- table:NAME -->` and `<!-- /table -->`. NAME is `budget` or `devices`, counted here and now;
 `cifar`: what benchmarks/reproduce.py wrote for the recipes of CIFAR-10 and CIFAR-100, beside what others have published
 (benchmarks/published.json); `parts`: what each part adds, from several files of trials.py; or a file
-results/NAME.json: `throughput-DEVICE`, `scaling-DEVICE`, `trials-NAME`, `operators-NAME`, `exports-NAME` and
-`equal-time-NAME` are written by the benchmarks of those names, `bench-NAME` by `pocketvit bench`, and any other is a
-copy of a run's summary.json. `tested-NAME` is what trials-NAME.json has of the test images.
+results/NAME.json: `throughput-DEVICE`, `scaling-DEVICE`, `trials-NAME`, `operators-NAME`, `exports-NAME`,
+`splits-NAME` and `equal-time-NAME` are written by the benchmarks of those names, `bench-NAME` by `pocketvit bench`,
+and any other is a copy of a run's summary.json. `tested-NAME` is what trials-NAME.json has of the test images.
 
     python benchmarks/tables.py           write the tables
     python benchmarks/tables.py --check   write nothing; exit status 1 where a table differs from its evidence
@@ -25,6 +25,7 @@ from bench_tables import (
     labels_table,
     plans_table,
     scaling_table,
+    splits_table,
     tested_table,
     throughput_table,
     trials_table,
@@ -95,6 +96,7 @@ def table(name: str, results: Path) -> str:
         "operators": (operators_table, "the evidence of benchmarks/operators.py"),
         "exports": (exports_table, "the evidence of benchmarks/exports.py"),
         "scaling": (scaling_table, "the evidence of benchmarks/scaling.py"),
+        "splits": (splits_table, "the evidence of benchmarks/splits.py"),
         "tested": (tested_table, "the evidence of benchmarks/trials.py"),
         "trials": (trials_table, "the evidence of benchmarks/trials.py"),
     }

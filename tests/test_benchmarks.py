@@ -18,6 +18,7 @@ import contestants
 import equal_time
 import numpy as np
 import pytest
+import splits
 import spreading
 import tables
 import throughput
@@ -324,6 +325,36 @@ def test_trials_share_what_they_have_in_common_and_go_on(
         "| from MAE, test | from MAE, over the first row | from random init, test |"
         in (tmp_path / "README.md").read_text()
     )
+
+
+@pytest.mark.slow
+def test_splits_pair_forms_arms_and_raw_pixels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "results").mkdir()
+    out = tmp_path / "results" / "splits-digits.json"
+    small = ["--pretrain.epochs", "1", "--finetune.epochs", "1", "--finetune.min_steps", "4", "--arms", "mae,resnet"]
+    sizes = ["--model.width", "16", "--model.depth", "1", "--model.heads", "2", "--resnet.depth", "8"]
+    command = ["digits", "digits", *small, *sizes, "--device", "cpu", "--seeds", "1", "--splits", "1", "2"]
+    assert splits.main([*command, "--out", str(out)]) == 2
+    assert "one label budget" in capsys.readouterr().err
+    command += ["--labels-per-class", "5", "--form", "finetune.unlabelled=none", "--out", str(out)]
+    assert splits.main(command) == 0
+    found = json.loads(out.read_text())
+    assert found["labels"] == 50
+    named = [(bool(row["changes"]), row["method"]) for row in found["methods"]]
+    assert named[:2] == [(False, "mae"), (False, "resnet")]
+    assert named[-2:] == [(True, "mae"), (True, "resnet")]
+    assert (False, "label spreading") in named
+    lead, *others = found["methods"]
+    assert lead["gain"] is None
+    for row in others:
+        first, second = (a - b for a, b in zip(lead["all"], row["all"], strict=True))
+        assert row["gain"]["mean"] == pytest.approx((first + second) / 2)
+        # Student's t with one degree of freedom.
+        assert row["gain"]["high"] - row["gain"]["mean"] == pytest.approx(12.7062 * abs(first - second) / 2, rel=1e-4)
+    assert tables.table("splits-digits", out.parent).count("\n| ") == len(found["methods"])
 
 
 def test_trials_compare_objectives_of_pre_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
