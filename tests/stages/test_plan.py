@@ -148,10 +148,19 @@ def test_what_is_left_is_divided_among_what_is_to_come() -> None:
 def test_a_plan_survives_the_file() -> None:
     made = plan(limit=250)
     assert Plan.of(made.to_json()) == made
+
+
+def test_a_stage_knows_its_place_and_what_it_was_to_take() -> None:
+    made = plan(limit=250)
     place = made.place("probe", {"pixels-5"}.__contains__)
     assert (place.number, place.of, place.title) == (4, len(made.parts), "probe")
     others = [part.seconds for part in made.parts if part.key not in ("probe", "pixels-5")]
     assert place.later == pytest.approx(sum(others))
+    assert place.planned is None  # it does not train
+    own = next(part for part in made.parts if part.key == "pretrain-mae")
+    trained = replace(made, limit=None).place("pretrain-mae", lambda key: False)
+    assert trained.planned == pytest.approx(own.seconds - own.tail)
+    assert replace(made, limit=600.0).place("pretrain-mae", lambda key: False).planned is None
     assert replace(made, parts=()).place("probe", lambda key: False) is None
 
 

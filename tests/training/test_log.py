@@ -56,5 +56,16 @@ def test_a_place_in_a_plan_is_said_with_the_time_for_all(clock: list[float]) -> 
     assert lines == ["2/9  fine-tuning from MAE  step 20/100  loss 0.5  20 s/epoch  3 min left, 2.0 h for all"]
 
 
+def test_what_comes_later_takes_as_much_longer_as_the_stage_itself(clock: list[float]) -> None:
+    run_log = RunLog()
+    lines: list[str] = []
+    run_log.stage = Place(1, 9, "pre-training (MAE)", later=3600.0, planned=100.0)
+    run_log.say = lines.append  # type: ignore[method-assign, assignment]
+    with StageProgress(run_log, "not this", 100, 0, 10) as progress:
+        clock[0] += 40
+        progress.update(20, "loss 0.5")  # 200 seconds in all, twice as many as planned
+    assert lines[0].endswith("3 min left, 2.0 h for all")
+
+
 def test_slow_epochs_do_not_keep_it_silent(clock: list[float]) -> None:
     assert len(said(steps=10, done=0, per_epoch=10, seconds=60.0, clock=clock)) == 10

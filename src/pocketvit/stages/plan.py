@@ -98,8 +98,9 @@ class Plan:
         if key not in keys:
             return None
         number = keys.index(key)
-        later = sum(part.seconds for part in self.parts if part.key != key and not done(part.key))
-        return Place(number + 1, len(keys), self.parts[number].title, later + self.parts[number].tail)
+        own, later = self.parts[number], sum(p.seconds for p in self.parts if p.key != key and not done(p.key))
+        planned = own.seconds - own.tail if own.trains and self.limit is None else None
+        return Place(number + 1, len(keys), own.title, later + own.tail, planned)
 
     def to_json(self) -> dict[str, Any]:
         """For the run."""

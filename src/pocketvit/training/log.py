@@ -29,12 +29,17 @@ def check_tensorboard() -> None:
 
 
 class Place(NamedTuple):
-    """Where a stage stands in a run: its number among so many, its title, and the seconds of what comes after it."""
+    """Where a stage stands in a run: its number among so many, its title, and the seconds of what comes after it.
+
+    `planned` are those that its own steps were to take, where what comes later takes as much longer or shorter as
+    they do; None where there is a limit to keep to.
+    """
 
     number: int
     of: int
     title: str
     later: float
+    planned: float | None = None
 
 
 class RunLog:
@@ -155,14 +160,16 @@ class StageProgress:
         # The pace of two epochs is worth a line of its own, unless the stage is nearly over.
         known = self._silent and step - self._first >= 2 * self._per_epoch and left >= BRIEF
         if self._bar is not None:
-            self._bar.update(self._task, completed=step, note=note, left=self._words(left))
+            self._bar.update(self._task, completed=step, note=note, left=self._words(left, pace))
         elif known or now - self._said >= BETWEEN_LINES:
             self._said, self._silent = now, False
-            self._log.say(f"{self._title}  step {step}/{self._steps}  {note}  {self._words(left)}")
+            self._log.say(f"{self._title}  step {step}/{self._steps}  {note}  {self._words(left, pace)}")
 
-    def _words(self, left: float) -> str:
-        """Time left, for the stage and for all."""
+    def _words(self, left: float, pace: float) -> str:
+        """Time left, for the stage and for all, at `pace` seconds a step."""
         later = self._log.stage.later if self._log.stage else 0.0
+        if self._log.stage and self._log.stage.planned:
+            later *= pace * self._steps / self._log.stage.planned
         return f"{seconds_left(left)} left" + (f", {seconds_left(left + later)} for all" if later else "")
 
     def shorten(self, steps: int) -> None:
