@@ -123,7 +123,7 @@ def trials_table(evidence: Json) -> str:
             accuracies.append(gain_cell(test["over_first_trial"]))
         accuracies += [gain_cell(gain["test"]) for gain in trial.get("gains", ())]
         stages = [(_learnt(trial, name), _frozen(trial[name])) for name in learnt]
-        before = [f"{found['epochs']} epochs, {minutes(found['seconds'])}{frozen}" for found, frozen in stages]
+        before = [f"{_prepared(found)}{frozen}" for found, frozen in stages]
         took = [f"{found['steps']:,} steps, {minutes(found['seconds'] / len(found['all']))}" for found in tuned]
         rows.append([changes, *accuracies, *before, *took])
     head = [
@@ -183,6 +183,11 @@ def _frozen(found: Json) -> str:
         return ""
     knn, linear = (words.percent(found["probe"][name]) for name in ("knn", "linear"))
     return f"; frozen: kNN {knn}, linear {linear}"
+
+
+def _prepared(found: Json) -> str:
+    """How an arm was pre-trained, or which weights it has instead."""
+    return f"`{found['init']}`" if "init" in found else f"{found['epochs']} epochs, {minutes(found['seconds'])}"
 
 
 def _learnt(trial: Json, init: str) -> Json:

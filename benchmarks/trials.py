@@ -57,6 +57,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--inits", nargs="+", choices=INITS, default=list(USUAL), help="what to train (default: mae random)"
     )
+    made.add_argument("--init", help="weights that arms start from in place of pre-training")
     made.add_argument("--seeds", type=at_least_1, default=3, help="fine-tunings of each (default: 3)")
     made.add_argument("--pause-after", help="as 9m: save and stop; the next call goes on")
     made.add_argument("--name", help="of the evidence, results/trials-NAME.json (default: the recipe's)")
@@ -131,11 +132,11 @@ class Bench:
             start: dict[str, Any] = {"arms": init}
             told = {}
             if INITS[init]:
-                start["init"] = self._run("pretrain", before, f"-{init}", **start)
-                learnt = start["init"].path
+                start["init"], learnt = self._start(init, before, start)
                 # With the labels that fine-tuning has.
-                probed = pocketvit.probe(self.given.data, model=learnt)["model"]
-                told = {"pretrain": read_summary(learnt)["pretrain"][init], "probe": probed}
+                used = resolve(self.given.recipe, **{**self.settings, **changes})
+                probed = pocketvit.probe(self.given.data, model=start["init"], settings=used)["model"]
+                told = {"pretrain": learnt, "probe": probed}
             # Pre-training's settings matter to a random init where it reconstructs too.
             kept = changes if INITS[init] or beside else after(changes)
             tuned = self._run("finetune", kept, f"-{init}", **start, seeds=self.given.seeds)
@@ -162,6 +163,13 @@ class Bench:
         self.first = self.first or right
         return found
 
+    def _start(self, init: str, changes: Changes, arms: dict[str, Any]) -> tuple[str | Path, dict[str, Any]]:
+        """What an arm is fine-tuned from, and how that was pre-trained."""
+        if self.given.init:
+            return self.given.init, {"init": self.given.init}
+        run = self._run("pretrain", changes, f"-{init}", **arms)
+        return run.path, read_summary(run.path)["pretrain"][init]
+
     def _right(self, run: Run, init: str) -> NDArray[np.bool_]:
         """(S, N): which test images the network of each seed got right."""
         folder, keys = RunFolder(run.path), [finetune_key(init, self.budget, seed) for seed in self.seeds]
@@ -169,6 +177,7 @@ class Bench:
 
     def _run(self, verb: str, changes: Changes, suffix: str = "", **more: Any) -> Run:
         of = [self.given.recipe, self.given.data, self.settings, changes, more.get("seeds")]
+        of += [self.given.init] if self.given.init else []
         mark = hashlib.blake2b(json.dumps(of, sort_keys=True).encode(), digest_size=4).hexdigest()
         folder = self.folder / f"{verb}{suffix}-{mark}"
         limit = self.given.pause_after

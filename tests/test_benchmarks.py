@@ -26,6 +26,7 @@ import torch
 import trials
 from PIL import Image
 
+import pocketvit as pv
 from pocketvit.config import ModelConfig, Settings
 from pocketvit.data import load
 from pocketvit.model.costs import costs
@@ -325,6 +326,23 @@ def test_trials_share_what_they_have_in_common_and_go_on(
         "| from MAE, test | from MAE, over the first row | from random init, test |"
         in (tmp_path / "README.md").read_text()
     )
+
+
+def test_trials_start_from_given_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    sizes = {"model.width": "16", "model.depth": "1", "model.heads": "2"}
+    run = pv.pretrain("digits", recipe="digits", epochs=1, out=tmp_path / "given", device="cpu", **sizes)
+    (tmp_path / "results").mkdir()
+    out = tmp_path / "results" / "trials-digits.json"
+    flags = [word for name, value in sizes.items() for word in (f"--{name}", value)]
+    flags += ["--finetune.epochs", "1", "--finetune.min_steps", "2", "--labels-per-class", "5", "--device", "cpu"]
+    command = ["digits", "digits", *flags, "--init", "given", "--inits", "mae", "--seeds", "1", "--out", str(out)]
+    assert trials.main(command) == 0
+    (trial,) = json.loads(out.read_text())["trials"]
+    assert trial["mae"]["pretrain"] == {"init": "given"}
+    assert trial["mae"]["probe"] == pv.probe(model=run, labels_per_class=5)["model"]
+    assert [folder.name[:13] for folder in (tmp_path / "runs" / "trials-digits").iterdir()] == ["finetune-mae-"]
+    assert "| `given`; frozen: kNN" in tables.table("trials-digits", out.parent)
 
 
 @pytest.mark.slow
