@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
@@ -20,6 +19,7 @@ from pocketvit.data import Dataset
 from pocketvit.errors import UserError
 from pocketvit.model.networks import NETWORKS
 from pocketvit.model.vit import LONGEST_UNFUSED, ViT
+from pocketvit.training.device import free_bytes
 from pocketvit.training.finetune import finetuning
 from pocketvit.training.objectives import PRETRAINING
 from pocketvit.training.objectives.teaching import images_beside
@@ -171,19 +171,3 @@ def peak_bytes(work: Callable[[], object], device: torch.device) -> int | None:
 def _peak_resident() -> int:
     line = next(line for line in STATUS.read_text().splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) * 1024
-
-
-def free_bytes(device: torch.device) -> int:
-    """Memory that this process may still take on a device, in bytes."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    free = int(psutil.virtual_memory().available)
-    try:
-        import resource
-
-        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
-    except ImportError:  # not Unix
-        return free
-    if limit == resource.RLIM_INFINITY:
-        return free
-    return min(free, limit - int(psutil.Process().memory_info().vms))
