@@ -179,7 +179,10 @@ class PretrainConfig(OptimConfig):
     prefix = "pretrain."
     epochs: int = changed(OptimConfig, "epochs", 200)
     knn_every: int = setting(
-        0, "epochs between two kNN readings on the validation images; 0 takes them at the end only", AT_LEAST_0
+        0,
+        "epochs between two kNN readings on the validation images, taken where such an epoch ends with a reading, of "
+        "which a stage has about 20; 0 takes one at the end only",
+        AT_LEAST_0,
     )
     augment: AugmentConfig = group(AugmentConfig, "random changes to the images", crop_scale=0.4)
 
