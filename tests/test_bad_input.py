@@ -103,6 +103,10 @@ MISTAKES: dict[str, tuple[Make, tuple[str, ...]]] = {
         lambda t: ["pretrain", str(loose(t / "d")), "--patch=3", "--size=8"],
         ("--patch 3 does not divide the image size 8x8", "--size 6x6 or 9x9", "--patch 2, 4"),
     ),
+    "a size beyond memory, before anything is decoded": (
+        lambda t: ["fit", str(corrupt(t / "d")), "--size=12000"],
+        ("images of 12000x12000 takes about", "GB of memory", "--size 6000x6000"),
+    ),
     "no labels to fit": (lambda t: ["fit", str(loose(t / "d"))], ("labels are needed", "pretrain works without")),
     "no labels to fine-tune": (lambda t: ["finetune", str(loose(t / "d"))], ("labels are needed",)),
     "an unknown flag": (lambda t: ["fit", "digits", "--epocs=3"], ("--epocs", "did you mean epochs?")),
