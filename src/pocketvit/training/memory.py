@@ -26,7 +26,7 @@ from pocketvit.training.objectives.teaching import images_beside
 from pocketvit.training.pretrain import pretraining
 
 USUAL = {"pretrain": "mae", "finetune": "vit"}  # what a stage trains by or trains
-COPIES = 5  # of the weights: gradients, two moments and an average beside them
+COPIES = 9  # of the weights: they, gradients, two moments and an average, and all but gradients in the last good state
 WORKSPACE = 200 * 10**6  # bytes that kernels take for themselves
 HALVED = 0.7  # of what float32 keeps is kept with bf16, which leaves norms and residuals as they are
 SHARE = 0.9  # of the free memory that a step may take
@@ -69,7 +69,7 @@ def step_bytes(
 ) -> tuple[int, int]:
     """Bytes that a step of "pretrain" or "finetune" takes: in any case, and for the images of a part of a batch.
 
-    Counted from the tensors that a forward pass keeps; at the sizes tried 1.1 to 1.8 times what training took.
+    Counted from the tensors that a forward pass keeps; at the sizes tried more than training took.
 
     Args:
         stage: "pretrain" or "finetune".
@@ -174,7 +174,7 @@ def _underestimate(
         step = pretraining(dataset, brief, accelerator, kind)
     else:
         step = finetuning(dataset, everything, brief, accelerator, seed=settings.seed, init=None, network=kind)
-    taken = peak_bytes(lambda: step.run(0), device)
+    taken = peak_bytes(lambda: (step.capture(0), step.run(0)), device)  # training holds the last good state beside
     if taken is None:
         return 1.0
     always, images = step_bytes(stage, *about, brief, device, bf16, kind)
