@@ -154,9 +154,10 @@ MISTAKES: dict[str, tuple[Make, tuple[str, ...]]] = {
     "a size that is none": (lambda t: ["fit", "digits", "--size=huge"], ("--size: 'huge'", "HEIGHTxWIDTH")),
     "a size of nothing": (lambda t: ["fit", "digits", "--size=8x0"], ("--size: '8x0'",)),
     "a number that is none": (lambda t: ["fit", "digits", "--epochs=many"], ("epochs", "many")),
-    "no epochs": (lambda t: ["fit", "digits", "--epochs=0"], ("--pretrain.epochs: 0", "at least 1")),
-    "no images a batch": (lambda t: ["finetune", "digits", "--batch-size=0"], ("--finetune.batch_size: 0",)),
-    "more than every patch hidden": (lambda t: ["fit", "digits", "--mask-ratio=1.5"], ("--mae.mask_ratio: 1.5",)),
+    "no epochs": (lambda t: ["fit", "digits", "--epochs=0"], (" --epochs: 0", "at least 1")),
+    "no epochs, by its dotted name": (lambda t: ["fit", "digits", "--pretrain.epochs=0"], ("--pretrain.epochs: 0",)),
+    "no images a batch": (lambda t: ["finetune", "digits", "--batch_size=0"], (" --batch-size: 0",)),
+    "more than every patch hidden": (lambda t: ["fit", "digits", "--mask-ratio=1.5"], (" --mask-ratio: 1.5",)),
     "no seeds": (lambda t: ["fit", "digits", "--seeds=0"], ("--seeds: 0",)),
     "targets that cannot be normalised": (
         lambda t: ["pretrain", "digits", "--patch=1", "--mae.normalise_targets"],
