@@ -7,13 +7,13 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from planner import Json, first, labels_of, train_briefly
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from pocketvit.config import Settings
 from pocketvit.data import Dataset
 from pocketvit.model.costs import costs
-from pocketvit.stages.planner import Json, first, labels_of, train_briefly
 from pocketvit.training.ceilings import Ceilings
 from pocketvit.training.device import describe
 
