@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketvit.config import resolve, run_config
-from pocketvit.data import Dataset, load
+from pocketvit.data import Dataset
 from pocketvit.edge.format import CannotRun, Format
 from pocketvit.edge.formats import format_of
 from pocketvit.edge.sensitivity import sensitivities
@@ -20,7 +19,7 @@ from pocketvit.evaluation.predictor import Predictor
 from pocketvit.files import drafts, expanded, write_whole
 from pocketvit.model.network import Network
 from pocketvit.model.weights import WeightsMeta
-from pocketvit.verbs.models import Model, classifier_of, data_of, path_of, rendering_of
+from pocketvit.verbs.models import Model, classifier_of, data_of, dataset_like, path_of
 
 CALIBRATING = 512  # train images
 SENSING = 128  # of these, where layers are told apart
@@ -125,9 +124,7 @@ def images_of(path: Path, meta: WeightsMeta, data: str | None) -> Dataset:
     Raises UserError where they are not known, or not those.
     """
     data = data_of(path, "give --data") if data is None else data
-    config = resolve(config=run_config(path)).data
-    sized = replace(config, size="{}x{}".format(*meta.shape))
-    dataset = load(str(data), sized, rendering=rendering_of(meta), channels=meta.shape[2], need_labels=True)
+    dataset = dataset_like(str(data), meta, resolve(config=run_config(path)).data)
     if meta.source and dataset.fingerprint != meta.source:
         raise UserError(
             f"--data {data}: not the images that the model learnt from: what tests must be what it held out"

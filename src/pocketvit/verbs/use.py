@@ -36,7 +36,7 @@ from pocketvit.training.device import make_accelerator
 from pocketvit.training.pretrain import step_costs
 from pocketvit.verbs.asked import Data, spec_of
 from pocketvit.verbs.model import load as load_model
-from pocketvit.verbs.models import Model, data_of, dataset_like, few, mae_path_of, path_of, rendering_of
+from pocketvit.verbs.models import Model, data_of, dataset_like, few, mae_path_of, path_of
 from pocketvit.verbs.progress import in_parts, waiting
 
 
@@ -95,7 +95,7 @@ def evaluate(
     meta = trained.meta
     height, width, channels = meta.shape
     config = dataclasses.replace(settings.data, size=f"{height}x{width}")
-    found = load_whole(data, config, rendering_of(meta), channels)
+    found = load_whole(data, config, meta.rendering, channels)
     kept = _learnt_by(model)
     images, labels, notes = found.split.images, found.split.labels, [f"all {len(found.split)} labelled test images"]
     assert labels is not None
