@@ -127,10 +127,10 @@ class Batches:
         """(B, C, H, W) in [0, 1] to mean 0 and deviation 1 of every channel of the train images."""
         return (images - self.mean) / self.std
 
-    def chunks(self, batch_size: int) -> Iterator[Tensor]:
-        """All images in their own order, as normalised (B, C, H, W) of at most `batch_size`."""
-        for start in range(0, len(self), batch_size):
-            yield self.normalise(self._images.between(start, start + batch_size) / 255)
+    def chunks(self) -> Iterator[Tensor]:
+        """All images in their own order, as normalised (B, C, H, W): batches, and what is left over."""
+        for start in range(0, len(self), self.batch_size):
+            yield self.normalise(self._images.between(start, start + self.batch_size) / 255)
 
 
 class _Resident:
