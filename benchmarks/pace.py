@@ -25,9 +25,11 @@ from typing import Any
 REPO = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(REPO / "src"), str(REPO / "benchmarks")]  # a clone runs as it is
 
+import planner  # noqa: E402
 import torch  # noqa: E402
 from accelerate import Accelerator  # noqa: E402
 from common import default_source, settings_in  # noqa: E402
+from roofline import Ceilings  # noqa: E402
 from torch.nn.attention import SDPBackend, sdpa_kernel  # noqa: E402
 from torch.nn.functional import scaled_dot_product_attention  # noqa: E402
 
@@ -35,9 +37,8 @@ from pocketvit.config import recipe_path, resolve  # noqa: E402
 from pocketvit.data import load  # noqa: E402
 from pocketvit.errors import UserError  # noqa: E402
 from pocketvit.files import write_whole  # noqa: E402
-from pocketvit.stages import planner  # noqa: E402
 from pocketvit.stages.images import patching_of  # noqa: E402
-from pocketvit.training.ceilings import Ceilings, fastest  # noqa: E402
+from pocketvit.training.ceilings import fastest  # noqa: E402
 from pocketvit.training.device import describe, make_accelerator  # noqa: E402
 
 PARTS = (*planner.STAGES, "device")

@@ -34,7 +34,7 @@ from pocketvit.errors import UserError
 from pocketvit.evaluation.predictor import Predictor
 from pocketvit.training.device import make_accelerator
 from pocketvit.verbs.export import images_of
-from pocketvit.verbs.models import classifier_of, path_of, rendering_of
+from pocketvit.verbs.models import classifier_of, path_of
 
 COUNT = 100
 
@@ -78,7 +78,7 @@ def main(argv: list[str] | None = None) -> int:
         browser.until("document.getElementById('time').textContent.includes('ms')")
         results["seconds_until_first_answer"] = time.perf_counter() - began
         for kind, contents in files(images).items():
-            pixels, _ = read_images(contents, meta.shape[:2], meta.shape[2], rendering_of(meta))
+            pixels, _ = read_images(contents, meta.shape[:2], meta.shape[2], meta.rendering)
             seen, found = in_browser(browser, contents, meta.shape)
             results[kind] = {
                 "images": len(contents),

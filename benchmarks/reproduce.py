@@ -26,6 +26,7 @@ REPO = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(REPO / "src"), str(REPO / "benchmarks")]  # a clone runs as it is
 
 import finish  # noqa: E402
+import planner  # noqa: E402
 import psutil  # noqa: E402
 import torch  # noqa: E402
 from accelerate import Accelerator  # noqa: E402
@@ -39,7 +40,6 @@ from pocketvit.model import weights  # noqa: E402
 from pocketvit.run.evidence import evidence  # noqa: E402
 from pocketvit.run.folder import CONFIG  # noqa: E402
 from pocketvit.run.opening import open_run, settle  # noqa: E402
-from pocketvit.stages import planner  # noqa: E402
 from pocketvit.stages.arms import Arm, arms_named, known_arms  # noqa: E402
 from pocketvit.stages.comparison import finetune_arms  # noqa: E402
 from pocketvit.stages.context import Context  # noqa: E402

@@ -2,20 +2,44 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from planner import Json, first, labels_of, train_briefly
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from pocketvit.config import Settings
 from pocketvit.data import Dataset
 from pocketvit.model.costs import costs
-from pocketvit.stages.planner import Json, first, labels_of, train_briefly
-from pocketvit.training.ceilings import Ceilings
+from pocketvit.training.ceilings import fastest, matmul_flops
 from pocketvit.training.device import describe
+
+
+@dataclass(frozen=True)
+class Ceilings:
+    """FLOP/s of a matrix product, bytes/s (read and written) of a copy."""
+
+    flops: float
+    bytes: float
+
+    @classmethod
+    def measure(cls, device: torch.device, dtype: torch.dtype) -> Ceilings:
+        """The best of REPEATS products, and of copies that no cache holds."""
+        source, target = (torch.randn(2**28 if device.type == "cuda" else 2**25, device=device) for _ in range(2))
+        copy = fastest(lambda: target.copy_(source), device)
+        return cls(matmul_flops(device, dtype), 2 * source.nbytes / copy)
+
+    def roofline(self, flops: float, bytes: float, seconds: float) -> dict[str, float]:
+        """A step's work and time beside the least time that the ceilings allow it; see docs/reproduce.md."""
+        least = {"matmul_seconds": flops / self.flops, "copy_seconds": bytes / self.bytes}
+        return {
+            "flops": flops, "bytes": bytes, "seconds": seconds, **least,
+            "utilisation": least["matmul_seconds"] / seconds,
+            "roofline": max(least.values()) / seconds,
+        }  # fmt: skip
 
 
 def speed(

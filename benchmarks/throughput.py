@@ -37,6 +37,7 @@ from common import (
 )
 from contestants import BASELINE, OTHER, OURS, Contestant, Files, Ours, Theirs, make, names, ready_batches, take_steps
 from costs import memory, profile
+from planner import train_briefly
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -44,7 +45,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from pocketvit.config import Settings
 from pocketvit.data import Dataset, load
 from pocketvit.stages.images import patching_of
-from pocketvit.stages.planner import train_briefly
 from pocketvit.training.device import keep_freed_memory, make_accelerator
 
 PARTS = ("step", "epoch", "profile", "memory")

@@ -22,6 +22,7 @@ from importlib.metadata import metadata
 from pathlib import Path
 
 import numpy as np
+import planner
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -33,7 +34,6 @@ from torch.distributed.run import get_args_parser as torchrun_parser
 import pocketvit
 from pocketvit.cli import VERBS, main
 from pocketvit.config import flat_names
-from pocketvit.stages import planner
 
 REPO = Path(__file__).resolve().parents[1]
 DOCUMENTS = ["README.md", "CONTRIBUTING.md", *(f"docs/{path.name}" for path in sorted((REPO / "docs").glob("*.md")))]

@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+import planner
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -26,7 +27,7 @@ from sklearn.datasets import load_digits
 import pocketvit
 from pocketvit.errors import UserError
 from pocketvit.model import weights
-from pocketvit.stages import baselines, context, finetuning, planner, pretraining
+from pocketvit.stages import baselines, context, finetuning, pretraining
 from pocketvit.stages.arms import Arm, arms_named
 from pocketvit.training import loop
 

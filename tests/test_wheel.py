@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pocketvit.config.shipped import shipped
+from pocketvit.config.shipped import shipped_files
 
 REPO = Path(__file__).resolve().parents[1]
 
@@ -49,7 +49,7 @@ def test_what_ships_is_in_the_wheel(installed: Path, folder: str, suffix: str) -
 
 @pytest.mark.slow
 def test_shipped_models_predict_and_are_started_from(installed: Path, tmp_path: Path) -> None:
-    classifiers = sorted(name for name in shipped("models", ".safetensors") if not name.endswith("-mae"))
+    classifiers = sorted(name for name in shipped_files("models") if not name.endswith("-mae"))
     assert classifiers
     random = np.random.default_rng(0)
     for name in ("red", "blue"):

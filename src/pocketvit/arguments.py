@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import shutil
 import sys
 import time
@@ -29,7 +30,7 @@ DATA = (str, "digits", DATA_HELP)
 JUDGED = (str, None, f"{DATA_HELP}; default: what the run was begun with")
 MODEL = (str, ..., "run directory, weights file or name of a shipped model")
 # Among settings, where "model" is the network's sizes, --model stands for this.
-WEIGHTS = (str, None, f"{MODEL[2]}")
+WEIGHTS = (str, None, MODEL[2])
 OUT: Arguments = {
     "out": (str, None, "run directory; default: a new one in runs/"),
     "overwrite": (bool, False, "replace the run that is in --out"),
@@ -92,11 +93,23 @@ def settings_given(verb: str, about: str, args: list[str], arguments: Arguments)
         words.append(f"--recipe={named}")
     used = _value(words, "weights")
     base = recipe_path(named) if named else run_config(model_path(used)) if used else None
-    given = parse(parser, [f"--config={base}", *words] if base else words)
+    try:
+        given = parse(parser, [f"--config={base}", *words] if base else words)
+        settings = settings_of(parser, given)
+    except UserError as error:
+        raise UserError(_as_typed(str(error), args, flat)) from None
     if "weights" in arguments and not given["weights"]:
         raise UserError(f"--model: {verb} needs a {MODEL[2]}")
     given["lengths_given"] = chosen or any(_value(words, name) is not None for name in LENGTHS)
-    return given, settings_of(parser, given)
+    return given, settings
+
+
+def _as_typed(message: str, args: list[str], flat: dict[str, str]) -> str:
+    """A message with the short names of flags where these were typed, as --epochs for --pretrain.epochs."""
+    typed = {arg.partition("=")[0].removeprefix("--").replace("-", "_") for arg in args}
+    for name in typed & flat.keys():
+        message = re.sub(rf"--{re.escape(flat[name])}(?![\w.])", f"--{name.replace('_', '-')}", message)
+    return message
 
 
 def _help_asked(args: list[str], text: Callable[[bool], str]) -> None:

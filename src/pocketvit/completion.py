@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pocketvit.arguments import SHOWN, Arguments
-from pocketvit.config import flat_names, shipped_names
+from pocketvit.config import flat_names, shipped_files
 from pocketvit.config.parsing import setting_texts
 from pocketvit.errors import UserError
 
@@ -23,7 +23,7 @@ def complete(verbs: dict[str, tuple[str, Arguments | None]]) -> None:
     sub = parser.add_subparsers()
     places: dict[str, Callable[..., Any]] = {
         "out": DirectoriesCompleter(), "init": FilesCompleter(), "model": _models, "run": _models,
-        "recipe": lambda **_: shipped_names("recipes"),
+        "recipe": lambda **_: list(shipped_files("recipes")),
     }  # fmt: skip
     for verb, (about, arguments) in verbs.items():
         one = sub.add_parser(verb, help=about)
@@ -52,7 +52,7 @@ def completion_script(shell: str) -> str:
 
 def _models(prefix: str = "", **_: Any) -> list[str]:
     runs = [str(path.parent) for path in Path("runs").glob("*/config.yaml")]
-    return [name for name in [*runs, *shipped_names("models")] if name.startswith(prefix)]
+    return [name for name in [*runs, *shipped_files("models")] if name.startswith(prefix)]
 
 
 def _sources(prefix: str = "", **_: Any) -> list[str]:

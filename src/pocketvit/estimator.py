@@ -78,12 +78,7 @@ class PocketViTClassifier(ClassifierMixin, BaseEstimator):
             raise UserError(f"y: {missing} labels are missing (NaN or None): leave these images out")
         self.classes_, numbers = np.unique(given_labels, return_inverse=True)
         lengths = {"pretrain.epochs": self.epochs, "finetune.epochs": self.finetune_epochs}
-        given: dict[str, Any] = {
-            "seeds": 1,
-            "data.labels_per_class": "all",
-            "data.test_fraction": 0.05,
-            "device": self.device,
-        }
+        given: dict[str, Any] = {"seeds": 1, "data.labels_per_class": "all", "data.test_fraction": 0.05}
         given |= {name: value for name, value in lengths.items() if value is not None}
         given |= {"seed": self.random_state, "device": self.device, **(self.settings or {})}
         data = Arrays(X, numbers, tuple(map(str, self.classes_)))

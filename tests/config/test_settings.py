@@ -189,6 +189,8 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         ("finetune.lr", -1e-3, "at least 0"),
         ("finetune.lr_base_size", -256, "at least 0"),
         ("finetune.drop_path", 1.0, "at least 0 and below 1"),
+        ("pretrain.augment.rotate", 180.5, "from 0 to 180"),
+        ("finetune.augment.shift", -0.5, "from 0 to 1"),
         ("finetune.beta2", 1.0, "at least 0 and below 1"),
         ("pretrain.augment.crop_scale", 0.0, "above 0 and at most 1"),
         ("mae.decode_share", 0.0, "above 0 and at most 1"),

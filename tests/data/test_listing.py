@@ -53,13 +53,19 @@ def test_the_number_of_a_file_hides_its_split_from_nobody() -> None:
         ({"train": "train_another", "val": "validation_another", "test": "test_another"}, ()),
         ({"train": "split=train", "val": "split=val"}, ()),
         ({"train": "Train_Data"}, ("Labels",)),
+        ({"train": "train2017", "test": "test"}, ("train_masks",)),
         # Classes, for each says something else.
         ({}, ("steam-train", "crash-test")),
         ({}, ("steam-train", "diesel-train", "tram")),
         ({}, ("web-dev", "app-dev", "beta test")),
         ({}, ("train_station", "bus_station")),
         ({}, ("horse_train", "zebra_test")),
+        ({}, ("train1", "train2")),
     ],
 )
 def test_splits_say_the_same_but_for_the_split(splits: dict[str, str], others: tuple[str, ...]) -> None:
     assert splits_among([*others, *splits.values()]) == {name: split for split, name in splits.items()}
+
+
+def test_parts_of_a_split_are_told_beside_another() -> None:
+    assert splits_among(["train1", "train_2", "test"]) == {"train1": "train", "train_2": "train", "test": "test"}

@@ -116,7 +116,8 @@ def test_a_runtime_is_chosen_by_the_files_name_or_asked_for(
     run: pv.Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "m.onnx"
-    pv.export(run, out=file)
+    for _ in range(2):  # the first is replaced
+        pv.export(run, out=file)
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "a.png")
     told = {}
     for name in (None, "onnxruntime", "openvino"):
@@ -192,9 +193,13 @@ def test_a_place_that_is_none_is_known_before_the_work(
             error = capsys.readouterr().err
             assert f"--out {out}: {words}" in error
             assert error.count("\n") == 1
-    weights = run.path / "model.safetensors"
-    assert main(["export", str(run.path), "--to", "timm", "--out", str(weights)]) == 2
-    assert "the weights themselves" in capsys.readouterr().err
+    weights, notes = run.path / "model.safetensors", tmp_path / "n.onnx.md"
+    notes.write_text("mine")
+    for to, file, there in (("timm", weights, weights), ("onnx", tmp_path / "n.onnx", notes)):
+        before = there.read_bytes()
+        assert main(["export", str(run.path), "--to", to, "--out", str(file)]) == 2
+        assert f"--out {file}: {there.name} is there, and no export wrote it" in capsys.readouterr().err
+        assert there.read_bytes() == before
 
 
 def test_a_file_that_cannot_run_here_is_kept_and_said_not_to_be_verified(

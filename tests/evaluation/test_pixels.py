@@ -35,6 +35,23 @@ def test_what_would_take_too_long_is_left_out(monkeypatch: pytest.MonkeyPatch) -
     found = pixel_baselines(*part, *part, *part)
     assert set(found) == {"knn", "ridge"}
     assert found["ridge"]["test"] == 1
+    assert set(pixel_baselines(*part, *part, *part, most_seconds=0.0)) == {"ridge"}
+
+
+def test_pixels_that_memory_would_not_hold_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = np.random.default_rng(6).integers(0, 256, (6, 8, 4, 2), dtype=np.uint8)
+    part = images, np.arange(6) % 2
+    for free, fits in ((31 * images.size, False), (33 * images.size, True)):
+        monkeypatch.setattr("pocketvit.evaluation.pixels.free_bytes", lambda device, free=free: free)
+        assert bool(pixel_baselines(*part, *part, *part)) == bool(expected_seconds(*part, 6, 6)) == fits
+
+
+def test_images_are_tested_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = np.random.default_rng(6).integers(0, 256, (60, 8, 4, 2), dtype=np.uint8)
+    part = images, np.arange(60) % 2
+    at_once = pixel_baselines(*part, *part, *part)
+    monkeypatch.setattr("pocketvit.evaluation.pixels.CHUNK", 7)
+    assert pixel_baselines(*part, *part, *part) == at_once
 
 
 @pytest.mark.parametrize(("side", "tried"), [(8, 500), (32, 500), (64, 250)])

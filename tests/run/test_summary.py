@@ -69,7 +69,8 @@ def test_what_is_of_today_stays_as_it_is() -> None:
 
 
 def test_another_format_is_refused_in_one_line(tmp_path: Path) -> None:
-    (tmp_path / "summary.json").write_text(json.dumps({"format": FORMAT + 1}))
+    file = tmp_path / "summary.json"
+    file.write_text(json.dumps({"format": FORMAT + 1}))
     with pytest.raises(UserError) as refused:
         read_summary(tmp_path)
-    assert str(refused.value) == f"{tmp_path}: results in format 3, and this PocketViT reads up to format 2"
+    assert str(refused.value) == f"{file}: results in format 3, and this PocketViT reads up to format 2"

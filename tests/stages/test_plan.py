@@ -7,12 +7,13 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
+import planner
 import pytest
 
 from pocketvit.config import resolve
 from pocketvit.data import load
 from pocketvit.errors import UserError
-from pocketvit.stages import planner, speeds
+from pocketvit.stages import speeds
 from pocketvit.stages.arms import arms_named
 from pocketvit.stages.finetuning import finetune_key
 from pocketvit.stages.plan import CLOSE, GENEROUS, LONGEST, Length, Outlay, Plan, make_plan

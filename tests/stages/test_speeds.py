@@ -6,13 +6,17 @@ import json
 import os
 import subprocess
 import sys
+import weakref
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import pocketvit
 from pocketvit.stages import speeds
+from pocketvit.training.step import GradientStep
 
 SCRIPT = """
 import json, sys
@@ -53,6 +57,25 @@ def test_each_of_two_processes_is_measured_on_its_half_of_a_batch(tmp_path: Path
     assert len(told) == 2
     for taken, batch in told:
         assert taken == [batch // 2]
+
+
+def test_stages_are_measured_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each may hold a copy of the images, on a device that has room for one."""
+    alive: list[weakref.ref[GradientStep]] = []
+
+    def recorded(make: Callable[..., GradientStep]) -> Callable[..., GradientStep]:
+        def made(*args: Any, **more: Any) -> GradientStep:
+            assert all(step() is None for step in alive)
+            step = make(*args, **more)
+            alive.append(weakref.ref(step))
+            return step
+
+        return made
+
+    for name in ("pretraining", "finetuning"):
+        monkeypatch.setattr(speeds, name, recorded(getattr(speeds, name)))
+    pocketvit.plan("digits", recipe="digits", labels_per_class="all", seeds=1, **TINY)
+    assert len(alive) >= 3
 
 
 def test_a_set_in_the_order_of_its_classes_is_planned_where_encoders_read_a_part(

@@ -107,7 +107,7 @@ def test_chunks_walk_through_all_images_in_order_and_normalise_each_channel() ->
     images.flags.writeable = False
     mean, std = [0.1, 0.7], [0.5, 0.25]
     data = Batches(images, None, mean, std, batch_size=4, seed=0, device="cpu")
-    chunks = list(data.chunks(4))
+    chunks = list(data.chunks())
     assert [len(chunk) for chunk in chunks] == [4, 4, 2]
     expected = (images / 255 - np.array(mean)) / np.array(std)
     np.testing.assert_allclose(torch.cat(chunks).permute(0, 2, 3, 1), expected, atol=1e-5)
@@ -120,7 +120,7 @@ def test_a_read_only_greyscale_set_is_copied_not_shared() -> None:
     images.flags.writeable = False
     data = Batches(images, None, [0.0], [1.0], batch_size=2, seed=0, device="cpu")
     data.at(0)[0].fill_(1)
-    next(data.chunks(3)).fill_(1)
+    next(data.chunks()).fill_(1)
     assert not images.any()
     assert not data.at(0)[0].any()
 
@@ -138,7 +138,7 @@ def test_images_that_stay_on_the_disk_come_in_the_same_batches(n: int, batch_siz
         for part in range(parts):
             for a, b in zip(kept.at(step, part, parts), streamed.at(step, part, parts), strict=True):
                 assert torch.equal(a, b)
-    assert all(torch.equal(a, b) for a, b in zip(kept.chunks(7), streamed.chunks(7), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(kept.chunks(), streamed.chunks(), strict=True))
 
 
 def test_a_set_larger_than_the_memory_left_is_streamed(monkeypatch: pytest.MonkeyPatch) -> None:

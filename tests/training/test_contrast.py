@@ -171,7 +171,7 @@ def test_training_goes_on_where_it_stopped_and_lowers_the_held_out_loss(
 
 def test_a_step_takes_the_memory_of_both_views(digits: Dataset) -> None:
     cpu, about = torch.device("cpu"), settings()
-    mae, both = (step_bytes("pretrain", digits, about, cpu, False, kind) for kind in PRETRAINING)
+    mae, both = (step_bytes("pretrain", digits.shape, 10, about, cpu, False, kind) for kind in PRETRAINING)
     assert both[0] > mae[0]  # the projector's weights
     assert 1.3 < both[1] / mae[1] < 2
 

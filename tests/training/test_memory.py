@@ -46,12 +46,12 @@ def test_a_part_of_a_batch_takes_a_part(digits: Dataset, stage: str) -> None:
     halved = dataclasses.replace(
         SETTINGS, **{stage: dataclasses.replace(getattr(SETTINGS, stage), accumulate=2)}
     )  # fmt: skip
-    always, images = step_bytes(stage, digits, SETTINGS, CPU, bf16=False)
-    assert step_bytes(stage, digits, halved, CPU, bf16=False) == (always, pytest.approx(images / 2, rel=0.02))
+    always, images = step_bytes(stage, digits.shape, 10, SETTINGS, CPU, bf16=False)
+    assert step_bytes(stage, digits.shape, 10, halved, CPU, bf16=False) == (always, pytest.approx(images / 2, rel=0.02))
 
 
 def test_what_does_not_fit_is_refused_with_what_would(digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    always, images = step_bytes("finetune", digits, SETTINGS, CPU, bf16=False)
+    always, images = step_bytes("finetune", digits.shape, 10, SETTINGS, CPU, bf16=False)
     accelerator = make_accelerator("cpu", "float32")
     monkeypatch.setattr(memory, "free_bytes", lambda device: int((always + images / 3) / 0.9))
     with pytest.raises(UserError, match=r"--finetune\.accumulate [34], a larger --patch, or .*--size 4x4"):
@@ -79,7 +79,7 @@ def test_the_device_holds_one_snapshot_at_a_time(tmp_path: Path) -> None:
 def test_a_trial_that_takes_more_than_was_estimated_is_believed(
     digits: Dataset, monkeypatch: pytest.MonkeyPatch, times: int, refused: bool
 ) -> None:
-    always, images = step_bytes("finetune", digits, SETTINGS, CPU, bf16=False)
+    always, images = step_bytes("finetune", digits.shape, 10, SETTINGS, CPU, bf16=False)
     accelerator = make_accelerator("cpu", "float32")
     monkeypatch.setattr(memory, "free_bytes", lambda device: int((always + 2 * images) / 0.9))
     monkeypatch.setattr(memory, "TRIAL", 1.0)  # a whole batch
@@ -99,7 +99,7 @@ def test_a_trial_that_takes_more_than_was_estimated_is_believed(
 
 
 def test_a_step_that_is_small_is_not_tried(digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    always, images = step_bytes("finetune", digits, SETTINGS, CPU, bf16=False)
+    always, images = step_bytes("finetune", digits.shape, 10, SETTINGS, CPU, bf16=False)
     monkeypatch.setattr(memory, "free_bytes", lambda device: 10 * (always + images))
     monkeypatch.setattr(memory, "peak_bytes", lambda *_: pytest.fail("tried"))
     check_memory("finetune", digits, SETTINGS, make_accelerator("cpu", "float32"))
@@ -107,7 +107,8 @@ def test_a_step_that_is_small_is_not_tried(digits: Dataset, monkeypatch: pytest.
 
 def test_images_that_stand_in_a_batch_several_times_are_no_more(digits: Dataset) -> None:
     repeated = dataclasses.replace(SETTINGS, finetune=dataclasses.replace(SETTINGS.finetune, repeats=3))
-    assert step_bytes("finetune", digits, repeated, CPU, False) == step_bytes("finetune", digits, SETTINGS, CPU, False)
+    once, often = (step_bytes("finetune", digits.shape, 10, about, CPU, False) for about in (SETTINGS, repeated))
+    assert often == once
 
 
 def test_a_trial_is_of_no_more_images_than_go_through_the_device_at_once(
@@ -115,7 +116,7 @@ def test_a_trial_is_of_no_more_images_than_go_through_the_device_at_once(
 ) -> None:
     config = dataclasses.replace(SETTINGS.finetune, accumulate=5)
     settings, tried = dataclasses.replace(SETTINGS, finetune=config), []
-    always, images = step_bytes("finetune", digits, settings, CPU, bf16=False)
+    always, images = step_bytes("finetune", digits.shape, 10, settings, CPU, bf16=False)
     make = memory.finetuning
 
     def made(*args: Any, **more: Any) -> GradientStep:

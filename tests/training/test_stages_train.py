@@ -66,7 +66,7 @@ def test_pretraining_lowers_the_loss_on_held_out_images(digits: Dataset, attenti
     assert losses[-1] < 0.95 * losses[0]
     # Held-out images are decoded whole, so that losses can be compared over shares.
     norm = {"mean": digits.mean, "std": digits.std, "device": "cpu", "seed": 0}
-    (images,) = Batches(digits.val.images, None, batch_size=64, **norm).chunks(len(digits.val))
+    (images,) = Batches(digits.val.images, None, batch_size=len(digits.val), **norm).chunks()
     noise = torch.rand(len(digits.val), 16, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         out = result.model(images, 0.75, noise)

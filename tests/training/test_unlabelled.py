@@ -183,7 +183,7 @@ def test_a_step_with_a_teacher_takes_more_memory(digits: Dataset) -> None:
     cpu = torch.device("cpu")
     for network, times in (("vit", 2), ("resnet", 3)):
         plain, taught = (
-            step_bytes("finetune", digits, settings(u), cpu, False, network)[1] for u in ("none", "teacher")
+            step_bytes("finetune", digits.shape, 10, settings(u), cpu, False, network)[1] for u in ("none", "teacher")
         )
         assert taught == pytest.approx(times * plain, rel=0.01)
 

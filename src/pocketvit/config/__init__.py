@@ -11,7 +11,7 @@ from pocketvit.config.settings import (
     PretrainConfig,
     Settings,
 )
-from pocketvit.config.shipped import model_path, recipe_path, run_config, shipped_names
+from pocketvit.config.shipped import model_path, recipe_path, run_config, shipped_files
 
 __all__ = [
     "LENGTHS",
@@ -36,5 +36,5 @@ __all__ = [
     "resolve",
     "run_config",
     "seconds_of",
-    "shipped_names",
+    "shipped_files",
 ]

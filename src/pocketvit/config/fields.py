@@ -25,6 +25,7 @@ ABOVE_0 = Limit(lambda value: value > 0, "above 0")
 SHARE = Limit(lambda value: 0 <= value <= 1, "from 0 to 1")
 PART = Limit(lambda value: 0 < value < 1, "above 0 and below 1")
 BELOW_1 = Limit(lambda value: 0 <= value < 1, "at least 0 and below 1")
+ANGLE = Limit(lambda value: 0 <= value <= 180, "from 0 to 180")
 SOME = Limit(lambda value: 0 < value <= 1, "above 0 and at most 1")
 # What NumPy's generators take, with room for --seeds more.
 SEED = Limit(lambda value: 0 <= value <= 4_000_000_000, "from 0 to 4,000,000,000")

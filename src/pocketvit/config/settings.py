@@ -11,6 +11,7 @@ from typing import Literal
 
 from pocketvit.config.fields import (
     ABOVE_0,
+    ANGLE,
     AT_LEAST_0,
     AT_LEAST_1,
     BELOW_1,
@@ -125,7 +126,7 @@ class AugmentConfig(Checked):
         1.0, "least share of the area that a random resized crop keeps; 1 turns cropping off", SOME
     )
     shift: float = setting(0.0, "furthest random shift, as a share of the side", SHARE)
-    rotate: float = setting(0.0, "furthest random rotation in degrees", AT_LEAST_0)
+    rotate: float = setting(0.0, "furthest random rotation in degrees", ANGLE)
     policy: Literal["none", "randaugment", "trivialaugment"] = setting(
         "none", "RandAugment or TrivialAugment, drawn for each image, or none"
     )
@@ -179,7 +180,10 @@ class PretrainConfig(OptimConfig):
     prefix = "pretrain."
     epochs: int = changed(OptimConfig, "epochs", 200)
     knn_every: int = setting(
-        0, "epochs between two kNN readings on the validation images; 0 takes them at the end only", AT_LEAST_0
+        0,
+        "epochs between two kNN readings on the validation images, taken where such an epoch ends with a reading, of "
+        "which a stage has about 20; 0 takes one at the end only",
+        AT_LEAST_0,
     )
     augment: AugmentConfig = group(AugmentConfig, "random changes to the images", crop_scale=0.4)
 

@@ -10,7 +10,7 @@ from pocketvit.files import expanded
 
 def recipe_path(name: str) -> Path:
     """The YAML file of a shipped recipe or of a path; raises UserError with the names of the shipped ones."""
-    recipes = shipped("recipes", ".yaml")
+    recipes = shipped_files("recipes")
     if name in recipes:
         return recipes[name]
     if Path(name).suffix in (".yaml", ".yml") and expanded(name).is_file():
@@ -23,7 +23,7 @@ def model_path(name: str | Path) -> Path:
 
     A path without a file is returned as it is, for its reader to refuse; a bare name raises UserError.
     """
-    path, models = expanded(name), shipped("models", ".safetensors")
+    path, models = expanded(name), shipped_files("models")
     if path.exists() or path.suffix or path.name != str(path):
         return path
     if str(name) in models:
@@ -32,14 +32,9 @@ def model_path(name: str | Path) -> Path:
     raise UserError(f"--model or --init '{name}': no run directory, no weights file and no shipped model ({names})")
 
 
-def shipped_names(folder: str) -> list[str]:
-    """Names of the files that ship in "recipes" or "models"."""
-    return sorted(shipped(folder, {"recipes": ".yaml", "models": ".safetensors"}[folder]))
-
-
-def shipped(folder: str, suffix: str) -> dict[str, Path]:
-    """Files by their names without `suffix`. They travel inside the wheel; in a checkout they lie beside src/."""
-    package = Path(__file__).parents[1]
+def shipped_files(folder: str) -> dict[str, Path]:
+    """Files of "recipes" or "models", by their names. They travel in the wheel; in a checkout beside src/."""
+    package, suffix = Path(__file__).parents[1], {"recipes": ".yaml", "models": ".safetensors"}[folder]
     return {
         path.name.removesuffix(suffix): path
         for parent in (package.parents[1], package)

@@ -57,8 +57,9 @@ def split_of_file(stem: str) -> str | None:
 def splits_among(names: Iterable[str]) -> dict[str, str]:
     """Which of the names of folders that lie side by side tell splits, and which.
 
-    One that says nothing else does (train, test_set). One that says more (seg_train, train2017) does where another says
-    the same of another split, and where none is all of a name for train: steam-train and crash-test are classes.
+    One that says nothing else does (train, test_set), and beside such a one those that say a number, where none of
+    them is all of a name for train (train1 beside test). One that says more (seg_train, train2017) does where another
+    says the same of another split, and where none is for train yet: steam-train and crash-test are classes.
     """
     alike: dict[tuple[str, str], dict[str, str]] = {}
     for name in names:
@@ -66,6 +67,9 @@ def splits_among(names: Iterable[str]) -> dict[str, str]:
             rest = found["before"].lower(), found["after"].lower()
             alike.setdefault(rest, {})[name] = SPLITS[found["split"].lower()]
     whole = alike.pop(("", ""), {})
+    if whole and "train" not in whole.values():
+        for (before, after), told in alike.items():
+            whole |= told if not before and not after.strip("-_. 0123456789") else {}
     if "train" in whole.values():
         return whole
     return whole | {

@@ -10,8 +10,10 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from pocketvit.training.device import free_bytes
 from pocketvit.training.spreading import pixels
 
 SVM_MOST_IMAGES = 5000  # fitting takes time with the square of their number
@@ -25,6 +27,9 @@ TRIED_STEPS, TRIED_IMAGES = 10, 500  # on which the time that a classifier takes
 TRIED_VALUES = 3072  # of an image; larger ones are so many fewer that all their pairs are no more work
 AGAIN = 1.0  # seconds of a trial, after which it is not repeated
 KNN_SECONDS = 5e-11  # for a pixel of a pair of images
+CHUNK = 4096  # images that are tested at a time
+COPIES = 4  # of the train pixels as float32: they, and what a classifier makes of them, in float64 mostly
+MEMORY_SHARE = 0.5  # of the free memory that these may take
 
 
 def pixel_baselines(
@@ -41,7 +46,8 @@ def pixel_baselines(
 
     "svm" has a radial kernel. With more than 5,000 train images it would take too long, and is left out; with more than
     20,000 so is "logistic regression". In place of either "ridge", least squares with a penalty, joins. Where more
-    images without a label are given than with one, there is "label spreading".
+    images without a label are given than with one, there is "label spreading". Where the train images' pixels would
+    not fit into memory, there is none at all.
 
     Args:
         train_images: (N, H, W, C)
@@ -50,7 +56,8 @@ def pixel_baselines(
         val_y: (V,)
         test_images: (M, H, W, C), at least one
         test_y: (M,)
-        most_seconds: that fitting and testing a classifier may take; one that is expected to take more is left out
+        most_seconds: that fitting and testing a classifier may take; any but "ridge" is left out that is expected to
+            take more
         unlabelled: (U, H, W, C), of the same set, as `without_labels` draws them
 
     Returns:
@@ -62,7 +69,9 @@ def pixel_baselines(
     Raises:
         ValueError: `train_y` has a single class, or no images.
     """
-    train_x, val_x, test_x = (pixels(images) for images in (train_images, val_images, test_images))
+    if not _fit_into_memory(train_images, unlabelled):
+        return {}
+    train_x = pixels(train_images)
     models = _affordable(train_x, train_y, len(val_y), len(test_y), most_seconds, unlabelled)
     results = {}
     for name, (model, _) in models.items():
@@ -72,8 +81,8 @@ def pixel_baselines(
         results[name] = {
             "validation": _within(model, train_x, train_y)
             if len(val_y) > len(train_y)
-            else float(model.score(val_x, val_y)),
-            "test": float(model.score(test_x, test_y)),
+            else _accuracy(model, val_images, val_y),
+            "test": _accuracy(model, test_images, test_y),
         }
     return results
 
@@ -93,8 +102,22 @@ def expected_seconds(
     unlabelled: NDArray[np.uint8] | None = None,
 ) -> float:
     """That `pixel_baselines` will take with these train images, and `val` and `test` others, by brief trials."""
+    if not _fit_into_memory(images, unlabelled):
+        return 0.0
     models = _affordable(pixels(images), labels, val, test, most_seconds, unlabelled)
     return sum(seconds for _, seconds in models.values())
+
+
+def _fit_into_memory(images: NDArray[np.uint8], unlabelled: NDArray[np.uint8] | None) -> bool:
+    """Whether classifiers can be fitted to the pixels of both."""
+    values = images.size + (0 if unlabelled is None else unlabelled.size)
+    return COPIES * 4 * values <= MEMORY_SHARE * free_bytes(torch.device("cpu"))
+
+
+def _accuracy(model: Any, images: NDArray[np.uint8], labels: NDArray[np.integer]) -> float:
+    """Of a fitted model on (N, H, W, C), some at a time."""
+    parts = (slice(start, start + CHUNK) for start in range(0, len(images), CHUNK))
+    return float(np.concatenate([model.predict(pixels(images[part])) == labels[part] for part in parts]).mean())
 
 
 def _affordable(
@@ -132,8 +155,8 @@ def _affordable(
         fits = times + heldout / (len(y) + len(others))
         found["label spreading"] = Spreading(others), seconds * times_as_many * fits
     knn = KNeighborsClassifier(min(KNN_NEIGHBOURS, len(y)))
+    found["knn"] = knn, KNN_SECONDS * x.shape[1] * len(y) * ((times > 1) * len(y) + heldout)
     kept = {name: fitted for name, fitted in found.items() if fitted[1] <= most_seconds}
-    kept["knn"] = knn, KNN_SECONDS * x.shape[1] * len(y) * ((times > 1) * len(y) + heldout)
     if not {"svm", "logistic regression"} <= kept.keys():
         # The penalty is in units of its inputs' squares, summed over images.
         ridge = RidgeClassifier(RIDGE_PENALTY * len(y))

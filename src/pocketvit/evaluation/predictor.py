@@ -99,7 +99,7 @@ class Eager:
     def _outputs(self, function: Callable[[Tensor], Tensor], images: NDArray[np.uint8]) -> NDArray[np.float32]:
         batches = Batches(images, None, batch_size=BATCH_SIZE, seed=0, **self._norm)  # type: ignore[arg-type]
         with evaluating(self._network):
-            return torch.cat([function(x).float() for x in batches.chunks(BATCH_SIZE)]).cpu().numpy()
+            return torch.cat([function(x).float() for x in batches.chunks()]).cpu().numpy()
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from pocketvit.config import PRESETS, ModelConfig, NetworkConfig, ResNetConfig
+from pocketvit.data import Rendering
 from pocketvit.errors import UserError
 from pocketvit.files import write_whole
 from pocketvit.model.mae import MaskedAutoencoder
@@ -74,6 +75,11 @@ class WeightsMeta:
             raise ValueError(f"{len(self.mean)} means and {len(self.std)} deviations for {self.shape[2]} channels")
         if self.kind not in ("mae", "classifier") or (self.kind == "classifier" and not self.classes):
             raise ValueError(f"kind '{self.kind}' with {len(self.classes)} classes")
+
+    @property
+    def rendering(self) -> Rendering:
+        """How images become 8 bits for it."""
+        return Rendering(self.bits, self.background)
 
     def build(self) -> Network | MaskedAutoencoder:
         """The network, freshly initialised."""

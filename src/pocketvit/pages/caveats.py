@@ -116,7 +116,7 @@ def soundness(summary: words.Json, entries: Sequence[words.Json]) -> list[tuple[
             said.append((done, f"Pre-training by {known[name]['title']}: the held-out loss is {found['verdict']}."))
     if (init := details.get("init")) is not None:
         said.append((True, f"Pre-training was done before: the weights are those of {init}."))
-    doubts = [note for note in details.get("notes") or [] if any(words in note for words in DOUBTED)]
+    doubts = [note for note in details.get("notes") or [] if any(mark in note for mark in DOUBTED)]
     return [*said, *((False, note[:1].upper() + note[1:] + ".") for note in doubts)]
 
 

@@ -13,7 +13,7 @@ from pocketvit.files import write_whole
 from pocketvit.pages import words
 from pocketvit.pages.sections import Arrays, Context, page_context
 from pocketvit.run.folder import RunFolder
-from pocketvit.run.summary import updated
+from pocketvit.run.summary import read_summary
 
 MOST_IMAGES = 60  # of a kind: a page that a phone opens at once
 
@@ -26,7 +26,7 @@ def write_report(run_dir: Path) -> Path:
         OSError: the page cannot be written.
     """
     folder = RunFolder(Path(run_dir))
-    summary, metrics = _read_summary(folder.summary), _read_metrics(folder.metrics)
+    summary, metrics = read_summary(folder.root), _read_metrics(folder.metrics)
     arrays = {**_read_arrays(folder.doubted), **_read_arrays(folder.figures)}
     config = folder.config
     settings = config.read_text(encoding="utf-8", errors="replace") if config.is_file() else None
@@ -43,24 +43,6 @@ def write_report(run_dir: Path) -> Path:
     page = environment.get_template("template.html.jinja").render(page_context(summary, metrics, arrays, settings))
     write_whole(folder.report, page.encode("utf-8", errors="replace"))  # file names may hold bytes that are no text
     return folder.report
-
-
-def _read_summary(path: Path) -> Context:
-    try:
-        summary = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: not found; expected a run directory, with the summary.json a run writes") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read as JSON ({error}); run again to write it anew") from None
-    if not isinstance(summary, dict):
-        raise UserError(f"{path}: expected a JSON object, found {type(summary).__name__}; run again to write it anew")
-    kinds: dict[str, tuple[type, ...]] = dict.fromkeys(("dataset", "model", "pretrain", "probe", "details"), (dict,))
-    for key, kind in {**kinds, "finetune": (dict, list)}.items():
-        value = summary.get(key)
-        entries = value if isinstance(value, list) else []
-        if not isinstance(value, (*kind, type(None))) or not all(isinstance(entry, dict) for entry in entries):
-            raise UserError(f"{path}: '{key}' should be an object, found {value!r:.60}; run again to write it anew")
-    return updated(summary, str(path))
 
 
 def _read_metrics(path: Path) -> list[Context]:

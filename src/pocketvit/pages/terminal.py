@@ -104,9 +104,10 @@ def _in_short(plan: Plan) -> Iterator[str]:
 
 def _memory(context: Context, plan: Plan) -> float:
     """Bytes that the process will take at its peak, about."""
-    bf16 = context.accelerator.mixed_precision != "no"
+    dataset, accelerator = context.dataset, context.accelerator
+    about = (dataset.shape, len(dataset.classes), context.settings, accelerator.device)
     of_steps = (
-        sum(step_bytes(stage, context.dataset, context.settings, context.accelerator.device, bf16, kind))
+        sum(step_bytes(stage, *about, accelerator.mixed_precision != "no", kind))
         for arm in plan_arms(plan)
         for stage, kind in (("pretrain", arm.objective), ("finetune", arm.network))
         if kind and stage in context.stages

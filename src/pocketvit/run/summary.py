@@ -22,12 +22,26 @@ Json = dict[str, Any]
 
 
 def read_summary(folder: Path) -> Json:
-    """Results of a run directory, in today's format; UserError where there are none, or newer ones."""
+    """Results of a run directory, in today's format; UserError where there are none, damaged or newer ones."""
+    file = folder / SUMMARY
     try:
-        summary: Json = json.loads((folder / SUMMARY).read_text())
-    except (OSError, ValueError):
-        raise UserError(f"{folder}: no readable {SUMMARY}: give the directory of a finished run") from None
-    return updated(summary, str(folder))
+        summary = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{file}: not found: give the directory of a finished run") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file}: cannot be read as JSON ({error}): run again to write it anew") from None
+    if not _are_results(summary):
+        raise UserError(f"{file}: not what a run writes: run again to write it anew")
+    return updated(summary, str(file))
+
+
+def _are_results(summary: Any) -> bool:
+    """Whether JSON has the form of results, of whatever format; parts of it may be null."""
+    if not isinstance(summary, dict):
+        return False
+    tables = summary.get("finetune") or []
+    parts = [summary.get(name) or {} for name in ("dataset", "model", "pretrain", "probe", "details")]
+    return all(isinstance(part, dict) for part in [*parts, *(tables if isinstance(tables, list) else [tables])])
 
 
 def printable(summary: Mapping[str, Any]) -> Json:

@@ -126,6 +126,7 @@ def pixels_stage(context: Context, per_class: int | None) -> dict[str, dict[str,
         f"pixels-{per_class or 'all'}", lambda: _pixels(context, per_class)
     )
     told = ", ".join(f"{name} {100 * value['accuracy']:.2f} %" for name, value in found.items())
+    told = told or "left out, for want of memory or of time"
     context.log.say(f"raw pixels with {per_class or 'all the'} labels{' per class' if per_class else ''}: {told}")
     return found
 

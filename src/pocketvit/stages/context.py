@@ -35,7 +35,7 @@ from pocketvit.stages.plan import Plan
 from pocketvit.training.device import from_main, make_accelerator
 from pocketvit.training.finetune import make_classifier
 from pocketvit.training.log import RunLog, check_tensorboard
-from pocketvit.training.memory import check_memory
+from pocketvit.training.memory import check_estimate, check_memory
 from pocketvit.training.objectives import PRETRAINING
 from pocketvit.training.optimizer import optimizer_class
 from pocketvit.training.schedule import Deadlines
@@ -115,23 +115,21 @@ class Context:
         if settings.tensorboard:
             check_tensorboard()
         accelerator = make_accelerator(settings.device, settings.precision, settings.deterministic)
+        trained = [(stage, kind) for stage in stages for kind in (objectives if stage == "pretrain" else networks)]
+        if settings.data.shape is not None:
+            # Before anything is decoded to a size that cannot be: grey images of one class are the least they can be.
+            for stage, kind in trained:
+                check_estimate(stage, (*settings.data.shape, 1), 1, settings, accelerator, kind)
         # One process of each machine decodes; the others find the cache.
         with accelerator.local_main_process_first():
             dataset, settings = load_images(data, settings, need_labels, init)
-        trained = [(stage, kind) for stage in stages for kind in (objectives if stage == "pretrain" else networks)]
         _check_networks(dataset, settings, accelerator, trained, init)
         if need_labels:
             for per_class in settings.data.label_budgets:
                 labelled_indices(dataset, settings, per_class, settings.seed)
         main = accelerator.is_main_process
-        place = find(data)
-        needed = {"the images": place, "the weights of --init": init}
-        own_place = out and Path(out).resolve()
-        named = place is None and isinstance(data, str)
-        if own_place and named and Path(str(data)).resolve() in (own_place, *own_place.parents):
-            raise UserError(f"--out {out}: from then on '{data}' would be that folder, not the set: choose another")
-        if own_place and not resume and place and place.resolve() in own_place.parents:
-            raise UserError(f"--out {out}: lies among the images of {data}: give a folder beside them")
+        _check_out(out, data, resume)
+        needed = {"the images": find(data), "the weights of --init": init}
         name = f"{dataset.name}-{settings.recipe or 'custom'}"
         own = {f"{objective}.safetensors" for objective in PRETRAINING}.union(own)
         root = open_run(out, name, settings, overwrite, resume, needed, own) if main else Path()
@@ -244,6 +242,17 @@ class Context:
     def labelled(self, per_class: int | None, seed: int) -> np.ndarray:
         """Indices of the train images whose labels a fine-tuning may read."""
         return labelled_indices(self.dataset, self.settings, per_class, seed)
+
+
+def _check_out(out: str | Path | None, data: Spec, resume: bool) -> None:
+    """Raise UserError for a run's folder that would be taken for the set, or that lies among its images."""
+    if not out:
+        return
+    place, folder = find(data), Path(out).resolve()
+    if place is None and isinstance(data, str) and Path(data).resolve() in (folder, *folder.parents):
+        raise UserError(f"--out {out}: from then on '{data}' would be that folder, not the set: choose another")
+    if not resume and place and place.resolve() in folder.parents:
+        raise UserError(f"--out {out}: lies among the images of {data}: give a folder beside them")
 
 
 def _check_networks(

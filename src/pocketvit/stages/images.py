@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from pocketvit.config import Settings
-from pocketvit.data import Dataset, Finding, Patching, Rendering, Spec, grown_patch, image_digests, label_subset, load
+from pocketvit.data import Dataset, Finding, Patching, Spec, grown_patch, image_digests, label_subset, load
 from pocketvit.data.sizes import MOST_PATCHES
 from pocketvit.model import weights
 from pocketvit.model.patches import check_patch
@@ -25,7 +25,7 @@ def load_images(data: Spec, settings: Settings, need_labels: bool, init: Path | 
     if init is not None:
         _, meta = weights.encoder_state(init)
         config = replace(config, size=config.size or "{}x{}".format(*meta.shape))
-        rendering, channels = Rendering(meta.bits, meta.background), meta.shape[2]
+        rendering, channels = meta.rendering, meta.shape[2]
     patching = patching_of(settings)
     dataset = load(data, config, patching=patching, rendering=rendering, channels=channels, need_labels=need_labels)
     return _with_patch(dataset if init is None else _beside(dataset, init), settings)

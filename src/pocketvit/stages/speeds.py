@@ -6,6 +6,8 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -49,33 +51,34 @@ def outlay(context: Context, arms: Sequence[Arm], limit: float | None) -> Outlay
     budgets = settings.data.label_budgets
     labelled = {budget: context.labelled(budget, settings.seed) for budget in budgets}
     largest = labelled[settings.data.largest_budget]
-    graph, objectives = context.neighbours, [arm.objective for arm in arms if arm.objective and not context.init]
-    pretrain = {name: pretraining(dataset, settings, accelerator, name) for name in objectives}
+    objectives = [arm.objective for arm in arms if arm.objective and not context.init]
     networks = dict.fromkeys(arm.network for arm in arms)
 
     def beside(some: np.ndarray) -> bool:
         return unlabelled_images(dataset, len(some), settings.finetune) > 0
 
+    stages: dict[Any, Callable[[], GradientStep]] = {
+        name: partial(pretraining, dataset, settings, accelerator, name) for name in objectives
+    }
     # Steps with images without a label beside take longer: of each kind, those of its largest budget.
-    finetune = {
-        (name, others): finetuning(
-            dataset, some, settings, accelerator, seed=settings.seed, init=None, network=name, neighbours=graph
+    stages |= {
+        (name, others): partial(
+            finetuning, dataset, some, settings, accelerator, seed=settings.seed, init=None, network=name,
+            neighbours=context.neighbours,
         )
         for others, some in {beside(some): some for some in sorted(labelled.values(), key=len)}.items()
         for name in networks
-    }
-    stages = (*pretrain.values(), *finetune.values())
-    paces, forward = {step: _seconds_a_step(step) for step in stages}, _seconds_an_image(context, "vit")
+    }  # fmt: skip
+    paces, forward = {stage: _pace(make) for stage, make in stages.items()}, _seconds_an_image(context, "vit")
     forwards = {name: forward if name == "vit" else _seconds_an_image(context, name) for name in networks}
     # Once more, and the better of the two: what else ran on the machine for a moment says nothing of the rest. Slow
     # ones have outlasted such moments.
-    paces = {step: pace if pace > QUICK else min(pace, _seconds_a_step(step)) for step, pace in paces.items()}
+    paces = {stage: pace if pace.seconds > QUICK else min(pace, _pace(stages[stage])) for stage, pace in paces.items()}
 
-    def length(step: GradientStep, count: int, forward: float, tail: float, extra: float = 0.0) -> Length:
+    def length(pace: Pace, count: int, forward: float, tail: float, extra: float = 0.0) -> Length:
         # As Stage.reading_steps spaces them.
-        images = step.objective.reading_images
-        readings = forward * min(READINGS * images, count * step.batches.batch_size / 2)
-        return Length(count, paces[step] + (readings + extra) / count, tail + forward * images + LOADING_SECONDS)
+        readings = forward * min(READINGS * pace.read, count * pace.batch / 2)
+        return Length(count, pace.seconds + (readings + extra) / count, tail + forward * pace.read + LOADING_SECONDS)
 
     train, val, test = (len(dataset.labelled(name)[1]) for name in ("train", "val", "test"))
     neighbours = forward * (min(train, KNN_IMAGES) + val)
@@ -89,17 +92,17 @@ def outlay(context: Context, arms: Sequence[Arm], limit: float | None) -> Outlay
     # Plain and whitened.
     fits = sum(2 * expected_fit(labels[readable(reading, budget)], width) for budget in budgets)
 
-    def learning(step: GradientStep) -> Length:
-        count = step.schedule.planned
-        readings = count // (every * step.batches.steps_per_epoch) if every else 0
-        return length(step, count, forward, neighbours, neighbours * readings)
+    def learning(pace: Pace) -> Length:
+        # Of the epochs that end with a reading.
+        readings = min(READINGS, pace.steps // (every * pace.epoch)) if every else 0
+        return length(pace, pace.steps, forward, neighbours, neighbours * readings)
 
     found = Outlay(
-        pretrain={name: learning(step) for name, step in pretrain.items()},
+        pretrain={name: learning(paces[name]) for name in objectives},
         finetune={
             name: {
                 budget: length(
-                    finetune[name, beside(some)], _steps(context, len(some)), forwards[name], forwards[name] * tested
+                    paces[name, beside(some)], _steps(context, len(some)), forwards[name], forwards[name] * tested
                 )
                 for budget, some in labelled.items()
             }
@@ -120,6 +123,31 @@ def _steps(context: Context, labels: int) -> int:
     """Of a fine-tuning on so many labels, by the recipe."""
     config = context.settings.finetune
     return total_steps(config, epoch_images(context.dataset, labels, config))
+
+
+class Pace(NamedTuple):
+    """What a step of a stage takes, and what there is of them.
+
+    Args:
+        seconds: of a step
+        steps: planned
+        epoch: steps of one
+        batch: images of a step
+        read: images of a reading
+    """
+
+    seconds: float
+    steps: int
+    epoch: int
+    batch: int
+    read: int
+
+
+def _pace(make: Callable[[], GradientStep]) -> Pace:
+    """Of a stage that is let go afterwards: each may hold a copy of the images, and to train they have it in turn."""
+    step = make()
+    batches, read = step.batches, step.objective.reading_images
+    return Pace(_seconds_a_step(step), step.schedule.planned, batches.steps_per_epoch, batches.batch_size, read)
 
 
 def _seconds_a_step(step: GradientStep) -> float:

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from pocketvit import draws
 from pocketvit.config import AugmentConfig
-from pocketvit.errors import UserError
 from pocketvit.training import policy
 
 CROP_RATIO = 4 / 3  # of a crop, to the image's own; as torchvision's RandomResizedCrop
@@ -32,9 +31,6 @@ class Augment:
         device: where the images will be
         symmetry: "mirror" turns half of the images left to right; "all" draws one of the eight symmetries of a square,
             or of the four of an oblong; "none"
-
-    Raises:
-        UserError: a strength out of range.
     """
 
     def __init__(
@@ -45,13 +41,6 @@ class Augment:
         device: torch.device | str = "cpu",
         symmetry: str = "none",
     ) -> None:
-        for name, highest in (("crop_scale", 1), ("shift", 1), ("rotate", 180), ("erase", 1)):
-            value = getattr(config, name)
-            if not 0 <= value <= highest or (name == "crop_scale" and value == 0):
-                raise UserError(
-                    f"augment.{name}: {value} is not {'above' if name == 'crop_scale' else 'at least'} 0 "
-                    f"and at most {highest}"
-                )
         self.config, self.symmetry = config, symmetry
         self.fill = torch.tensor([0.0] * channels if fill is None else fill, device=device).view(-1, 1, 1)
 

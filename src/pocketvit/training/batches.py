@@ -10,13 +10,13 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
-import psutil
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from pocketvit import draws
 from pocketvit.errors import UserError
+from pocketvit.training.device import free_bytes
 
 RESIDENT_SHARE = 0.5  # of the device's free memory that the images may take
 
@@ -57,7 +57,7 @@ class Batches:
         if not len(images):
             raise ValueError("no images to take batches from")
         self.device = torch.device(device)
-        self.resident = images.nbytes <= RESIDENT_SHARE * _free(self.device) if resident is None else resident
+        self.resident = images.nbytes <= RESIDENT_SHARE * free_bytes(self.device) if resident is None else resident
         self._images: _Resident | _Streamed = (_Resident if self.resident else _Streamed)(images, self.device)
         self.labels = None if labels is None else torch.tensor(labels, dtype=torch.int64, device=device)
         self.mean, self.std = (torch.tensor(v, dtype=torch.float32, device=device).view(-1, 1, 1) for v in (mean, std))
@@ -127,10 +127,10 @@ class Batches:
         """(B, C, H, W) in [0, 1] to mean 0 and deviation 1 of every channel of the train images."""
         return (images - self.mean) / self.std
 
-    def chunks(self, batch_size: int) -> Iterator[Tensor]:
-        """All images in their own order, as normalised (B, C, H, W) of at most `batch_size`."""
-        for start in range(0, len(self), batch_size):
-            yield self.normalise(self._images.between(start, start + batch_size) / 255)
+    def chunks(self) -> Iterator[Tensor]:
+        """All images in their own order, as normalised (B, C, H, W): batches, and what is left over."""
+        for start in range(0, len(self), self.batch_size):
+            yield self.normalise(self._images.between(start, start + self.batch_size) / 255)
 
 
 class _Resident:
@@ -182,10 +182,3 @@ class _Streamed:
 
     def _to_device(self, rows: Tensor) -> Tensor:
         return rows.to(self.device, non_blocking=True).permute(0, 3, 1, 2).contiguous()
-
-
-def _free(device: torch.device) -> int:
-    """Bytes of the device's memory that nobody uses."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    return int(psutil.virtual_memory().available)

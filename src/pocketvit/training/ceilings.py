@@ -1,10 +1,9 @@
-"""What a device does at best, measured here and now: products of matrices, and copies."""
+"""What a device does at best, measured here and now."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -12,30 +11,6 @@ import torch
 from torch import Tensor
 
 WARM_UP, REPEATS = 3, 10
-
-
-@dataclass(frozen=True)
-class Ceilings:
-    """FLOP/s of a matrix product, bytes/s (read and written) of a copy."""
-
-    flops: float
-    bytes: float
-
-    @classmethod
-    def measure(cls, device: torch.device, dtype: torch.dtype) -> Ceilings:
-        """The best of REPEATS products, and of copies that no cache holds."""
-        source, target = (torch.randn(2**28 if device.type == "cuda" else 2**25, device=device) for _ in range(2))
-        copy = fastest(lambda: target.copy_(source), device)
-        return cls(matmul_flops(device, dtype), 2 * source.nbytes / copy)
-
-    def roofline(self, flops: float, bytes: float, seconds: float) -> dict[str, float]:
-        """A step's work and time beside the least time that the ceilings allow it; see docs/reproduce.md."""
-        least = {"matmul_seconds": flops / self.flops, "copy_seconds": bytes / self.bytes}
-        return {
-            "flops": flops, "bytes": bytes, "seconds": seconds, **least,
-            "utilisation": least["matmul_seconds"] / seconds,
-            "roofline": max(least.values()) / seconds,
-        }  # fmt: skip
 
 
 def matmul_flops(device: torch.device, dtype: torch.dtype, repeats: int = REPEATS, warm_up: int = WARM_UP) -> float:

@@ -10,6 +10,7 @@ import platform
 from datetime import timedelta
 from typing import TypeVar
 
+import psutil
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
@@ -92,6 +93,22 @@ def from_main(accelerator: Accelerator, value: T) -> T:
     if accelerator.num_processes > 1:
         (value,) = broadcast_object_list([value])
     return value
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that this process may still take on a device, in bytes."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    free = int(psutil.virtual_memory().available)
+    try:
+        import resource
+
+        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    except ImportError:  # not Unix
+        return free
+    if limit == resource.RLIM_INFINITY:
+        return free
+    return min(free, limit - int(psutil.Process().memory_info().vms))
 
 
 def cpu_multiplies_bf16() -> bool:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
@@ -20,13 +19,14 @@ from pocketvit.data import Dataset
 from pocketvit.errors import UserError
 from pocketvit.model.networks import NETWORKS
 from pocketvit.model.vit import LONGEST_UNFUSED, ViT
+from pocketvit.training.device import free_bytes
 from pocketvit.training.finetune import finetuning
 from pocketvit.training.objectives import PRETRAINING
 from pocketvit.training.objectives.teaching import images_beside
 from pocketvit.training.pretrain import pretraining
 
 USUAL = {"pretrain": "mae", "finetune": "vit"}  # what a stage trains by or trains
-COPIES = 5  # of the weights: gradients, two moments and an average beside them
+COPIES = 9  # of the weights: they, gradients, two moments and an average, and all but gradients in the last good state
 WORKSPACE = 200 * 10**6  # bytes that kernels take for themselves
 HALVED = 0.7  # of what float32 keeps is kept with bf16, which leaves norms and residuals as they are
 SHARE = 0.9  # of the free memory that a step may take
@@ -59,33 +59,48 @@ def saved_bytes(network: nn.Module, images: Tensor, loss: Callable[[], Tensor]) 
 
 
 def step_bytes(
-    stage: str, dataset: Dataset, settings: Settings, device: torch.device, bf16: bool, kind: str | None = None
+    stage: str,
+    shape: tuple[int, int, int],
+    classes: int,
+    settings: Settings,
+    device: torch.device,
+    bf16: bool,
+    kind: str | None = None,
 ) -> tuple[int, int]:
     """Bytes that a step of "pretrain" or "finetune" takes: in any case, and for the images of a part of a batch.
 
-    `kind` is the objective of pre-training, or the kind of network that is fine-tuned; None takes the one in USUAL.
+    Counted from the tensors that a forward pass keeps; at the sizes tried more than training took.
 
-    Counted from the tensors that a forward pass keeps; at the sizes tried 1.1 to 1.8 times what training took.
+    Args:
+        stage: "pretrain" or "finetune".
+        shape: image (height, width, channels).
+        classes: of the set; 0 where it has no labels.
+        settings: of the run.
+        device: that trains.
+        bf16: whether it does so in bf16.
+        kind: the objective of pre-training, or the kind of network that is fine-tuned; None takes the one in USUAL.
+
+    Raises:
+        UserError: sizes that cannot be, or a patch that does not divide the image.
     """
-    height, width, channels = dataset.shape
+    height, width, channels = shape
     attention, few, kind = 0, 2, kind or USUAL[stage]
     with torch.device("meta"):
         if stage == "pretrain":
             objective = PRETRAINING[kind]
             images = torch.zeros(few * objective.views, channels, height, width)
-            trained: nn.Module = objective.build(settings, dataset.shape)
+            trained: nn.Module = objective.build(settings, shape)
             kept = saved_bytes(trained, images, lambda: objective.views_loss(settings, trained, images))
         else:
             images = torch.zeros(few, channels, height, width)
-            sizes, classes = settings.network(kind), len(dataset.classes) or 1
-            trained = classifier = NETWORKS[kind].build(sizes, dataset.shape, classes)
+            trained = classifier = NETWORKS[kind].build(settings.network(kind), shape, classes or 1)
             kept = saved_bytes(classifier, images, lambda: classifier(images).sum())
             if settings.finetune.unlabelled == "teacher":
                 kept = round(kept * (1 + images_beside(classifier)))
-            shape = classifier.shape if isinstance(classifier, ViT) else None
-            if shape and device.type == "cpu" and bf16 and shape.patches < LONGEST_UNFUSED:
+            vit = classifier.shape if isinstance(classifier, ViT) else None
+            if vit and device.type == "cpu" and bf16 and vit.patches < LONGEST_UNFUSED:
                 # What the fused kernel, which is what runs on the meta device, does not keep: the weights, twice.
-                attention = 2 * few * shape.depth * shape.heads * (shape.patches + 1) ** 2 * 2
+                attention = 2 * few * vit.depth * vit.heads * (vit.patches + 1) ** 2 * 2
     if bf16:
         kept = round(HALVED * kept)
     kept += attention
@@ -101,23 +116,37 @@ def _part(config: OptimConfig) -> int:
 def check_memory(
     stage: str, dataset: Dataset, settings: Settings, accelerator: Accelerator, kind: str | None = None
 ) -> None:
-    """Raise UserError, with what would fit, where a step of a stage would not fit into the memory that is free.
+    """`check_estimate`, and where a step takes much of the memory, the same by a short trial. Raises as it."""
+    about = (stage, dataset.shape, len(dataset.classes), settings, accelerator, kind)
+    if check_estimate(*about) > TRIED:
+        check_estimate(*about, times=_underestimate(stage, dataset, settings, accelerator, kind))
 
-    `kind` is as in `step_bytes`.
+
+def check_estimate(
+    stage: str,
+    shape: tuple[int, int, int],
+    classes: int,
+    settings: Settings,
+    accelerator: Accelerator,
+    kind: str | None = None,
+    times: float = 1.0,
+) -> float:
+    """The share of the free memory that a step of a stage will take; UserError, with what would fit, for too much.
+
+    Its images are taken to need `times` what is estimated; all else is as in `step_bytes`, which raises too.
     """
     device = accelerator.device
     free = free_bytes(device)
-    always, images = step_bytes(stage, dataset, settings, device, accelerator.mixed_precision != "no", kind)
+    always, images = step_bytes(stage, shape, classes, settings, device, accelerator.mixed_precision != "no", kind)
     if device.type == "cuda":
         images //= accelerator.num_processes  # each on a device of its own; on a CPU they share its memory
-    if (always + images) / free > TRIED and always < SHARE * free:
-        images = round(images * _underestimate(stage, dataset, settings, accelerator, kind))
+    images = round(times * images)
     if always + images <= SHARE * free:
-        return
+        return (always + images) / free
     config: OptimConfig = getattr(settings, stage)
     parts = math.ceil(images / max(1.0, SHARE * free - always)) * config.accumulate
     cut = f"--{stage}.accumulate {parts}" if parts <= config.batch_size else f"--{stage}.batch_size 16"
-    height, width, _ = dataset.shape
+    height, width, _ = shape
     of = "" if kind in (None, USUAL[stage]) else f" of the {(NETWORKS | PRETRAINING)[kind].title}"
     raise UserError(
         f"a step of {stage}{of} on {config.batch_size} images of {height}x{width} takes about "
@@ -131,10 +160,10 @@ def _underestimate(
 ) -> float:
     """How many times what was estimated for its images a step on a few takes; 1 for less, or where it is not known."""
     config = getattr(settings, stage)
-    bf16 = accelerator.mixed_precision != "no"
-    _, images = step_bytes(stage, dataset, settings, accelerator.device, bf16, kind)
+    device, bf16, about = accelerator.device, accelerator.mixed_precision != "no", (dataset.shape, len(dataset.classes))
+    _, images = step_bytes(stage, *about, settings, device, bf16, kind)
     part = _part(config)
-    few = max(2, min(part, int(TRIAL * free_bytes(accelerator.device) / images * part)))
+    few = max(2, min(part, int(TRIAL * free_bytes(device) / images * part)))
     shorter: dict[str, Any] = {"batch_size": few, "accumulate": 1, "repeats": 1, "min_steps": 0}
     if stage == "finetune":
         shorter["unlabelled"] = "none"  # soft labels take no more than others
@@ -145,10 +174,10 @@ def _underestimate(
         step = pretraining(dataset, brief, accelerator, kind)
     else:
         step = finetuning(dataset, everything, brief, accelerator, seed=settings.seed, init=None, network=kind)
-    taken = peak_bytes(lambda: step.run(0), accelerator.device)
+    taken = peak_bytes(lambda: (step.capture(0), step.run(0)), device)  # training holds the last good state beside
     if taken is None:
         return 1.0
-    always, images = step_bytes(stage, dataset, brief, accelerator.device, bf16, kind)
+    always, images = step_bytes(stage, *about, brief, device, bf16, kind)
     return max(1.0, (taken - always) / images)
 
 
@@ -171,19 +200,3 @@ def peak_bytes(work: Callable[[], object], device: torch.device) -> int | None:
 def _peak_resident() -> int:
     line = next(line for line in STATUS.read_text().splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) * 1024
-
-
-def free_bytes(device: torch.device) -> int:
-    """Memory that this process may still take on a device, in bytes."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    free = int(psutil.virtual_memory().available)
-    try:
-        import resource
-
-        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
-    except ImportError:  # not Unix
-        return free
-    if limit == resource.RLIM_INFINITY:
-        return free
-    return min(free, limit - int(psutil.Process().memory_info().vms))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketvit.config import resolve, run_config
-from pocketvit.data import Dataset, load
+from pocketvit.data import Dataset
 from pocketvit.edge.format import CannotRun, Format
 from pocketvit.edge.formats import format_of
 from pocketvit.edge.sensitivity import sensitivities
@@ -18,14 +17,14 @@ from pocketvit.edge.verified import Verification, verified
 from pocketvit.errors import UserError
 from pocketvit.evaluation.predictor import Predictor
 from pocketvit.files import drafts, expanded, write_whole
-from pocketvit.model import weights
 from pocketvit.model.network import Network
 from pocketvit.model.weights import WeightsMeta
-from pocketvit.verbs.models import Model, classifier_of, data_of, path_of, rendering_of
+from pocketvit.verbs.models import Model, classifier_of, data_of, dataset_like, path_of
 
 CALIBRATING = 512  # train images
 SENSING = 128  # of these, where layers are told apart
 NAMED = 3  # layers
+MADE = "PocketViT made it from"  # in every card
 
 
 def export(
@@ -42,7 +41,7 @@ def export(
     Args:
         model: a run, or weights of a classifier.
         to: "onnx", "openvino", "executorch", "timm", or "html" for a page that classifies in a browser, offline.
-        out: the file; a card, FILE.md, is written beside it.
+        out: the file; a card, FILE.md, is written beside it. Those of an earlier export are replaced, and no others.
         int8: quantise the products with weights, calibrated on train images.
         data: the images that the run came from; None takes those that it was begun with.
         max_drop: points of test accuracy that may be lost, or one image where that is more.
@@ -52,7 +51,8 @@ def export(
         file, "reason".
 
     Raises:
-        UserError: no classifier, no such kind, no images, or a file that is not as good, which is not left behind.
+        UserError: no classifier, no such kind, no images, a file there that no export wrote, or one made that is not as
+            good, which is not left behind.
     """
     file = expanded(out)
     kind = format_of(to, file, int8)
@@ -62,9 +62,8 @@ def export(
     dataset = images_of(path_of(model), meta, data)
     calibration = calibrating(dataset) if int8 else None
     with drafts(file) as folder:
-        draft = folder / file.name
-        if file.exists() and file.samefile(weights.weights_file(path_of(model))):
-            raise UserError(f"--out {out}: the weights themselves: choose another name")
+        draft, card = folder / file.name, file.with_name(f"{file.name}.md")
+        _refuse_to_replace_others(file, card)
         kind.write(draft, network.cpu().eval(), meta, calibration)
         said = _verified(kind, draft, network, meta, dataset)
         if isinstance(said, Verification) and not said.holds(max_drop / 100):
@@ -74,8 +73,17 @@ def export(
         draft.replace(file)
         about = {"file": str(file), "to": to, "int8": int8, "bytes": file.stat().st_size}
         found = about | {"verified": "images" in known} | known
-        write_whole(file.with_name(f"{file.name}.md"), _card(found, kind, file, meta, dataset))
+        write_whole(card, _card(found, kind, file, meta, dataset))
     return found
+
+
+def _refuse_to_replace_others(file: Path, card: Path) -> None:
+    """Raise UserError where a file is there that no export wrote: beside what one wrote lies a card that says so."""
+    if card.is_file() and MADE in card.read_text(encoding="utf-8", errors="replace"):
+        return
+    for there in (file, card):
+        if there.is_file():
+            raise UserError(f"--out {file}: {there.name} is there, and no export wrote it: choose another name")
 
 
 def _verified(
@@ -116,9 +124,7 @@ def images_of(path: Path, meta: WeightsMeta, data: str | None) -> Dataset:
     Raises UserError where they are not known, or not those.
     """
     data = data_of(path, "give --data") if data is None else data
-    config = resolve(config=run_config(path)).data
-    sized = replace(config, size="{}x{}".format(*meta.shape))
-    dataset = load(str(data), sized, rendering=rendering_of(meta), channels=meta.shape[2], need_labels=True)
+    dataset = dataset_like(str(data), meta, resolve(config=run_config(path)).data)
     if meta.source and dataset.fingerprint != meta.source:
         raise UserError(
             f"--data {data}: not the images that the model learnt from: what tests must be what it held out"
@@ -155,7 +161,7 @@ image = Image.open("image.png").convert("{mode}").resize(({width}, {height}), Im
     return f"""# {file.name}
 
 A classifier of {len(meta.classes)} classes for {colours} images of {width}x{height} px, preset `{meta.model.preset}`.
-PocketViT made it from {dataset.name} ({len(dataset.train):,} train images).
+{MADE} {dataset.name} ({len(dataset.train):,} train images).
 
 {kind.about(meta)}
 - {tested}

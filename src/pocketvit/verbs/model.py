@@ -24,7 +24,7 @@ from pocketvit.model import weights
 from pocketvit.model.network import Network
 from pocketvit.model.weights import WeightsMeta
 from pocketvit.training.device import make_accelerator
-from pocketvit.verbs.models import Model, path_of, rendering_of
+from pocketvit.verbs.models import Model, path_of
 
 CHUNK = 512  # images that are decoded, and then computed, at a time
 
@@ -114,7 +114,7 @@ class TrainedModel:
         Raises:
             UserError: no images; a file that is none; or, without `skip_bad`, one that cannot be decoded.
         """
-        (height, width, channels), rendering = self.meta.shape, rendering_of(self.meta)
+        (height, width, channels), rendering = self.meta.shape, self.meta.rendering
         every = list(_named(images))
         bar = Console(stderr=True)
         named = iter(track(every, "images", console=bar, transient=True, disable=not progress or not bar.is_terminal))

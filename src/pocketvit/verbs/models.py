@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from pocketvit.config import DataConfig, model_path
-from pocketvit.data import Dataset, Rendering, Spec, load
+from pocketvit.data import Dataset, Spec, load
 from pocketvit.errors import UserError
 from pocketvit.model import weights
 from pocketvit.model.network import Network
@@ -74,12 +74,7 @@ def dataset_like(data: Spec, meta: WeightsMeta, config: DataConfig, need_labels:
     """The data as the weights are used to them: of their size, channels and rendering. Raises as `load`."""
     height, width, channels = meta.shape
     sized = dataclasses.replace(config, size=f"{height}x{width}")
-    return load(data, sized, rendering=rendering_of(meta), channels=channels, need_labels=need_labels)
-
-
-def rendering_of(meta: WeightsMeta) -> Rendering:
-    """How images become 8 bits for a model."""
-    return Rendering(meta.bits, meta.background)
+    return load(data, sized, rendering=meta.rendering, channels=channels, need_labels=need_labels)
 
 
 def few(names: Sequence[str]) -> str:

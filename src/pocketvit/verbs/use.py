@@ -23,7 +23,7 @@ from pocketvit.evaluation.predictor import Predictor
 from pocketvit.evaluation.reconstruct import reconstruct_images
 from pocketvit.files import expanded, write_whole
 from pocketvit.model import weights
-from pocketvit.model.costs import costs as count
+from pocketvit.model.costs import classifier_costs
 from pocketvit.model.devices import on_paper
 from pocketvit.model.mae import MaskedAutoencoder
 from pocketvit.model.networks import NETWORKS
@@ -36,7 +36,7 @@ from pocketvit.training.device import make_accelerator
 from pocketvit.training.pretrain import step_costs
 from pocketvit.verbs.asked import Data, spec_of
 from pocketvit.verbs.model import load as load_model
-from pocketvit.verbs.models import Model, data_of, dataset_like, few, mae_path_of, path_of, rendering_of
+from pocketvit.verbs.models import Model, data_of, dataset_like, few, mae_path_of, path_of
 from pocketvit.verbs.progress import in_parts, waiting
 
 
@@ -50,10 +50,9 @@ def probe(
     among those that the model learnt from. Raises UserError for bad data, settings or weights, and for other splits of
     the run's own data than its own.
     """
-    settings = settings or resolve(config=run_config(path_of(model)), **overrides)
-    data = spec_of(data_of(path_of(model), "give DATA") if data is None else data)
+    spec, settings = _asked(data, model, settings, overrides)
     encoder, (_, meta) = weights.frozen_encoder(path_of(model)), weights.encoder_state(path_of(model))
-    dataset, kept = dataset_like(data, meta, settings.data), _learnt_by(model)
+    dataset, kept = dataset_like(spec, meta, settings.data), _learnt_by(model)
     if kept is not None and dataset.fingerprint == kept[0]:
         _check_splits(settings.data, resolve(config=run_config(path_of(model))).data)
     device = make_accelerator(settings.device, "float32").device
@@ -88,21 +87,20 @@ def evaluate(
     Raises:
         UserError: no classifier, bad data, or a class that the model does not know.
     """
-    settings = settings or resolve(config=run_config(path_of(model)), **overrides)
-    data = spec_of(data_of(path_of(model), "give DATA") if data is None else data)
+    spec, settings = _asked(data, model, settings, overrides)
     trained = load_model(model, settings.device)
     trained.check_classifies()
     meta = trained.meta
     height, width, channels = meta.shape
     config = dataclasses.replace(settings.data, size=f"{height}x{width}")
-    found = load_whole(data, config, rendering_of(meta), channels)
+    found = load_whole(spec, config, meta.rendering, channels)
     kept = _learnt_by(model)
     images, labels, notes = found.split.images, found.split.labels, [f"all {len(found.split)} labelled test images"]
     assert labels is not None
     if kept is None and found.fingerprint == meta.source:
         if not found.own_test:
             raise UserError(
-                f"{data}: the weights learnt from images of this set, and only their run knows which: give it instead"
+                f"{spec}: the weights learnt from images of this set, and only their run knows which: give it instead"
             )
         notes = [f"all {len(found.split)} images of the test split"]
     elif kept is None:
@@ -112,20 +110,29 @@ def evaluate(
         # from the images that would be tested.
         own = resolve(config=run_config(path_of(model))).data
         _check_splits(config, own)
-        images, labels = dataset_like(data, meta, settings.data).labelled("test")
+        images, labels = dataset_like(spec, meta, settings.data).labelled("test")
         notes = ["the images that the run held out"]
     elif not (new := ~np.isin(image_digests(images), kept[1])).all():
         images, labels = images[new], labels[new]
         notes = [f"the data differ from the run's: {(~new).sum()} images that it learnt from are left out"]
         if not len(images):
-            raise UserError(f"{data}: the run learnt from every image there: give others to test on")
-    labels = _as_known(data, labels, found.classes, meta.classes)
+            raise UserError(f"{spec}: the run learnt from every image there: give others to test on")
+    labels = _as_known(spec, labels, found.classes, meta.classes)
     probabilities = in_parts(trained.predictor().probabilities, images, "test images")
     metrics = Metrics.of(probabilities, labels, meta.classes)
     missing = [name for name, value in metrics.per_class.items() if value is None]
     notes += [f"no images of {len(missing)} classes: {few(missing)}"] if missing else []
     notes += found.notes
-    return {"dataset": Path(str(data)).name or data, "test": len(labels), "notes": notes, **metrics.to_json()}
+    return {"dataset": Path(str(spec)).name or spec, "test": len(labels), "notes": notes, **metrics.to_json()}
+
+
+def _asked(
+    data: Data | None, model: Model, settings: Settings | None, overrides: dict[str, Any]
+) -> tuple[Spec, Settings]:
+    """The set, or that of the model's run without one; and the settings, or those of its run with `overrides`."""
+    path = path_of(model)
+    spec = spec_of(data_of(path, "give DATA") if data is None else data)
+    return spec, settings or resolve(config=run_config(path), **overrides)
 
 
 def _learnt_by(model: Model) -> tuple[str, NDArray[np.uint64]] | None:
@@ -173,12 +180,11 @@ def reconstruct(
         raise UserError(f"--count {count}: expected at least 1")
     if out is not None and Path(out).suffix.lower() != ".png":
         raise UserError(f"--out {out}: expected a name that ends in .png")
-    settings = settings or resolve(config=run_config(path_of(model)), **overrides)
-    data = spec_of(data_of(path_of(model), "give DATA") if data is None else data)
+    spec, settings = _asked(data, model, settings, overrides)
     mae, meta = weights.load(mae_path_of(model))
     if not isinstance(mae, MaskedAutoencoder):
         raise UserError(f"{path_of(model)}: a classifier has no decoder: give pre-trained weights")
-    dataset = dataset_like(data, meta, settings.data, need_labels=False)
+    dataset = dataset_like(spec, meta, settings.data, need_labels=False)
     images = dataset.val.images[:count]
     made = reconstruct_images(mae, images, meta.mean, meta.std, settings.mae.mask_ratio, settings.seed)
     rows = np.concatenate([np.pad(array, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=255) for array in made], 2)
@@ -189,9 +195,9 @@ def reconstruct(
     picture = Image.fromarray(np.ascontiguousarray(sheet))
     beside = run_config(path_of(model))
     file = expanded(out or (beside.with_name(RECONSTRUCTION) if beside else RECONSTRUCTION))
-    images_at = find(data)
+    images_at = find(spec)
     if images_at and images_at.is_dir() and images_at.resolve() in file.resolve().parents:
-        raise UserError(f"--out {file}: lies among the images of {data}, where it would be taken for one: give another")
+        raise UserError(f"--out {file}: lies among the images of {spec}, where it would be taken for one: give another")
     stream = io.BytesIO()
     picture.resize((picture.width * zoom, picture.height * zoom), Image.Resampling.NEAREST).save(stream, "PNG")
     try:
@@ -227,10 +233,10 @@ def budget(
             raise UserError(f"--{name} {number}: expected at least 1")
     settings = settings or resolve(recipe, **overrides)
     height, width = settings.data.shape or scaled_size(32, 32, patching_of(settings), settings.data.scale)
-    shape, mae = (height, width, channels), settings.mae
-    cost = count(settings.model, shape, classes, mae.mask_ratio, mae.decode_share, mae.visible_discount)
+    shape = (height, width, channels)
     objective = next((arm.objective for arm in arms_of(settings) if arm.objective), "mae")
     macs, params = step_costs(settings, shape, objective)
-    cost = dataclasses.replace(cost, pretrain_macs=macs, pretrain_params=params)
+    cost = classifier_costs("vit", settings.model, shape, classes)
     about = {"preset": settings.model.preset, "shape": list(shape), "classes": classes}
-    return {**about, **dataclasses.asdict(cost), "devices": on_paper(cost)}
+    pretraining = {"pretrain_macs": macs, "pretrain_params": params}
+    return {**about, **dataclasses.asdict(cost), **pretraining, "devices": on_paper(cost)}

@@ -108,7 +108,9 @@ def _split_folders(root: Path, folders: dict[str, Path], loose: list[Path], pass
     for name, part in named.items():
         if part in splits:
             kind = "validation" if part == "val" else part
-            raise UserError(f"{root}: both {splits[part].name}/ and {name}/ name the {kind} split: keep one of them")
+            raise UserError(
+                f"{root}: both {splits[part].name}/ and {name}/ name the {kind} split: keep one of them, or join them"
+            )
         splits[part] = folders[name]
     if loose:
         raise UserError(f"{root}: images lie beside train/: move them into it, or into a class folder in it")

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from pocketvit.config import Settings
 from pocketvit.model.mae import MaskedAutoencoder
 from pocketvit.model.vit import ViT
-from pocketvit.training.objectives.pretraining import HELDOUT_BATCH, Pretraining
+from pocketvit.training.objectives.pretraining import Pretraining
 
 
 class MaskedAutoencoding(Pretraining):
@@ -38,7 +38,7 @@ class MaskedAutoencoding(Pretraining):
     def heldout_loss(self, network: nn.Module) -> float:
         """Every patch is decoded, whatever share training decodes."""
         total, start, ratio = 0.0, 0, self.settings.mae.mask_ratio
-        for images in self.heldout.chunks(HELDOUT_BATCH):
+        for images in self.heldout.chunks():
             noise = self._noise[:, start : start + len(images)].flatten(0, 1)
             total += network(images.repeat(self.views, 1, 1, 1), ratio, noise).loss.item() * len(images)
             start += len(images)

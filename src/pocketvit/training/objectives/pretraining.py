@@ -96,7 +96,7 @@ class Pretraining(ABC):
         """The part of a trained network that fine-tuning starts from."""
 
     def read(self, network: nn.Module, epoch: int, last: bool) -> dict[str, float]:
-        """`heldout_loss`, and `knn` every so many epochs and at the end."""
+        """`heldout_loss`, and `knn` where so many epochs are over and at the end."""
         network.eval()
         with torch.no_grad(), self._accelerator.autocast():
             reading = {"heldout_loss": self.heldout_loss(network)}

@@ -19,10 +19,9 @@ from pocketvit.model.vit import ViT, ViTShape
 from pocketvit.training.augment import Augment, mix, smoothed
 from pocketvit.training.batches import Batches
 from pocketvit.training.objectives.mae import MaskedAutoencoding
+from pocketvit.training.objectives.pretraining import HELDOUT_BATCH
 from pocketvit.training.phases import Phases
 from pocketvit.training.spreading import SoftLabels
-
-HELDOUT_BATCH = 512
 
 
 class Classification:
@@ -120,7 +119,7 @@ class Classification:
         """`val_accuracy`."""
         classifier = self.classifier(network).eval()
         with self._accelerator.autocast():
-            predicted = torch.cat([classifier(chunk).argmax(dim=1) for chunk in self._heldout.chunks(HELDOUT_BATCH)])
+            predicted = torch.cat([classifier(chunk).argmax(dim=1) for chunk in self._heldout.chunks()])
         return {"val_accuracy": (predicted == self._truth).float().mean().item()}
 
     @staticmethod
