@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -67,30 +68,40 @@ def step_bytes(
 
     Counted from the tensors that a forward pass keeps; at the sizes tried 1.1 to 1.8 times what training took.
     """
-    height, width, channels = dataset.shape
-    attention, few, kind = 0, 2, kind or USUAL[stage]
+    always, kept = _counted(
+        stage, kind or USUAL[stage], settings, dataset.shape, len(dataset.classes) or 1, device.type, bf16
+    )
+    return always, _part(getattr(settings, stage)) * kept
+
+
+@cache
+def _counted(
+    stage: str, kind: str, settings: Settings, size: tuple[int, int, int], classes: int, device: str, bf16: bool
+) -> tuple[int, int]:
+    """Bytes in any case, and for an image; cached, for a run asks several times before its first step."""
+    height, width, channels = size
+    attention, few = 0, 2
     with torch.device("meta"):
         if stage == "pretrain":
             objective = PRETRAINING[kind]
             images = torch.zeros(few * objective.views, channels, height, width)
-            trained: nn.Module = objective.build(settings, dataset.shape)
+            trained: nn.Module = objective.build(settings, size)
             kept = saved_bytes(trained, images, lambda: objective.views_loss(settings, trained, images))
         else:
             images = torch.zeros(few, channels, height, width)
-            sizes, classes = settings.network(kind), len(dataset.classes) or 1
-            trained = classifier = NETWORKS[kind].build(sizes, dataset.shape, classes)
+            trained = classifier = NETWORKS[kind].build(settings.network(kind), size, classes)
             kept = saved_bytes(classifier, images, lambda: classifier(images).sum())
             if settings.finetune.unlabelled == "teacher":
                 kept = round(kept * (1 + images_beside(classifier)))
             shape = classifier.shape if isinstance(classifier, ViT) else None
-            if shape and device.type == "cpu" and bf16 and shape.patches < LONGEST_UNFUSED:
+            if shape and device == "cpu" and bf16 and shape.patches < LONGEST_UNFUSED:
                 # What the fused kernel, which is what runs on the meta device, does not keep: the weights, twice.
                 attention = 2 * few * shape.depth * shape.heads * (shape.patches + 1) ** 2 * 2
     if bf16:
         kept = round(HALVED * kept)
     kept += attention
     weights = WORKSPACE + COPIES * 4 * sum(parameter.numel() for parameter in trained.parameters())
-    return weights, _part(getattr(settings, stage)) * (kept // few)
+    return weights, kept // few
 
 
 def _part(config: OptimConfig) -> int:
