@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bench_tables import STAGES
-from cost_tables import BUDGETS
+from cost_tables import cost_of
 from writing import BadEvidence, Json, minutes, plain
 
 from pocketvit.pages import words
@@ -52,15 +52,13 @@ FIRST = next(iter(ROWS))  # has what is true of all of them
 
 def cifar_table(results: Path) -> str:
     """The recipes `paper` and `lite` on CIFAR-10 and CIFAR-100 over their seeds, then what others publish."""
-    import pocketvit as pv
-
     lines = [
         "| model | parameters | MACs | epochs | CIFAR-10, % | CIFAR-100, % | time | source |",
         "|---|---|---|---|---|---|---|---|",
     ]
     origins = []
     for title, (preset, ending) in OURS.items():
-        cost = pv.budget(preset=preset, size=BUDGETS[preset][0])
+        cost = cost_of(preset)
         macs = f"{words.amount(cost['macs'])}; {words.amount(cost['macs_without_attention'])} without attention"
         found = {data: _runs(results, f"{preset}-{data}{ending}") for data in CIFAR}
         for name, row in ROWS.items():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 from writing import Json, markdown, plain, when
 
 from pocketvit.config import PRESETS
@@ -13,16 +15,24 @@ from pocketvit.pages.speed import HEADS, by_case, case_title, cells, conditions,
 BUDGETS = {"paper": (36, 3), "lite": (32, 3), "tiny": (32, 3), "digits": (8, 1)}
 
 
-def budget_table() -> str:
-    """What each preset costs at its size and channels; counted, not measured."""
+@cache
+def cost_of(preset: str) -> Json:
+    """What a preset costs at its size and channels; counted once, for several tables."""
     import pocketvit as pv
 
+    size, channels = BUDGETS[preset]
+    found: Json = pv.budget(preset=preset, size=size, channels=channels)
+    return found
+
+
+def budget_table() -> str:
+    """What each preset costs at its size and channels; counted, not measured."""
     head = [
         "preset", "image", "tokens", "parameters", "MACs", "MACs without attention", "MACs of pre-training, forward",
     ]  # fmt: skip
     rows = []
     for preset, (size, channels) in BUDGETS.items():
-        cost = pv.budget(preset=preset, size=size, channels=channels)
+        cost = cost_of(preset)
         tokens = 1 + (size // int(PRESETS[preset]["patch"])) ** 2
         counts = (cost["params"], cost["macs"], cost["macs_without_attention"], cost["pretrain_macs"])
         amounts = (words.amount(count) for count in counts)
@@ -32,12 +42,10 @@ def budget_table() -> str:
 
 def devices_table() -> str:
     """What each preset takes at its size and channels, in int8 and float32; counted, not measured."""
-    import pocketvit as pv
-
     head = ["preset", "weights, MB", "peak activations, kB", *(f"{device.core}, ms" for device in DEVICES)]
     rows = []
-    for preset, (size, channels) in BUDGETS.items():
-        found = pv.budget(preset=preset, size=size, channels=channels)["devices"]
+    for preset in BUDGETS:
+        found = cost_of(preset)["devices"]
         first = [one for one in found if one["part"] == DEVICES[0].part]
         cells = [
             " / ".join(f"{one['weights_bytes'] / 1e6:.2f}" for one in first),

@@ -48,6 +48,7 @@ SMALL = {
     "model.heads": 2,
     "model.decoder_width": 32,
     "model.decoder_heads": 2,
+    "resnet.depth": 8,
     "pretrain.epochs": 1,
     "finetune.epochs": 1,
     "finetune.min_steps": 0,
@@ -170,11 +171,15 @@ def run_block(language: str, code: str) -> None:
 
 @pytest.fixture
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with the documents' data, which is the current one; training functions default to SMALL."""
+    """A folder with the documents' data, which is the current one; what trains from Python defaults to SMALL."""
     make_data(tmp_path)
     monkeypatch.chdir(tmp_path)
     for name in TRAINING:
         monkeypatch.setattr(pocketvit, name, functools.partial(getattr(pocketvit, name), **SMALL))
+    # Which has its own arguments for epochs, and one seed.
+    brief = {name: value for name, value in SMALL.items() if name != "seeds" and not name.endswith("epochs")}
+    estimator = functools.partial(pocketvit.PocketViTClassifier, settings=brief)
+    monkeypatch.setattr(pocketvit, "PocketViTClassifier", estimator)
     monkeypatch.setenv("POCKETVIT_DATA", str(tmp_path / "data"))  # no downloads
     monkeypatch.setattr(planner, "measure", lambda *_: {})
     plan = {"epochs": {"pretrain": 1, "finetune": 1}, "compile": "never", "lands": []}

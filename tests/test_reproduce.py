@@ -271,6 +271,7 @@ def test_arms_add_up_to_one_evidence_file_with_equal_steps(
     assert (published / "config.yaml").read_bytes() == (elsewhere / folder.name / "config.yaml").read_bytes()
 
 
+@pytest.mark.slow
 def test_one_arm_alone_is_evidence_without_the_other(
     reproduce: ModuleType, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -55,6 +55,14 @@ def test_evidence_has_every_kind_and_a_table(run: pv.Run, tmp_path: Path, monkey
     assert all(row["refused"][1:] in table for row in rows if "refused" in row)
 
 
+@pytest.fixture(scope="module")
+def onnx_file(run: pv.Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("exported") / "m.onnx"
+    for _ in range(2):  # the first is replaced
+        pv.export(run, out=file)
+    return file
+
+
 @pytest.mark.parametrize(("to", "int8"), KINDS)
 def test_every_kind_is_verified_and_read_again(
     run: pv.Run, to: str, int8: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -113,18 +121,15 @@ def test_the_lines_of_the_card_load_the_file(
 
 
 def test_a_runtime_is_chosen_by_the_files_name_or_asked_for(
-    run: pv.Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    run: pv.Run, onnx_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file = tmp_path / "m.onnx"
-    for _ in range(2):  # the first is replaced
-        pv.export(run, out=file)
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "a.png")
     told = {}
     for name in (None, "onnxruntime", "openvino"):
-        rows = pv.predict(tmp_path / "a.png", model=file, runtime=name)
+        rows = pv.predict(tmp_path / "a.png", model=onnx_file, runtime=name)
         told[name] = [guess["probability"] for guess in rows[0]["top"]]
     assert told["openvino"] == pytest.approx(told[None], abs=1e-4)
-    given = ["predict", str(tmp_path / "a.png"), "--model", str(file), "--runtime"]
+    given = ["predict", str(tmp_path / "a.png"), "--model", str(onnx_file), "--runtime"]
     for name, words in (
         ("toaster", "--runtime toaster: expected one of onnxruntime, openvino, executorch"),
         ("executorch", "use onnxruntime or openvino"),
@@ -159,7 +164,7 @@ def test_what_is_worse_is_not_left_behind(
     assert pv.export(run, out=tmp_path / "new" / "m.onnx", max_drop=allowed)["bytes"] > 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_signal_leaves_nothing_half_written(run: pv.Run, number: signal.Signals, tmp_path: Path) -> None:
     given = ["export", str(run.path), "--out", str(tmp_path / "m.onnx")]
     child = subprocess.Popen([sys.executable, "-m", "pocketvit.cli", *given], stderr=subprocess.PIPE, text=True)
@@ -232,16 +237,15 @@ def test_the_data_have_to_be_those_of_the_run(run: pv.Run, tmp_path: Path, capsy
 
 
 def test_wrong_words_and_foreign_files_get_one_line(
-    run: pv.Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    run: pv.Run, onnx_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "text.onnx").write_text("no model")
-    pv.export(run, out=tmp_path / "m.onnx")
-    (tmp_path / "half.onnx").write_bytes((tmp_path / "m.onnx").read_bytes()[:5000])
-    foreign = onnx.load(tmp_path / "m.onnx")
+    (tmp_path / "half.onnx").write_bytes(onnx_file.read_bytes()[:5000])
+    foreign = onnx.load(onnx_file)
     del foreign.metadata_props[:]
     onnx.save(foreign, tmp_path / "foreign.onnx")
     for name, about in (("size", {"shape": [16, 16, 1]}), ("classes", {"classes": ["a", "b"]})):
-        other = onnx.load(tmp_path / "m.onnx")
+        other = onnx.load(onnx_file)
         entry = next(entry for entry in other.metadata_props if entry.key == KEY)
         entry.value = json.dumps(json.loads(entry.value) | about)
         onnx.save(other, tmp_path / f"{name}.onnx")

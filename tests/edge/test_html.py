@@ -33,7 +33,6 @@ from pocketvit.edge.onnx import OnnxRuntime
 from pocketvit.model.vit import ViT
 from pocketvit.model.weights import WeightsMeta
 
-SIZES = {"model.width": 32, "model.depth": 2, "model.heads": 2, "model.decoder_width": 16, "model.decoder_heads": 2}
 EVIL = "</script><b>cat</b>"
 RESULT = {"exported_accuracy": 0.5, "images": 20, "parameters": 12345, "int8": False}
 READY = "document.getElementById('time').textContent.includes('ms')"
@@ -65,13 +64,6 @@ def written(folder: Path, about: WeightsMeta) -> Path:
     Html.write(folder / "m.onnx", classifier(about), about)
     write_page(folder / "page.html", folder / "m.onnx", about, dataset, RESULT)
     return folder / "page.html"
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> pv.Run:
-    out = tmp_path_factory.mktemp("fit") / "run"
-    about = {**SIZES, "epochs": 8, "finetune.epochs": 4, "finetune.min_steps": 300, "arms": "random", "seeds": 1}
-    return pv.fit("digits", out=out, labels_per_class="all", quiet=True, **about)
 
 
 @pytest.fixture(scope="module")

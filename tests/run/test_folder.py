@@ -17,7 +17,12 @@ from pocketvit.run.opening import discard, hold, open_run, settle
 from pocketvit.verbs import train
 
 SIZES = {"width": 16, "depth": 1, "heads": 2, "decoder_width": 16, "decoder_heads": 2}
-TINY = [*(f"--model.{name}={value}" for name, value in SIZES.items()), "--device=cpu", "--precision=float32"]
+TINY = [
+    *(f"--model.{name}={value}" for name, value in SIZES.items()),
+    "--resnet.depth=8",
+    "--device=cpu",
+    "--precision=float32",
+]
 
 
 def test_init_in_the_folder_that_would_be_overwritten_is_kept(

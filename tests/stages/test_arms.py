@@ -28,7 +28,7 @@ from pocketvit.training.stops import NonFiniteLoss
 SMALL = {
     "model.width": 16, "model.depth": 1, "model.heads": 2, "model.decoder_width": 16, "model.decoder_heads": 2,
     "pretrain.epochs": 2, "finetune.epochs": 1, "finetune.min_steps": 4, "labels_per_class": 5, "seeds": 2,
-    "device": "cpu", "precision": "float32",
+    "resnet.depth": 8, "device": "cpu", "precision": "float32",
 }  # fmt: skip
 
 
@@ -82,7 +82,7 @@ def read_summary_details(folder: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize("way", ["graph", "teacher"])
 def test_a_fit_says_what_it_learnt_from_images_without_a_label(tmp_path: Path, way: str) -> None:
-    settings = {**SMALL, "labels_per_class": "5,all", "seeds": 1, "resnet.depth": 8, "finetune.unlabelled": way}
+    settings = {**SMALL, "labels_per_class": "5,all", "seeds": 1, "finetune.unlabelled": way}
     run = pocketvit.fit("digits", recipe="digits", out=tmp_path / "run", arms="random,resnet", **settings)
     runs = read_summary_details(run.path)["runs"]
     told = [(one["init"], one["labels"], one["unlabelled"], one["unlabelled_by"]) for one in runs]
@@ -96,7 +96,7 @@ def test_a_fit_says_what_it_learnt_from_images_without_a_label(tmp_path: Path, w
 def test_a_frozen_encoder_is_saved_where_its_linear_head_is_better(tmp_path: Path) -> None:
     """Fine-tuning that hardly learns: the linear classifier on the encoder as it was does better."""
     stuck = {**SMALL, "pretrain.epochs": 20, "finetune.lr": 1e-7, "labels_per_class": "all", "seeds": 1}
-    run = pocketvit.fit("digits", recipe="digits", out=tmp_path / "run", **stuck)
+    run = pocketvit.fit("digits", recipe="digits", out=tmp_path / "run", arms="mae,random", **stuck)
     details, probe = read_summary_details(run.path), run.summary["probe"]["mae"]
     assert (details["shipped"], details["frozen"]) == ("mae", True)
     assert set(probe) == {"knn", "linear"}
@@ -113,7 +113,7 @@ def test_wrong_labels_are_listed_and_shown(tmp_path: Path, monkeypatch: pytest.M
     images, labels = np.rint(found.images * (255 / 16)).astype(np.uint8), found.target.copy()
     planted = np.random.default_rng(0).permutation(len(labels))[:40]
     labels[planted] = (labels[planted] + 3) % 10
-    longer = {**SMALL, "pretrain.epochs": 30, "model.width": 32}
+    longer = {**SMALL, "pretrain.epochs": 30, "model.width": 32, "seeds": 1, "arms": "mae"}
     run = pocketvit.fit((images, labels), recipe="digits", out=tmp_path / "run", **longer)
     lines = (run.path / "doubtful-labels.csv").read_text().splitlines()
     assert lines[0].split(",") == [
@@ -132,8 +132,7 @@ def leaderboard_of(run: Any) -> list[dict[str, Any]]:
 
 
 def test_a_fit_compares_what_it_is_asked_to(tmp_path: Path) -> None:
-    settings = {**SMALL, "labels_per_class": 5, "resnet.depth": 8}
-    run = pocketvit.fit("digits", recipe="digits", out=tmp_path / "run", arms="resnet, random", **settings)
+    run = pocketvit.fit("digits", recipe="digits", out=tmp_path / "run", arms="resnet, random", **SMALL)
     summary, (table,) = run.summary, run.summary["finetune"]
     assert [arm["name"] for arm in summary["arms"]] == list(table["arms"]) == ["random", "resnet"]
     assert summary["pretrain"] == {}
@@ -146,7 +145,7 @@ def test_a_fit_compares_what_it_is_asked_to(tmp_path: Path) -> None:
 
 
 def test_a_resnet_is_saved_where_it_is_best_and_serves_every_verb(tmp_path: Path) -> None:
-    settings = {**SMALL, "seeds": 1, "labels_per_class": "all", "resnet.depth": 8, "finetune.min_steps": 40}
+    settings = {**SMALL, "seeds": 1, "labels_per_class": "all", "finetune.min_steps": 40}
     run = pocketvit.fit("digits", recipe="digits", out=tmp_path / "run", **settings)
     details = read_summary(run.path)["details"]
     assert details["shipped"] == "resnet"
@@ -163,8 +162,7 @@ def test_a_resnet_is_saved_where_it_is_best_and_serves_every_verb(tmp_path: Path
 
 
 def test_finetune_trains_one_arm(tmp_path: Path) -> None:
-    settings = {**SMALL, "labels_per_class": 5, "resnet.depth": 8}
-    run = pocketvit.finetune("digits", recipe="digits", out=tmp_path / "run", arms="resnet", **settings)
+    run = pocketvit.finetune("digits", recipe="digits", out=tmp_path / "run", arms="resnet", **SMALL)
     assert list(run.summary["finetune"][0]["arms"]) == ["resnet"]
     for arms in ("mae", "random,resnet"):
         with pytest.raises(UserError, match=f"arms {arms}: finetune trains one arm: expected one that is trained fr"):

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,7 +36,7 @@ from pocketvit.training.schedule import Deadlines
 from pocketvit.training.step import GradientStep
 from pocketvit.training.stops import Paused
 
-stage, out, accumulate, interrupted = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), bool(int(sys.argv[4]))
+names, out, accumulate, interrupted = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), bool(int(sys.argv[4]))
 settings = resolve("digits", **{
     "model.width": 16, "model.depth": 2, "model.heads": 2, "model.decoder_width": 16, "model.decoder_heads": 2,
     "pretrain.epochs": 2, "pretrain.batch_size": 128, "pretrain.accumulate": accumulate,
@@ -46,7 +47,6 @@ settings = resolve("digits", **{
 })
 accelerator = make_accelerator("cpu", "float32")
 dataset = load("digits", settings.data, patching=Patching(2))
-losses, used, parts = [], [], set()
 read, at, capture = GradientStep.read_losses, Batches.at, GradientStep.capture
 
 def reading(*args):
@@ -67,7 +67,7 @@ def capturing(*args):
 GradientStep.read_losses, Batches.at, GradientStep.capture = reading, taking, capturing
 log = RunLog(quiet=True)
 
-def train(**when):
+def train(stage, **when):
     if stage == "pretrain":
         step = pretraining(dataset, settings, accelerator, "mae" if settings.arms == "all" else settings.arms)
     else:
@@ -75,28 +75,38 @@ def train(**when):
         step = finetuning(dataset, np.arange(count), settings, accelerator, seed=3, init=None)
     return loop.train(step, log, {"stage": stage}, **when)
 
-if interrupted:
-    # The main process's clock alone decides when to save, or the others would wait for each other's weights.
-    loop.SETTLE_SECONDS, stages.CHECKPOINT_SECONDS = 0.0, 1000.0 * accelerator.process_index
-    try:
-        train(folder=out / "checkpoints", deadlines=Deadlines(pause=0.0))
-    except Paused:
-        assert 0 < len(losses) < 20, losses
-    result = train(folder=out / "checkpoints")
-else:
-    result = train()
-weights = sum(float(p.detach().double().abs().sum()) for p in result.model.parameters())
-record = {"losses": losses, "used": used, "images": len(dataset.train), "weights": weights, "parts": sorted(parts)}
-(out / f"rank{accelerator.process_index}.json").write_text(json.dumps(record))
+found = []
+for stage in names.split(","):
+    losses, used, parts = [], [], set()
+    if interrupted:
+        # The main process's clock alone decides when to save, or the others would wait for each other's weights.
+        loop.SETTLE_SECONDS, stages.CHECKPOINT_SECONDS = 0.0, 1000.0 * accelerator.process_index
+        try:
+            train(stage, folder=out / "checkpoints", deadlines=Deadlines(pause=0.0))
+        except Paused:
+            assert 0 < len(losses) < 20, losses
+        result = train(stage, folder=out / "checkpoints")
+    else:
+        result = train(stage)
+    weights = sum(float(p.detach().double().abs().sum()) for p in result.model.parameters())
+    about = {"images": len(dataset.train), "weights": weights, "parts": sorted(parts)}
+    found.append({"losses": losses, "used": used, **about})
+(out / f"rank{accelerator.process_index}.json").write_text(json.dumps(found))
 """
 
 TEACHER = {"finetune.unlabelled": "teacher", "finetune.reconstruction": 0.0, "finetune.epochs": 6}
 
 
-def trained(
-    folder: Path, stage: str, processes: int, accumulate: int = 1, interrupted: bool = False, **settings: object
-) -> list[dict]:
-    """What each process records of a short training."""
+def trained(folder: Path, stage: str, processes: int, **more: Any) -> list[dict]:
+    """What each process records of a short training; further arguments are those of `trained_each`."""
+    (found,) = trained_each(folder, [stage], processes, **more)
+    return found
+
+
+def trained_each(
+    folder: Path, stages: list[str], processes: int, accumulate: int = 1, interrupted: bool = False, **settings: object
+) -> list[list[dict]]:
+    """For each stage, what each process records of a short training of it."""
     folder.mkdir()
     script = folder / "script.py"
     script.write_text(SCRIPT)
@@ -105,29 +115,30 @@ def trained(
     done = subprocess.run(
         [
             sys.executable, *(launch if processes > 1 else []), str(script),
-            stage, str(folder), str(accumulate), str(int(interrupted)), json.dumps(settings),
+            ",".join(stages), str(folder), str(accumulate), str(int(interrupted)), json.dumps(settings),
         ],
         env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
         capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(processes)]
+    found = [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(processes)]
+    return [list(each) for each in zip(*found, strict=True)]
 
 
-@pytest.mark.parametrize("stage", ["pretrain", "finetune"])
-def test_two_gloo_processes_train_as_one_does(tmp_path: Path, stage: str) -> None:
-    (one,) = trained(tmp_path / "one", stage, 1)
-    two = trained(tmp_path / "two", stage, 2)
-    assert len(one["losses"]) == 20
-    for process in two:
-        np.testing.assert_allclose(process["losses"], one["losses"], rtol=0, atol=1e-5)
-        assert process["weights"] == pytest.approx(one["weights"], rel=1e-5)
-    # The steps of one epoch take each image once, whichever process takes it.
-    taken = [i for process in two for step, _, indices in process["used"] if step < 10 for i in indices]
-    assert len(taken) == len(set(taken)) == 10 * 128 <= one["images"]
-    assert {tuple(sorted(i)) for _, _, i in one["used"]} == {
-        tuple(sorted(a + b)) for (_, _, a), (_, _, b) in zip(two[0]["used"], two[1]["used"], strict=True)
-    }
+def test_two_gloo_processes_train_as_one_does(tmp_path: Path) -> None:
+    stages = ["pretrain", "finetune"]
+    alone, shared = trained_each(tmp_path / "one", stages, 1), trained_each(tmp_path / "two", stages, 2)
+    for (one,), two in zip(alone, shared, strict=True):
+        assert len(one["losses"]) == 20
+        for process in two:
+            np.testing.assert_allclose(process["losses"], one["losses"], rtol=0, atol=1e-5)
+            assert process["weights"] == pytest.approx(one["weights"], rel=1e-5)
+        # The steps of one epoch take each image once, whichever process takes it.
+        taken = [i for process in two for step, _, indices in process["used"] if step < 10 for i in indices]
+        assert len(taken) == len(set(taken)) == 10 * 128 <= one["images"]
+        assert {tuple(sorted(i)) for _, _, i in one["used"]} == {
+            tuple(sorted(a + b)) for (_, _, a), (_, _, b) in zip(two[0]["used"], two[1]["used"], strict=True)
+        }
 
 
 @pytest.mark.slow

@@ -45,7 +45,9 @@ def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGKILL, -9), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "status"), [pytest.param(signal.SIGKILL, -9, marks=pytest.mark.slow), (signal.SIGTERM, 143)]
+)
 def test_a_process_ended_by_a_signal_resumes_to_the_same_bits(
     tmp_path: Path, whole_run: Path, number: signal.Signals, status: int
 ) -> None:

@@ -28,6 +28,7 @@ BRIEF: dict[str, Any] = {
 }  # fmt: skip
 # An ExecuTorch program takes half a minute to write, and does not run everywhere.
 QUICK = tuple(one for one in TIMED if one.name != "ExecuTorch")
+FEW = (EAGER, NAMED["ONNX Runtime float32"], NAMED["ONNX Runtime int8"])
 
 
 @pytest.fixture(scope="module")
@@ -45,17 +46,31 @@ def measured(run: pv.Run, tmp_path_factory: pytest.TempPathFactory) -> tuple[dic
     out = tmp_path_factory.mktemp("out") / "new" / "b.json"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("pocketvit.verbs.bench.thread_counts", lambda: [1])
-        patch.setattr("pocketvit.verbs.bench.TIMED", QUICK)
+        patch.setattr("pocketvit.verbs.bench.TIMED", FEW)
         return pv.bench(run, out=out, rounds=2, quiet=True), out
 
 
 @pytest.mark.slow
-def test_every_runtime_has_a_row_for_one_image_and_for_many(measured: tuple[dict[str, Any], Path], run: pv.Run) -> None:
-    found, out = measured
-    rows = found["rows"]
+def test_every_runtime_has_a_row_for_one_image_and_for_many(run: pv.Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pocketvit.verbs.bench.TIMED", QUICK)
+    found = pv.bench(run, rounds=2, quiet=True)
     expected = {(one.name, one.precision, batch) for one in QUICK if one.runs() for batch in (1, 32)}
-    assert {(row["runtime"], row["precision"], row["batch"]) for row in rows} == expected
+    assert {(row["runtime"], row["precision"], row["batch"]) for row in found["rows"]} == expected
     assert ("PyTorch", "bf16", 1) in expected or not cpu_multiplies_bf16()
+    assert found["details"]["runtimes"].keys() == {"onnxruntime", "openvino", "torch"}
+    assert_rows_say_what_calls_took(found)
+
+
+def test_a_row_says_what_its_calls_took(measured: tuple[dict[str, Any], Path]) -> None:
+    found, out = measured
+    assert len(found["rows"]) == len(FEW) * 2
+    assert_rows_say_what_calls_took(found)
+    assert json.loads(out.read_text()) == found
+    assert {"command", "commit", "date", "versions", "environment"} < found["details"].keys()
+
+
+def assert_rows_say_what_calls_took(found: dict[str, Any]) -> None:
+    rows = found["rows"]
     assert [row["seconds"]["median"] for row in rows] == sorted(row["seconds"]["median"] for row in rows)
     peaks = {peak["precision"]: peak["flops"] for peak in found["peaks"]}
     for row in rows:
@@ -68,9 +83,6 @@ def test_every_runtime_has_a_row_for_one_image_and_for_many(measured: tuple[dict
         if row["precision"] == "float32":
             assert row["over_float32"] == 1
             assert (row["over_eager"] == 1) == (row["runtime"] == "PyTorch")
-    assert json.loads(out.read_text()) == found
-    assert {"command", "commit", "date", "versions", "environment"} < found["details"].keys()
-    assert found["details"]["runtimes"].keys() == {"onnxruntime", "openvino", "torch"}
 
 
 def test_accuracy_is_that_of_the_whole_test_split(measured: tuple[dict[str, Any], Path], run: pv.Run) -> None:

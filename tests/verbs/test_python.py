@@ -252,11 +252,15 @@ def test_a_home_is_found_where_no_shell_has(run: pv.Run, monkeypatch: pytest.Mon
         pv.fit("digits", out="~/run")
 
 
-def test_the_estimator_is_searched_cross_validated_and_put_in_pipelines() -> None:
-    images, names = digits(150)
-    scores = cross_val_score(small(), images, names, cv=2, n_jobs=2)
+@pytest.mark.slow
+def test_the_estimator_is_cross_validated_in_two_processes() -> None:
+    scores = cross_val_score(small(), *digits(150), cv=2, n_jobs=2)
     assert scores.shape == (2,)
     assert (scores >= 0).all()
+
+
+def test_the_estimator_is_searched_and_put_in_pipelines() -> None:
+    images, names = digits(150)
     search = GridSearchCV(small(), {"finetune_epochs": [1, 2]}, cv=2).fit(images, names)
     assert search.best_params_["finetune_epochs"] in (1, 2)
     darker = make_pipeline(FunctionTransformer(lambda x: x // 2), small())
@@ -264,12 +268,13 @@ def test_the_estimator_is_searched_cross_validated_and_put_in_pipelines() -> Non
 
 
 def test_a_run_that_was_stopped_goes_on_by_its_name_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    flags = [f"--{name}={value}" for name, value in {**BRIEF, "epochs": 40, "finetune.min_steps": 5}.items()]
+    long = {**BRIEF, "epochs": 20, "finetune.min_steps": 5, "seeds": 1, "labels_per_class": 5}
+    flags = [f"--{name}={value}" for name, value in long.items()]
     assert main(["fit", "digits", *flags, "--out", str(tmp_path / "run"), "--pause-after", "1.5s"]) == 0
     assert "pocketvit resume RUN" in capsys.readouterr().out
     assert not (tmp_path / "run" / "summary.json").exists()
     assert main(["resume", str(tmp_path / "run")]) == 0
-    whole = pv.fit("digits", out=tmp_path / "whole", **{**BRIEF, "epochs": 40, "finetune.min_steps": 5})
+    whole = pv.fit("digits", out=tmp_path / "whole", **long)
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["finetune"] == whole.summary["finetune"]
     assert main(["resume", str(tmp_path / "nowhere")]) == 2
     assert "no run that can be gone on with" in capsys.readouterr().err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -57,8 +58,9 @@ class Costs(ClassifierCosts):
     pretrain_params: int
 
 
+@cache
 def classifier_costs(network: str, config: NetworkConfig, shape: tuple[int, int, int], classes: int) -> ClassifierCosts:
-    """Count what a classifier costs, without allocating it.
+    """Count what a classifier costs, without allocating it; once in a process, for the count takes tenths of a second.
 
     Args:
         network: one of NETWORKS.

@@ -3,10 +3,11 @@ A section whose data the run does not have is None here and left out by the temp
 
 import json
 import zipfile
+from functools import cache
 from pathlib import Path
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from pocketvit.errors import UserError
 from pocketvit.files import write_whole
@@ -30,6 +31,14 @@ def write_report(run_dir: Path) -> Path:
     arrays = {**_read_arrays(folder.doubted), **_read_arrays(folder.figures)}
     config = folder.config
     settings = config.read_text(encoding="utf-8", errors="replace") if config.is_file() else None
+    page = _template().render(page_context(summary, metrics, arrays, settings))
+    write_whole(folder.report, page.encode("utf-8", errors="replace"))  # file names may hold bytes that are no text
+    return folder.report
+
+
+@cache
+def _template() -> Template:
+    """Compiled once, for that takes as long as filling it."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -40,9 +49,7 @@ def write_report(run_dir: Path) -> Path:
     environment.filters.update(
         percent=words.percent, points=words.points, amount=words.amount, duration=words.duration, method=words.method
     )
-    page = environment.get_template("template.html.jinja").render(page_context(summary, metrics, arrays, settings))
-    write_whole(folder.report, page.encode("utf-8", errors="replace"))  # file names may hold bytes that are no text
-    return folder.report
+    return environment.get_template("template.html.jinja")
 
 
 def _read_metrics(path: Path) -> list[Context]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,7 @@ def saved_bytes(network: nn.Module, images: Tensor, loss: Callable[[], Tensor]) 
     return sum(size for _, size in kept.values())
 
 
+@cache  # a run asks several times before its first step
 def step_bytes(
     stage: str,
     shape: tuple[int, int, int],

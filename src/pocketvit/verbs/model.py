@@ -53,7 +53,7 @@ class TrainedModel:
     (N, H, W, C), or several of these in a list; all are scaled to the model's size.
 
     >>> import numpy as np, pocketvit as pv
-    >>> run = pv.fit("digits", epochs=1, seeds=1, labels_per_class=5, **{"finetune.min_steps": 5, "finetune.epochs": 1})
+    >>> run = pv.finetune("digits", epochs=1, seeds=1, labels_per_class=5, **{"finetune.min_steps": 5})
     >>> model = pv.load(run)
     >>> model.classes_[:3].tolist(), model.predict_proba(np.zeros((2, 8, 8), np.uint8)).shape
     (['0', '1', '2'], (2, 10))
