@@ -225,6 +225,8 @@ def in_short(folder: Path) -> Json:
 def model_card(job: Json, stem: str, summary: Json) -> str:
     """What the weights are, and what they are not."""
     details, data, found = summary["details"], summary["dataset"], summary["reproduction"]
+    # Other arms may have joined later.
+    call = next(call for call in reversed(found["calls"]) if details["shipped"] in call["arms"])
     accuracy, titles = summary["finetune"][-1]["arms"], {arm["name"]: arm["title"] for arm in summary["arms"]}
     arms = ", ".join(f"from {titles[name]} {100 * arm['accuracy']:.2f} %" for name, arm in accuracy.items())
     epochs = f"{found['finetune']['epochs']} of fine-tuning"
@@ -247,9 +249,9 @@ A Vision Transformer of {summary["model"]["params"]:,} parameters for images of 
 | test accuracy | {100 * found["float16_accuracy"]:.2f} % of this file on the {data["test"]:,} test images; \
 the recipe {arms} |
 | calibration error | {details["evaluation"]["ece"]:.3f} |
-| command | `{details["command"]}` |
-| commit | {details["commit"]} |
-| date, device | {details["date"][:10]}, {details["device"]}, {details["precision"]} |
+| command | `{call["command"]}` |
+| commit | {call["commit"]} |
+| date, device | {call["date"][:10]}, {call["device"]}, {call["precision"]} |
 
 ## Data
 

@@ -265,6 +265,11 @@ def test_arms_add_up_to_one_evidence_file_with_equal_steps(
     kept = np.load(file.with_suffix(".npz"))
     assert set(kept) == {"mae", "random"}
     assert np.abs(kept["mae"] - predictions).max() < 1e-3
+    # The card names the call that the weights came from, and not the last.
+    shipped = summary["details"]["shipped"]
+    call = next(call for call in summary["reproduction"]["calls"] if call["arms"] == [shipped])
+    card = (elsewhere / folder.name / "lite-cifar10.md").read_text()
+    assert f"| command | `{call['command']}` |" in card
     # With what is published, a run goes on elsewhere.
     published = elsewhere / "out" / "results" / "runs" / folder.name
     assert (published / "stages" / "finetune-mae-all-0.json").is_file()
