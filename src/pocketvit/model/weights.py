@@ -201,15 +201,16 @@ def load_encoder(vit: ViT, path: str | Path) -> WeightsMeta:
         )
     saved, asked = ViTShape.of(meta.model, meta.shape), vit.shape
     if saved != asked:
-        what = "of another preset"
+        preset = _preset(saved)
+        what, hint = "of another preset", f": give --preset {preset}" if preset else ""
         if replace(saved, image=(*asked.image[:2], saved.image[2])) == asked:
-            what = "for another --size"
+            what, hint = "for another --size", ""
         elif replace(saved, image=asked.image) == asked:
-            what = f"for images of {saved.image[2]} channels, not {asked.image[2]}"
+            what, hint = f"for images of {saved.image[2]} channels, not {asked.image[2]}", ""
         elif replace(saved, image=asked.image, patch=asked.patch) == asked:
-            what = "with another --patch"
+            what, hint = "with another --patch", ""
         raise UserError(
-            f"{weights_file(path)}: weights {what}: the file has {_words(saved)}; asked for is {_words(asked)}"
+            f"{weights_file(path)}: weights {what}: the file has {_words(saved)}; asked for is {_words(asked)}{hint}"
         )
     head = {name: tensor for name, tensor in vit.state_dict().items() if name.startswith("head.")}
     try:
@@ -266,10 +267,20 @@ def _line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
+def _sizes(shape: ViTShape) -> dict[str, float]:
+    """Those that presets name."""
+    names = ("patch", "width", "depth", "heads", "mlp_ratio")
+    return {name: getattr(shape, name) for name in names}
+
+
+def _preset(shape: ViTShape) -> str | None:
+    """The preset that has these sizes."""
+    sizes = _sizes(shape)
+    return next((name for name, values in PRESETS.items() if sizes.items() <= values.items()), None)
+
+
 def _words(shape: ViTShape) -> str:
     """The preset that has these sizes, and the sizes."""
-    sizes: dict[str, float] = {"patch": shape.patch, "width": shape.width, "depth": shape.depth, "heads": shape.heads}
-    sizes["mlp_ratio"] = shape.mlp_ratio
-    preset = next((name for name, values in PRESETS.items() if sizes.items() <= values.items()), "no preset")
     image = "x".join(map(str, shape.image))
-    return f"{preset} ({image}, {', '.join(f'{name} {value}' for name, value in sizes.items())})"
+    sizes = ", ".join(f"{name} {value}" for name, value in _sizes(shape).items())
+    return f"{_preset(shape) or 'no preset'} ({image}, {sizes})"
