@@ -133,7 +133,7 @@ MISTAKES: dict[str, tuple[Make, tuple[str, ...]]] = {
     "an unknown recipe": (lambda t: ["fit", "digits", "--recipe=lightt"], ("--recipe", "'lightt'", "lite")),
     "weights of another preset": (
         lambda t: ["finetune", "digits", ALL, "--init", str(digits_weights(t / "w.safetensors"))],
-        ("w.safetensors: weights of another preset", "tiny", "digits", "give --preset digits"),
+        ("w.safetensors: weights of another preset", "tiny", "digits", "give --preset tiny"),
     ),
     "a text file as weights to start from": (
         lambda t: ["finetune", "digits", ALL, "--init", str(text(t / "w.safetensors"))],
