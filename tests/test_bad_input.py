@@ -169,11 +169,11 @@ MISTAKES: dict[str, tuple[Make, tuple[str, ...]]] = {
     ),
     "a choice that is none": (
         lambda t: ["fit", "digits", "--preset=huge"],
-        ("--model.preset huge: expected one of paper, lite, tiny, digits",),
+        ("--preset huge: expected one of paper, lite, tiny, digits",),
     ),
     "a share that is no number": (
         lambda t: ["fit", "digits", "--label-fraction=half"],
-        ("--data.label_fraction half: expected a number",),
+        ("--label-fraction half: expected a number",),
     ),
     "a value for a group of settings": (
         lambda t: ["fit", "digits", "--model=tiny"],

@@ -76,7 +76,7 @@ def test_nothing_in_a_step_waits_for_the_device(
         return original(self, step, *more)
 
     monkeypatch.setattr(Batches, "at", counted)
-    monkeypatch.setattr(Batches, "chunks", lambda self, size: (_ for _ in ()).throw(EvaluationReached))
+    monkeypatch.setattr(Batches, "chunks", lambda self: (_ for _ in ()).throw(EvaluationReached))
     with pytest.raises(EvaluationReached):
         train(stage, digits, settings(), valueless)
     assert len(steps) >= 4  # an epoch, until the first reading
