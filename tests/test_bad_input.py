@@ -131,9 +131,9 @@ MISTAKES: dict[str, tuple[Make, tuple[str, ...]]] = {
         ("--pretrain: one value stands for a group",),
     ),
     "an unknown recipe": (lambda t: ["fit", "digits", "--recipe=lightt"], ("--recipe", "'lightt'", "lite")),
-    "weights of another preset": (
-        lambda t: ["finetune", "digits", ALL, "--init", str(digits_weights(t / "w.safetensors"))],
-        ("w.safetensors: weights of another preset", "tiny", "digits", "give --preset tiny"),
+    "weights of other sizes than those asked for": (
+        lambda t: ["finetune", "digits", ALL, "--init", str(digits_weights(t / "w.safetensors")), "--model.depth=4"],
+        ("w.safetensors: weights of other sizes", "tiny", "leave --model.depth out"),
     ),
     "a text file as weights to start from": (
         lambda t: ["finetune", "digits", ALL, "--init", str(text(t / "w.safetensors"))],

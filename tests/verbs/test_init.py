@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 
 import pocketvit as pv
 from pocketvit.cli import main
@@ -35,6 +36,18 @@ def test_nothing_is_pretrained_and_all_arms_are_compared(fitted: pv.Run, pretrai
     assert not any(part["stage"].startswith("pretrain") for part in summary["details"]["plan"]["stages"])
     assert summary["details"]["init"] == "pretrained"
     assert "the weights are those of pretrained" in (fitted.path / "report.html").read_text()
+
+
+def test_the_network_is_that_of_the_weights(pretrained: Path, tmp_path: Path) -> None:
+    brief = {name: value for name, value in BRIEF.items() if not name.startswith("model.")}
+    run = pv.finetune("digits", init=pretrained, recipe="tiny", out=tmp_path / "run", **brief)
+    asked = yaml.safe_load((run.path / "config.yaml").read_text())["model"]
+    assert (asked["preset"], asked["patch"], asked["width"], asked["depth"], asked["heads"]) == ("digits", 2, 16, 1, 2)
+    assert asked["pool"] == "mean"  # the recipe's: the head is new
+    findings = json.loads((run.path / "summary.json").read_text())["details"]["notes"]
+    assert "network digits in place of tiny, as the weights of --init are" in findings
+    again = pv.finetune("digits", init=pretrained, recipe="tiny", out=run.path, resume=True, **brief)
+    assert again.path == run.path
 
 
 def test_the_encoder_is_that_of_the_weights(fitted: pv.Run, pretrained: Path) -> None:

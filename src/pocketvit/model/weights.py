@@ -201,8 +201,10 @@ def load_encoder(vit: ViT, path: str | Path) -> WeightsMeta:
         )
     saved, asked = ViTShape.of(meta.model, meta.shape), vit.shape
     if saved != asked:
-        preset = _preset(saved)
-        what, hint = "of another preset", f": give --preset {preset}" if preset else ""
+        other = [f"--model.{name}" for name, size in _sizes(asked).items() if size != _sizes(saved)[name]]
+        what, hint = "for other images", ""
+        if other:
+            what, hint = "of other sizes", f": leave {' and '.join(other)} out"
         if replace(saved, image=(*asked.image[:2], saved.image[2])) == asked:
             what, hint = "for another --size", ""
         elif replace(saved, image=asked.image) == asked:

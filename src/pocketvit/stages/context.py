@@ -30,7 +30,7 @@ from pocketvit.run.evidence import evidence
 from pocketvit.run.folder import RunFolder, check_origin
 from pocketvit.run.opening import hold, open_run
 from pocketvit.stages.arms import networks_of, objectives_of
-from pocketvit.stages.images import labelled_indices, load_images
+from pocketvit.stages.images import labelled_indices, load_images, sized_as
 from pocketvit.stages.plan import Plan
 from pocketvit.training.device import from_main, make_accelerator
 from pocketvit.training.finetune import make_classifier
@@ -115,6 +115,7 @@ class Context:
         if settings.tensorboard:
             check_tensorboard()
         accelerator = make_accelerator(settings.device, settings.precision, settings.deterministic)
+        settings, resized = sized_as(settings, init)
         trained = [(stage, kind) for stage in stages for kind in (objectives if stage == "pretrain" else networks)]
         if settings.data.shape is not None:
             # Before anything is decoded to a size that cannot be: grey images of one class are the least they can be.
@@ -123,6 +124,8 @@ class Context:
         # One process of each machine decodes; the others find the cache.
         with accelerator.local_main_process_first():
             dataset, settings = load_images(data, settings, need_labels, init)
+        if resized is not None:
+            dataset = replace(dataset, findings=(resized, *dataset.findings))
         _check_networks(dataset, settings, accelerator, trained, init)
         if need_labels:
             for per_class in settings.data.label_budgets:

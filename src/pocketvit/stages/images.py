@@ -7,13 +7,36 @@ from pathlib import Path
 
 import numpy as np
 
-from pocketvit.config import Settings
+from pocketvit.config import ModelConfig, Settings
 from pocketvit.data import Dataset, Finding, Patching, Spec, grown_patch, image_digests, label_subset, load
 from pocketvit.data.sizes import MOST_PATCHES
 from pocketvit.model import weights
 from pocketvit.model.patches import check_patch
 from pocketvit.model.weights import weights_file
 from pocketvit.run.folder import RunFolder, learnt_images
+
+ENCODER = ("patch", "width", "depth", "heads", "mlp_ratio")
+
+
+def sized_as(settings: Settings, init: Path | None) -> tuple[Settings, Finding | None]:
+    """Settings for the network that the weights of `init` are of, and what to say where that is another one.
+
+    A preset gives way, for recipes name one; a size that is named beside it stays, and is refused where it is not that
+    of the weights.
+    """
+    if init is None:
+        return settings, None
+    _, meta = weights.encoder_state(init)
+    asked, theirs = settings.model, meta.model
+    if not isinstance(theirs, ModelConfig):
+        return settings, None
+    sizes = {name: getattr(theirs.sizes(), name) for name in ENCODER if getattr(asked, name) is None}
+    before = asked.sizes()
+    if all(getattr(before, name) == size for name, size in sizes.items()):
+        return settings, None
+    model = replace(asked, preset=theirs.preset, **sizes)
+    text = f"network {theirs.preset} in place of {asked.preset}, as the weights of --init are"
+    return replace(settings, model=model), Finding("network of --init", text)
 
 
 def load_images(data: Spec, settings: Settings, need_labels: bool, init: Path | None) -> tuple[Dataset, Settings]:
