@@ -202,6 +202,7 @@ class FinetuneConfig(OptimConfig):
     scratch_rate: float = setting(
         1.0, "factor on lr and min_lr from random init, which also goes without layer_decay", ABOVE_0
     )
+    mimetic: bool = setting(False, "start the attention of random init as it is found in trained networks")
     resnet_rate: float = setting(3.0, "factor on lr and min_lr of the ResNet, which has no layer_decay either", ABOVE_0)
     freeze_encoder: bool = setting(False, "train the head alone (a linear probe with augmentation)")
     patch_share: float | str = setting(

@@ -12,6 +12,7 @@ from torch import nn
 
 from pocketvit.config import FinetuneConfig, Settings
 from pocketvit.data import Dataset
+from pocketvit.model.mimetic import start_mimetic
 from pocketvit.model.network import Network
 from pocketvit.model.networks import NETWORKS
 from pocketvit.model.vit import ViT
@@ -33,6 +34,8 @@ def make_classifier(
     if init is not None:
         assert isinstance(made, ViT)
         load_encoder(made, init)
+    elif settings.finetune.mimetic and isinstance(made, ViT):
+        start_mimetic(made)
     # A head of zeros starts from equal odds, instead of a random opinion that the encoder must first undo.
     nn.init.zeros_(made.head.weight)  # type: ignore[arg-type]
     return made
