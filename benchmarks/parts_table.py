@@ -29,6 +29,8 @@ PARTS = (
     ("all symmetries in place of mirroring", Trained(ALL, 0, "random"), Trained("tiny-random-second", 0, "random")),
     ("all symmetries in place of mirroring", Trained(RESNETS, 1, "resnet"), Trained(RESNETS, 0, "resnet")),
     ("contrast beside: 21 epochs in place of 30", Trained("eurosat-contrast", 0, "contrast"), Trained(ALL, 1, "mae")),
+    ("start: CIFAR-10's `lite` in place of 30 epochs", Trained("eurosat-transfer", 0, "mae"), Trained(ALL, 1, "mae")),
+    ("the same, in place of a ResNet from scratch", Trained("eurosat-transfer", 0, "mae"), Trained(ALL, 1, "resnet")),
     ("unlabelled images: a teacher", Trained(RESNETS, 2, "resnet"), Trained(RESNETS, 1, "resnet")),
 )  # fmt: skip
 
@@ -62,4 +64,4 @@ def _found(results: Path, trained: Trained) -> Json:
 
 def _seconds(found: Json) -> float:
     """Of one seed's training, pre-training included."""
-    return (found["pretrain"] or {"seconds": 0})["seconds"] + found["seconds"] / len(found["all"])
+    return (found["pretrain"] or {}).get("seconds", 0.0) + found["seconds"] / len(found["all"])

@@ -102,9 +102,6 @@ def test_a_plan_stands_beside_what_it_took(tables: ModuleType, root: Path) -> No
     write(root, {**SUMMARY, "details": {**SUMMARY["details"], "plan": {"seconds": 348.0}}})
     assert tables.main(["--root", str(root)]) == 0
     assert "5.5 min in all (5.8 min planned), 1.5 min of them" in (root / "README.md").read_text()
-    details = json.loads((REPO / "results" / "demo-digits.json").read_text())["details"]
-    took, planned = (seconds / 60 for seconds in (details["seconds"], details["plan"]["seconds"]))
-    assert f"took {took:.1f} minutes of {planned:.1f} planned" in (REPO / "docs" / "scaling.md").read_text()
 
 
 def test_the_minutes_of_a_resumed_run_are_not_called_all_of_them(tables: ModuleType, root: Path) -> None:
