@@ -24,12 +24,14 @@ from sklearn.datasets import load_digits
 
 import pocketvit as pv
 from pocketvit.cli import main
-from pocketvit.config import ResNetConfig
+from pocketvit.config import DataConfig, ResNetConfig
+from pocketvit.data import load
 from pocketvit.edge.format import CannotRun, module, quiet
 from pocketvit.edge.formats import FORMATS, RUNTIMES
 from pocketvit.edge.onnx import OnnxRuntime
 from pocketvit.evaluation.predictor import Predictor
 from pocketvit.model.weights import KEY, WeightsMeta
+from pocketvit.verbs.export import images_of
 
 NEEDED = {"onnx": "onnxruntime", "openvino": "nncf", "executorch": "executorch", "timm": "safetensors"}
 SLOW = {"executorch": pytest.mark.slow}  # half a minute to write a program, however small
@@ -93,7 +95,8 @@ def test_every_kind_is_verified_and_read_again(
     capsys.readouterr()
     assert main(["predict", str(tmp_path / "a.png"), "--model", str(file), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)[0]["top"][0]["class"] in own.classes_
-    # On another set than the run's, since a file knows nothing of its run's splits.
+    assert main(["evaluate", "digits", "--model", str(file), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["accuracy"] == pytest.approx(found["exported_accuracy"], abs=1e-6)
     assert main(["evaluate", str(_folders(tmp_path / "set")), "--model", str(file), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["test"] == 4
 
@@ -234,6 +237,21 @@ def test_the_data_have_to_be_those_of_the_run(run: pv.Run, tmp_path: Path, capsy
         pv.export(elsewhere, out=tmp_path / "n.onnx")
     with pytest.raises(pv.UserError, match="not the images that the model learnt from"):
         pv.export(elsewhere, data="digits", out=tmp_path / "n.onnx")
+    found = pv.export(elsewhere, data=(other, np.arange(40) % 2), out=tmp_path / "n.onnx")
+    assert found["images"] == elsewhere.summary["dataset"]["test"]
+
+
+def test_weights_alone_are_tested_on_what_their_run_held_out(tmp_path: Path) -> None:
+    splits = {"data.split_seed": 1, "data.test_fraction": 0.3}
+    lengths = {"epochs": 1, "finetune.min_steps": 0, "seeds": 1, "device": "cpu"}
+    run = pv.finetune("digits", out=tmp_path / "run", **SIZES, **lengths, **splits)
+    alone = tmp_path / "alone.safetensors"
+    alone.write_bytes((run.path / "model.safetensors").read_bytes())
+    pv.export(alone, data="digits", out=tmp_path / "m.onnx")
+    held_out, _ = load("digits", DataConfig(split_seed=1, test_fraction=0.3)).labelled("test")
+    for file in (alone, tmp_path / "m.onnx"):
+        found, _ = images_of(file, pv.load(file).meta, "digits").labelled("test")
+        assert np.array_equal(found, held_out)
 
 
 def test_wrong_words_and_foreign_files_get_one_line(
