@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -18,7 +19,7 @@ import onnx
 import pytest
 import tables
 import torch
-from exported import SIZES, images
+from exported import SIZES, images, meta
 from PIL import Image
 from sklearn.datasets import load_digits
 
@@ -31,6 +32,7 @@ from pocketvit.edge.formats import FORMATS, RUNTIMES
 from pocketvit.edge.onnx import OnnxRuntime
 from pocketvit.evaluation.predictor import Predictor
 from pocketvit.model.weights import KEY, WeightsMeta
+from pocketvit.pages.words import amount
 from pocketvit.verbs.export import images_of
 
 NEEDED = {"onnx": "onnxruntime", "openvino": "nncf", "executorch": "executorch", "timm": "safetensors"}
@@ -114,6 +116,8 @@ def test_the_lines_of_the_card_load_the_file(
     if not found["verified"]:
         pytest.skip(found["reason"])
     assert f"{100 * found['exported_accuracy']:.2f} %" in card
+    about = run.summary["model"]
+    assert f"{about['params']:,} parameters, {amount(about['macs'])} multiply-accumulates an image" in card
     pixels = np.random.default_rng(0).integers(0, 256, (8, 8), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "image.png")
     monkeypatch.chdir(tmp_path)
@@ -252,6 +256,11 @@ def test_weights_alone_are_tested_on_what_their_run_held_out(tmp_path: Path) -> 
     for file in (alone, tmp_path / "m.onnx"):
         found, _ = images_of(file, pv.load(file).meta, "digits").labelled("test")
         assert np.array_equal(found, held_out)
+
+
+def test_a_card_says_whether_probabilities_are_calibrated() -> None:
+    assert "calibrated (temperature 1.700)" in FORMATS["onnx"].about(meta())
+    assert "not calibrated" in FORMATS["onnx"].about(replace(meta(), temperature=1.0))
 
 
 def test_wrong_words_and_foreign_files_get_one_line(

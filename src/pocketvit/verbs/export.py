@@ -17,8 +17,10 @@ from pocketvit.edge.verified import Verification, verified
 from pocketvit.errors import UserError
 from pocketvit.evaluation.predictor import Predictor
 from pocketvit.files import drafts, expanded, write_whole
+from pocketvit.model.costs import classifier_costs
 from pocketvit.model.network import Network
 from pocketvit.model.weights import WeightsMeta
+from pocketvit.pages.words import amount
 from pocketvit.verbs.asked import Data, spec_of
 from pocketvit.verbs.models import Model, classifier_of, data_of, dataset_like, path_of, split_like, unknown_split
 
@@ -149,6 +151,7 @@ def _card(result: dict[str, Any], kind: type[Format], file: Path, meta: WeightsM
     else:
         tested = f"Not verified: where it was exported, {result['reason']}."
     loading = kind.loading(file.name, meta)
+    costs = classifier_costs(meta.network, meta.model, meta.shape, len(meta.classes))
     code = (
         f"""
 ```python
@@ -167,7 +170,9 @@ A classifier of {len(meta.classes)} classes for {colours} images of {width}x{hei
 
 {kind.about(meta)}
 - {tested}
-- {result["bytes"]:,} bytes{", weights in int8" if result["int8"] else ""}.
+- {costs.params:,} parameters, {amount(costs.macs)} multiply-accumulates an image; {result["bytes"]:,} bytes{
+        ", weights in int8" if result["int8"] else ""
+    }.
 - It knows these classes alone, and images like those: of anything else it names one of them all the same.
 
 Classes, in the order of the outputs: {", ".join(meta.classes)}.
