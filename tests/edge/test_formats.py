@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -18,18 +19,21 @@ import onnx
 import pytest
 import tables
 import torch
-from exported import SIZES, images
+from exported import SIZES, images, meta
 from PIL import Image
 from sklearn.datasets import load_digits
 
 import pocketvit as pv
 from pocketvit.cli import main
-from pocketvit.config import ResNetConfig
+from pocketvit.config import DataConfig, ResNetConfig
+from pocketvit.data import load
 from pocketvit.edge.format import CannotRun, module, quiet
 from pocketvit.edge.formats import FORMATS, RUNTIMES
 from pocketvit.edge.onnx import OnnxRuntime
 from pocketvit.evaluation.predictor import Predictor
 from pocketvit.model.weights import KEY, WeightsMeta
+from pocketvit.pages.words import amount
+from pocketvit.verbs.export import images_of
 
 NEEDED = {"onnx": "onnxruntime", "openvino": "nncf", "executorch": "executorch", "timm": "safetensors"}
 SLOW = {"executorch": pytest.mark.slow}  # half a minute to write a program, however small
@@ -93,7 +97,8 @@ def test_every_kind_is_verified_and_read_again(
     capsys.readouterr()
     assert main(["predict", str(tmp_path / "a.png"), "--model", str(file), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)[0]["top"][0]["class"] in own.classes_
-    # On another set than the run's, since a file knows nothing of its run's splits.
+    assert main(["evaluate", "digits", "--model", str(file), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["accuracy"] == pytest.approx(found["exported_accuracy"], abs=1e-6)
     assert main(["evaluate", str(_folders(tmp_path / "set")), "--model", str(file), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["test"] == 4
 
@@ -111,6 +116,8 @@ def test_the_lines_of_the_card_load_the_file(
     if not found["verified"]:
         pytest.skip(found["reason"])
     assert f"{100 * found['exported_accuracy']:.2f} %" in card
+    about = run.summary["model"]
+    assert f"{about['params']:,} parameters, {amount(about['macs'])} multiply-accumulates an image" in card
     pixels = np.random.default_rng(0).integers(0, 256, (8, 8), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "image.png")
     monkeypatch.chdir(tmp_path)
@@ -234,6 +241,26 @@ def test_the_data_have_to_be_those_of_the_run(run: pv.Run, tmp_path: Path, capsy
         pv.export(elsewhere, out=tmp_path / "n.onnx")
     with pytest.raises(pv.UserError, match="not the images that the model learnt from"):
         pv.export(elsewhere, data="digits", out=tmp_path / "n.onnx")
+    found = pv.export(elsewhere, data=(other, np.arange(40) % 2), out=tmp_path / "n.onnx")
+    assert found["images"] == elsewhere.summary["dataset"]["test"]
+
+
+def test_weights_alone_are_tested_on_what_their_run_held_out(tmp_path: Path) -> None:
+    splits = {"data.split_seed": 1, "data.test_fraction": 0.3}
+    lengths = {"epochs": 1, "finetune.min_steps": 0, "seeds": 1, "device": "cpu"}
+    run = pv.finetune("digits", out=tmp_path / "run", **SIZES, **lengths, **splits)
+    alone = tmp_path / "alone.safetensors"
+    alone.write_bytes((run.path / "model.safetensors").read_bytes())
+    pv.export(alone, data="digits", out=tmp_path / "m.onnx")
+    held_out, _ = load("digits", DataConfig(split_seed=1, test_fraction=0.3)).labelled("test")
+    for file in (alone, tmp_path / "m.onnx"):
+        found, _ = images_of(file, pv.load(file).meta, "digits").labelled("test")
+        assert np.array_equal(found, held_out)
+
+
+def test_a_card_says_whether_probabilities_are_calibrated() -> None:
+    assert "calibrated (temperature 1.700)" in FORMATS["onnx"].about(meta())
+    assert "not calibrated" in FORMATS["onnx"].about(replace(meta(), temperature=1.0))
 
 
 def test_wrong_words_and_foreign_files_get_one_line(
@@ -241,6 +268,8 @@ def test_wrong_words_and_foreign_files_get_one_line(
 ) -> None:
     (tmp_path / "text.onnx").write_text("no model")
     (tmp_path / "half.onnx").write_bytes(onnx_file.read_bytes()[:5000])
+    # The name of an operator, which runtimes repeat in what they say.
+    (tmp_path / "letter.onnx").write_bytes(onnx_file.read_bytes().replace(b"Gelu", b"\xffelu"))
     foreign = onnx.load(onnx_file)
     del foreign.metadata_props[:]
     onnx.save(foreign, tmp_path / "foreign.onnx")
@@ -254,12 +283,14 @@ def test_wrong_words_and_foreign_files_get_one_line(
     for runtime in ("onnxruntime", "openvino"):
         for name, words in (
             ("text", "write it anew with `export`"), ("half", "or a damaged one"), ("missing", "no such file"),
+            ("letter", "or a damaged one"),
             ("foreign", "that PocketViT did not write"), ("size", "its `pixels` is of shape"),
             ("classes", "its `logits` is of shape"),
         ):  # fmt: skip
             given = ["--model", str(tmp_path / f"{name}.onnx"), "--runtime", runtime]
             assert main(["predict", str(tmp_path), *given]) == 2
-            error = capsys.readouterr().err
+            told, error = capsys.readouterr()
+            assert not told
             assert words in error
             assert error.count("\n") == 1
             assert "Exception from" not in error  # places in OpenVINO's source

@@ -63,13 +63,17 @@ def test_foreign_and_damaged_archives_are_told(tmp_path: Path) -> None:
     whole = (tmp_path / "m.zip").read_bytes()
     (tmp_path / "half.zip").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "text.zip").write_text("no model")
+    with zipfile.ZipFile(tmp_path / "m.zip") as archive:
+        start = archive.getinfo("model.bin").header_offset + 30 + len("model.bin")
+    (tmp_path / "stream.zip").write_bytes(whole[:start] + b"\xff" + whole[start + 1 :])
     with zipfile.ZipFile(tmp_path / "m.zip") as archive, zipfile.ZipFile(tmp_path / "foreign.zip", "w") as foreign:
         foreign.writestr("model.xml", archive.read("model.xml").replace(b"pocketvit", b"another"))
         foreign.writestr("model.bin", archive.read("model.bin"))
     with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
         archive.writestr("a.png", b"")
     for name, words in (
-        ("half", "not an OpenVINO model"), ("text", "write it anew with `export`"), ("photos", "not an OpenVINO model"),
+        ("half", "not an OpenVINO model"), ("stream", "not an OpenVINO model"), ("text", "write it anew with `export`"),
+        ("photos", "not an OpenVINO model"),
         ("foreign", "no metadata of PocketViT's"), ("missing", "no such file"),
     ):  # fmt: skip
         with pytest.raises(UserError, match=words) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from PIL import Image
 
 import pocketvit
 from pocketvit.errors import UserError
+from pocketvit.model import weights
 from pocketvit.run.folder import RunFolder
 from pocketvit.run.summary import read_summary
 
@@ -120,10 +122,19 @@ def test_classes_are_matched_by_name_and_need_not_all_be_there(trained: tuple[Pa
         pocketvit.evaluate(str(pictures(tmp_path / "other", {"2": 2, "emu": 2}, first=6)), model=trained[1])
 
 
-def test_weights_without_their_run_know_their_set_and_no_more(trained: tuple[Path, Path], tmp_path: Path) -> None:
+def test_weights_without_their_run_know_their_set_and_how_it_was_split(
+    trained: tuple[Path, Path], tmp_path: Path
+) -> None:
     copied = shutil.copy(trained[1] / "model.safetensors", tmp_path / "copied.safetensors")
-    with pytest.raises(UserError, match="learnt from images of this set, and only their run knows which"):
-        pocketvit.evaluate(str(trained[0]), model=copied)
+    found, own = (pocketvit.evaluate(str(trained[0]), model=model) for model in (copied, trained[1]))
+    assert found == own
+    assert found["notes"][0] == "the images that the run held out"
+    network, meta = weights.load(copied)
+    weights.save(tmp_path / "older.safetensors", network, replace(meta, held_out=None))
+    for verb in (pocketvit.evaluate, pocketvit.export):
+        out = {"out": tmp_path / "m.onnx"} if verb is pocketvit.export else {}
+        with pytest.raises(UserError, match="learnt from images of this set, and only their run knows which"):
+            verb(data=str(trained[0]), model=tmp_path / "older.safetensors", **out)
     changed = shutil.copytree(trained[0], tmp_path / "changed")
     (changed / "1" / "000.png").unlink()
     found = pocketvit.evaluate(str(changed), model=copied)

@@ -4,6 +4,7 @@ from pocketvit.config.network import PRESETS, ModelConfig, NetworkConfig, Networ
 from pocketvit.config.objectives import ContrastConfig, MAEConfig
 from pocketvit.config.parsing import LENGTHS, as_yaml, default_recipe, flat_names, resolve, seconds_of
 from pocketvit.config.settings import (
+    SPLITTING,
     AugmentConfig,
     DataConfig,
     FinetuneConfig,
@@ -16,6 +17,7 @@ from pocketvit.config.shipped import model_path, recipe_path, run_config, shippe
 __all__ = [
     "LENGTHS",
     "PRESETS",
+    "SPLITTING",
     "AugmentConfig",
     "ContrastConfig",
     "DataConfig",

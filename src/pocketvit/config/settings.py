@@ -28,6 +28,8 @@ from pocketvit.config.network import ModelConfig, NetworkConfig, ResNetConfig
 from pocketvit.config.objectives import ContrastConfig, MAEConfig
 from pocketvit.errors import UserError
 
+SPLITTING = ("val_fraction", "test_fraction", "split_seed", "group_by")  # settings of data that decide what is held out
+
 
 @dataclass(frozen=True)
 class DataConfig(Checked):

@@ -47,6 +47,7 @@ class Dataset:
         fingerprint: of the source's content, hexadecimal: equal content gives an equal one
         rendering: how deep and transparent images became 8 bits
         native: median (height, width) of the train images before they were scaled; None where not known
+        own_test: whether the source brings the test images, and they were not held out from others
     """
 
     name: str
@@ -60,6 +61,7 @@ class Dataset:
     fingerprint: str = ""
     rendering: Rendering = NO_RENDERING
     native: tuple[float, float] | None = None
+    own_test: bool = False
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -136,6 +138,7 @@ def load(
         raise UserError(f"{spec}: holds {len(train)} train image: at least 2 are needed, one of them to validate")
     if train.labels is not None and train.names is not None and not (val and test) and config.group_by is None:
         findings += likely_groups(train.names.tolist(), train.labels)
+    own_test = test is not None
     if test is None and train.labels is not None and len(train) > 2:
         train, test = hold_out(train, config.test_fraction, config.split_seed, source, stratified, config.group_by)
         text = f"the source has no test split: {len(test)} of {len(train) + len(test)} images held out for testing"
@@ -147,7 +150,7 @@ def load(
     mean, std = _statistics(train.images)
     return Dataset(
         source.name, source.classes, train, val, test, mean, std, tuple(findings),
-        digest(content.encode("utf-8", "surrogateescape")), decoded.rendering, decoded.own,
+        digest(content.encode("utf-8", "surrogateescape")), decoded.rendering, decoded.own, own_test,
     )  # fmt: skip
 
 

@@ -115,8 +115,13 @@ def about_pixels(meta: WeightsMeta, number: str = "any N") -> str:
     height, width, channels = meta.shape
     return f"""- Input `{INPUT}`: uint8 (N, {channels}, {height}, {width}), from 0 to 255, {number}. Other sizes are
   scaled to this one first, by Pillow's bicubic filter; nothing else is done to them: normalisation is inside.
-- Outputs `{OUTPUTS[0]}` and `{OUTPUTS[1]}`, both (N, {len(meta.classes)}), the latter calibrated (temperature
-  {meta.temperature:.3f} inside)."""
+- Outputs `{OUTPUTS[0]}` and `{OUTPUTS[1]}`, both (N, {len(meta.classes)}), the latter
+  {about_calibration(meta)}."""
+
+
+def about_calibration(meta: WeightsMeta) -> str:
+    """What a card says of probabilities."""
+    return f"calibrated (temperature {meta.temperature:.3f})" if meta.temperature != 1 else "not calibrated"
 
 
 def module(name: str, extra: str) -> Any:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from pocketvit.config import ModelConfig
 from pocketvit.data import Dataset
 from pocketvit.edge.deployed import Deployed, Encoder, Layer
+from pocketvit.edge.format import about_calibration
 from pocketvit.edge.onnx import Onnx
 from pocketvit.errors import UserError
 from pocketvit.files import write_whole
@@ -101,13 +102,12 @@ class Html(Onnx):
         """Images in, by hand."""
         height, width, channels = meta.shape
         runtime = _about_runtime()
-        calibrated = f"calibrated (temperature {meta.temperature:.3f})" if meta.temperature != 1 else "not calibrated"
         return f"""Open it in a browser, from disk; it needs no network.
 
 - An image is turned as its metadata say, laid over grey {meta.background} where it is transparent, made
   {"RGB" if channels == 3 else "grey"}, and scaled to {width}x{height} px by Pillow's bicubic filter. Of 16 bits a
   channel the browser keeps 8.
-- Probabilities are {calibrated}.
+- Probabilities are {about_calibration(meta)}.
 - Inside are the model, {runtime["package"]} {runtime["version"]} (MIT; its licence is in the page), and some test
   images of the set: who publishes the page publishes them too."""
 

@@ -50,7 +50,8 @@ class OnnxRuntime(LogitsOnly):
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3
         try:
-            self._session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+            with quiet():  # of some damage it prints, and tries once more
+                self._session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its own kinds, which have no common one
             raise UserError(f"{file}: not an ONNX file, or a damaged one ({first_line(error)}): {ANEW}") from None
         text = self._session.get_modelmeta().custom_metadata_map.get(weights.KEY)

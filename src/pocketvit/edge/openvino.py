@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 import zipfile
+import zlib
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, ClassVar
@@ -139,7 +140,7 @@ def _read(core: Any, file: Path) -> Any:
             return core.read_model(file)
         with zipfile.ZipFile(file) as archive:
             return core.read_model(archive.read(GRAPH), archive.read(WEIGHTS))
-    except (zipfile.BadZipFile, KeyError, RuntimeError, OSError) as error:
+    except (zipfile.BadZipFile, zlib.error, KeyError, ValueError, RuntimeError, OSError) as error:
         raise UserError(f"{file}: not an OpenVINO model, or a damaged one ({_reason(error)}): {ANEW}") from None
 
 

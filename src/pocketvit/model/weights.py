@@ -48,6 +48,7 @@ class WeightsMeta:
         native: median (height, width) of what was learnt from, before it was scaled; None where not known.
         temperature: that the classifier's logits are divided by, for probabilities to mean what they say.
         source: fingerprint of the set that was learnt from (see `pocketvit.data.Dataset`); empty where not known.
+        held_out: settings (SPLITTING) by which test and validation images were held out from it; None where not known.
 
     Raises:
         ValueError: parts that contradict each other.
@@ -68,6 +69,7 @@ class WeightsMeta:
     source: str = ""
     temperature: float = 1.0
     network: str = "vit"
+    held_out: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "model", self.model.resolved())

@@ -16,7 +16,7 @@ import torch
 from accelerate import Accelerator
 from numpy.typing import NDArray
 
-from pocketvit.config import Settings, seconds_of
+from pocketvit.config import SPLITTING, Settings, seconds_of
 from pocketvit.data import Dataset, Spec, digest, image_digests, label_subset
 from pocketvit.data.sources import find
 from pocketvit.errors import UserError
@@ -166,7 +166,7 @@ class Context:
             kind, s.network(network), d.shape, d.mean, d.std, d.classes,
             visible_discount=s.mae.visible_discount, normalise_targets=s.mae.normalise_targets,
             bits=d.rendering.bits, background=d.rendering.background, source=d.fingerprint, native=d.native,
-            network=network,
+            network=network, held_out={name: getattr(s.data, name) for name in SPLITTING},
         )  # fmt: skip
 
     def predictor(self, network: Network, temperature: float = 1.0) -> Predictor:

@@ -27,6 +27,7 @@ from pocketvit.run.evidence import evidence
 from pocketvit.run.folder import RunFolder
 from pocketvit.training.device import cpu_instructions
 from pocketvit.training.log import seconds_left
+from pocketvit.verbs.asked import Data
 from pocketvit.verbs.export import calibrating, images_of
 from pocketvit.verbs.models import Model, classifier_of, path_of
 
@@ -34,7 +35,7 @@ BETWEEN_LINES = 30.0  # seconds, where there is no terminal
 
 
 def bench(
-    *models: Model, data: str | None = None, out: str | Path | None = None, rounds: int = 10, quiet: bool = False
+    *models: Model, data: Data | None = None, out: str | Path | None = None, rounds: int = 10, quiet: bool = False
 ) -> dict[str, Any]:
     """Measure classifiers in every runtime that is installed: speed, memory, size and test accuracy.
 
@@ -85,7 +86,7 @@ def bench(
     return found
 
 
-def _contestants(models: Sequence[Model], data: str | None, folder: Path, notes: list[str]) -> Iterator[Contestant]:
+def _contestants(models: Sequence[Model], data: Data | None, folder: Path, notes: list[str]) -> Iterator[Contestant]:
     """Every file to measure, written to `folder` where it is not there yet."""
     for number, model in enumerate(models):
         path, own = path_of(model), folder / str(number)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketvit.config import resolve, run_config
-from pocketvit.data import Dataset
+from pocketvit.data import Arrays, Dataset
 from pocketvit.edge.format import CannotRun, Format
 from pocketvit.edge.formats import format_of
 from pocketvit.edge.sensitivity import sensitivities
@@ -17,9 +17,12 @@ from pocketvit.edge.verified import Verification, verified
 from pocketvit.errors import UserError
 from pocketvit.evaluation.predictor import Predictor
 from pocketvit.files import drafts, expanded, write_whole
+from pocketvit.model.costs import classifier_costs
 from pocketvit.model.network import Network
 from pocketvit.model.weights import WeightsMeta
-from pocketvit.verbs.models import Model, classifier_of, data_of, dataset_like, path_of
+from pocketvit.pages.words import amount
+from pocketvit.verbs.asked import Data, spec_of
+from pocketvit.verbs.models import Model, classifier_of, data_of, dataset_like, path_of, split_like, unknown_split
 
 CALIBRATING = 512  # train images
 SENSING = 128  # of these, where layers are told apart
@@ -33,7 +36,7 @@ def export(
     to: str = "onnx",
     out: str | Path,
     int8: bool = False,
-    data: str | None = None,
+    data: Data | None = None,
     max_drop: float = 0.3,
 ) -> dict[str, Any]:
     """Write a classifier as a file that runs without PocketViT, verified on the test images of its run.
@@ -118,19 +121,20 @@ def calibrating(dataset: Dataset) -> NDArray[np.uint8]:
     return images[np.sort(np.random.default_rng(0).permutation(len(images))[:CALIBRATING])]
 
 
-def images_of(path: Path, meta: WeightsMeta, data: str | None) -> Dataset:
+def images_of(path: Path, meta: WeightsMeta, data: Data | None) -> Dataset:
     """The images that a run, or a file in one, came from, split as it split them; `data` where it does not say which.
 
     Raises UserError where they are not known, or not those.
     """
-    data = data_of(path, "give --data") if data is None else data
-    dataset = dataset_like(str(data), meta, resolve(config=run_config(path)).data)
+    spec = spec_of(data_of(path, "give --data") if data is None else data)
+    dataset = dataset_like(spec, meta, split_like(resolve(config=run_config(path)).data, meta))
+    data = "" if isinstance(spec, Arrays) else f" {spec}"
     if meta.source and dataset.fingerprint != meta.source:
-        raise UserError(
-            f"--data {data}: not the images that the model learnt from: what tests must be what it held out"
-        )
+        raise UserError(f"--data{data}: not the images that the model learnt from: what tests must be what it held out")
+    if not (dataset.own_test or meta.held_out or run_config(path)):
+        raise unknown_split(spec)
     if dataset.classes != meta.classes:
-        raise UserError(f"--data {data}: other classes than the model's")
+        raise UserError(f"--data{data}: other classes than the model's")
     return dataset
 
 
@@ -147,6 +151,7 @@ def _card(result: dict[str, Any], kind: type[Format], file: Path, meta: WeightsM
     else:
         tested = f"Not verified: where it was exported, {result['reason']}."
     loading = kind.loading(file.name, meta)
+    costs = classifier_costs(meta.network, meta.model, meta.shape, len(meta.classes))
     code = (
         f"""
 ```python
@@ -165,7 +170,9 @@ A classifier of {len(meta.classes)} classes for {colours} images of {width}x{hei
 
 {kind.about(meta)}
 - {tested}
-- {result["bytes"]:,} bytes{", weights in int8" if result["int8"] else ""}.
+- {costs.params:,} parameters, {amount(costs.macs)} multiply-accumulates an image; {result["bytes"]:,} bytes{
+        ", weights in int8" if result["int8"] else ""
+    }.
 - It knows these classes alone, and images like those: of anything else it names one of them all the same.
 
 Classes, in the order of the outputs: {", ".join(meta.classes)}.

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from pocketvit.config import DataConfig, model_path
+from pocketvit.config import SPLITTING, DataConfig, model_path
 from pocketvit.data import Dataset, Spec, load
 from pocketvit.errors import UserError
 from pocketvit.model import weights
@@ -75,6 +75,21 @@ def dataset_like(data: Spec, meta: WeightsMeta, config: DataConfig, need_labels:
     height, width, channels = meta.shape
     sized = dataclasses.replace(config, size=f"{height}x{width}")
     return load(data, sized, rendering=meta.rendering, channels=channels, need_labels=need_labels)
+
+
+def split_like(config: DataConfig, meta: WeightsMeta) -> DataConfig:
+    """With the splits of the run that made the weights, where these know them, wherever they lie.
+
+    By others, what tests them could be what they learnt from.
+    """
+    return dataclasses.replace(config, **{name: meta.held_out[name] for name in SPLITTING if meta.held_out})
+
+
+def unknown_split(data: Spec) -> UserError:
+    """Of weights that lie elsewhere than in their run, and do not know how it split images that have no test split."""
+    return UserError(
+        f"{data}: the weights learnt from images of this set, and only their run knows which: give it instead"
+    )
 
 
 def few(names: Sequence[str]) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pocketvit.config import DataConfig, Settings, resolve, run_config
+from pocketvit.config import SPLITTING, DataConfig, Settings, resolve, run_config
 from pocketvit.data import Spec, image_digests, load_whole, scaled_size
 from pocketvit.data.sources import find
 from pocketvit.errors import UserError, of_place
@@ -36,7 +36,7 @@ from pocketvit.training.device import make_accelerator
 from pocketvit.training.pretrain import step_costs
 from pocketvit.verbs.asked import Data, spec_of
 from pocketvit.verbs.model import load as load_model
-from pocketvit.verbs.models import Model, data_of, dataset_like, few, mae_path_of, path_of
+from pocketvit.verbs.models import Model, data_of, dataset_like, few, mae_path_of, path_of, split_like, unknown_split
 from pocketvit.verbs.progress import in_parts, waiting
 
 
@@ -98,11 +98,13 @@ def evaluate(
     images, labels, notes = found.split.images, found.split.labels, [f"all {len(found.split)} labelled test images"]
     assert labels is not None
     if kept is None and found.fingerprint == meta.source:
-        if not found.own_test:
-            raise UserError(
-                f"{spec}: the weights learnt from images of this set, and only their run knows which: give it instead"
-            )
-        notes = [f"all {len(found.split)} images of the test split"]
+        if found.own_test:
+            notes = [f"all {len(found.split)} images of the test split"]
+        elif meta.held_out:
+            images, labels = dataset_like(spec, meta, split_like(settings.data, meta)).labelled("test")
+            notes = ["the images that the run held out"]
+        else:
+            raise unknown_split(spec)
     elif kept is None:
         notes = ["it is not known which images these weights learnt from: those tested may be among them"]
     elif found.fingerprint == kept[0]:
@@ -142,7 +144,7 @@ def _learnt_by(model: Model) -> tuple[str, NDArray[np.uint64]] | None:
 
 def _check_splits(asked: DataConfig, own: DataConfig) -> None:
     """UserError where settings that decide what is held out are not those of the run."""
-    for name in ("val_fraction", "test_fraction", "split_seed", "group_by"):
+    for name in SPLITTING:
         if getattr(asked, name) != getattr(own, name):
             raise UserError(
                 f"--data.{name}: the run held out its test images with {getattr(own, name)}, and learnt from others: "
