@@ -109,10 +109,10 @@ MISTAKES: dict[str, tuple[Make, tuple[str, ...]]] = {
     ),
     "no labels to fit": (lambda t: ["fit", str(loose(t / "d"))], ("labels are needed", "pretrain works without")),
     "no labels to fine-tune": (lambda t: ["finetune", str(loose(t / "d"))], ("labels are needed",)),
-    "an unknown flag": (lambda t: ["fit", "digits", "--epocs=3"], ("--epocs", "did you mean epochs?")),
+    "an unknown flag": (lambda t: ["fit", "digits", "--epocs=3"], ("--epocs", "did you mean --epochs?")),
     "an unknown dotted flag": (
         lambda t: ["fit", "digits", "--finetune.mixupp=1"],
-        ("--finetune.mixupp", "did you mean finetune.mixup?"),
+        ("--finetune.mixupp", "did you mean --finetune.mixup?"),
     ),
     "an unknown key in a file": (
         lambda t: ["fit", "digits", "--config", str(text(t / "c.yaml", "pretrain: {epocs: 3}\n"))],

@@ -379,7 +379,7 @@ def test_a_time_too_short_names_one_that_is_not(reproduce: ModuleType) -> None:
     ("args", "expected"),
     [
         (["nope"], "no recipe 'nope'"),
-        (["lite-cifar10", "--epocs", "3"], "did you mean epochs?"),
+        (["lite-cifar10", "--epocs", "3"], "did you mean --epochs?"),
         (["lite-cifar10", "--pretrain.epochs"], "expected --NAME VALUE"),
         (["lite-cifar10", "stray"], "expected --NAME VALUE"),
         (["lite-cifar10", "--data", "nowhere"], "'nowhere' does not exist"),

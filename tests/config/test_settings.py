@@ -121,11 +121,12 @@ def test_an_unknown_recipe_is_refused_with_those_there_are(name: str) -> None:
 @pytest.mark.parametrize(
     ("key", "suggestion"),
     [
-        ("epocs", "epochs"),
-        ("pretrain.epocs", "pretrain.epochs"),
-        ("mask_ratoi", "mask_ratio"),
-        ("labels-per-clas", "labels_per_class"),
-        ("finetune.freeze_encodr", "finetune.freeze_encoder"),
+        ("epocs", "--epochs"),
+        ("pretrain.epocs", "--pretrain.epochs"),
+        ("mask_ratoi", "--mask-ratio"),
+        ("labels-per-clas", "--labels-per-class"),
+        ("finetune.freeze_encodr", "--finetune.freeze_encoder"),
+        ("min_steps", "--finetune.min_steps"),
     ],
 )
 def test_an_unknown_key_is_refused_with_the_nearest(key: str, suggestion: str) -> None:

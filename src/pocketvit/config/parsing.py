@@ -229,11 +229,14 @@ def _one_line(text: str, actions: Sequence[Any]) -> str:
     unknown = re.search(r"not understood: --([\w.-]+)|does not accept option '([^']+)'", text)
     if unknown:
         name = (unknown[1] or unknown[2]).replace("-", "_")
-        known = [action.dest for action in actions]
-        names = {*FLAT, *FLAT_BY_STAGE, *known, *(k.split(".")[-1] for k in known)} - {name}
-        close = difflib.get_close_matches(name, sorted(names), n=1, cutoff=0.7)
+        dests = [action.dest for action in actions]
+        names = {dest.split(".")[-1]: dest for dest in dests} | {dest: dest for dest in (*dests, *FLAT, *FLAT_BY_STAGE)}
+        others = sorted(known for known in names if names[known] != name)
+        close = difflib.get_close_matches(name, others, n=1, cutoff=0.7)
         if close:
-            return f"{text} (did you mean {close[0]}?)"
+            # In a file it is a key, there and not on the command line without its group.
+            meant = f"--{_typed(names[close[0]])}" if unknown[1] else close[0]
+            return f"{text} (did you mean {meant}?)"
     return f"{text} (--help says what is)" if text.startswith("not understood:") else text
 
 
