@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Sequence
 
+from common import paired
 from writing import Json, between, device, markdown, minutes, plain, when
 
 from pocketvit.pages import words
@@ -197,15 +198,21 @@ def _learnt(trial: Json, init: str) -> Json:
 
 
 def splits_table(evidence: Json) -> str:
-    """A row for each arm in each form and each baseline: mean over splits, and what the first row has more."""
+    """A row for each arm in each form and each baseline: mean over splits, and what the first row has more.
+
+    Of other forms than the recipe's, also what their own first row has more, as labels alone beside labels alone.
+    """
     rows, details = [], evidence["details"]
+    first: dict[str, list[float]] = {}
     for one in evidence["methods"]:
         changes = " ".join(f"`--{name} {value}`" for name, value in one["changes"].items())
         took = f"{one['seconds']:.1f} s" if one["seconds"] else "–"
         reached = f"{100 * one['accuracy']:.1f} ± {100 * one['std']:.1f} %"
-        title = one["title"][0].upper() + one["title"][1:]
-        rows.append([f"{title}{', ' if changes else ''}{changes}", reached, gain_cell(one["gain"]), took])
-    head = ["", "test accuracy", "the first row over it, points", "a training"]
+        title = words.method(one["title"])
+        own = first.setdefault(changes, one["all"])
+        alike = gain_cell(paired(own, one["all"])) if changes and own is not one["all"] else ""
+        rows.append([f"{title}{', ' if changes else ''}{changes}", reached, gain_cell(one["gain"]), alike, took])
+    head = ["", "test accuracy", "the first row over it, points", "its own form's first over it", "a training"]
     splits, seeds = (", ".join(map(str, some)) for some in (details["settings"]["splits"], details["seeds"]))
     origin = (
         f"`{details['command']}`. {evidence['labels']:,} labels; splits {splits}, seeds {seeds} on each: mean ± "
