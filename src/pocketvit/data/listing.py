@@ -6,7 +6,7 @@ import os
 import re
 import stat
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -94,8 +94,11 @@ class Passed:
         return f"{self.counts.total()} files or folders not read: {kinds}"
 
 
-def entries(folder: Path, passed: Passed) -> tuple[list[Path], list[Path]]:
-    """Image files and folders in a folder, each sorted, links followed; a folder that was gone into before is not.
+def entries(
+    folder: Path, passed: Passed, extensions: Collection[str] = IMAGE_EXTENSIONS
+) -> tuple[list[Path], list[Path]]:
+    """Files of some extensions (images) and folders in a folder, each sorted, links followed; a folder that was gone
+    into before is not.
 
     A link that leads nowhere counts as a file, for its reader to complain of.
 
@@ -125,23 +128,26 @@ def entries(folder: Path, passed: Passed) -> tuple[list[Path], list[Path]]:
                 folders.append(path)
         elif status is not None and not stat.S_ISREG(status.st_mode):
             passed.counts["pipes or devices"] += 1
-        elif path.suffix.lower() in IMAGE_EXTENSIONS:
+        elif path.suffix.lower() in extensions:
             files.append(path)
         else:
             passed.counts[path.suffix.lower() or "files without an extension"] += 1
     return files, folders
 
 
-def find_images(folder: Path, passed: Passed | None = None) -> list[Path]:
-    """All images under a folder, at any depth, in sorted order; what is passed over is counted in `passed`.
+def find_images(
+    folder: Path, passed: Passed | None = None, extensions: Collection[str] = IMAGE_EXTENSIONS
+) -> list[Path]:
+    """All images (files of some extensions) under a folder, at any depth, in sorted order; what is passed over is
+    counted in `passed`.
 
     Raises:
         UserError: a folder cannot be read.
     """
     passed = passed or Passed()
-    files, folders = entries(folder, passed)
+    files, folders = entries(folder, passed, extensions)
     for inner in folders:
-        files += find_images(inner, passed)
+        files += find_images(inner, passed, extensions)
     return files
 
 
