@@ -371,6 +371,16 @@ def test_a_column_that_tells_no_splits_of_some_rows_is_said(
     assert any(found.startswith(note) for found in open_source(str(file)).notes)
 
 
+def test_each_label_column_of_a_file_has_its_own_labels(tmp_path: Path, parquet: Folders) -> None:
+    """The cache keeps labels beside the images, which are the same for both."""
+    file = parquet(tmp_path / "all.parquet", [0, 1, 2] * 8)
+    pq.write_table(pq.read_table(file).append_column("coarse", pa.array([0] * 12 + [1] * 12)), file)
+    for asked, label in ((None, lambda row: row % 3), ("coarse", lambda row: row // 12), (None, lambda row: row % 3)):
+        train = load(str(file), DataConfig(label_column=asked), need_labels=True).train
+        rows = [int(re.findall(r"row (\d+)", name)[0]) for name in train.names]
+        assert train.labels.tolist() == [label(row) for row in rows]
+
+
 def test_what_lies_beside_parquet_files_is_said(tmp_path: Path, parquet: Folders, class_folders: Folders) -> None:
     parquet(tmp_path / "data" / "one" / "a.parquet", [0, 1] * 5)
     parquet(tmp_path / "elsewhere" / "b.parquet", [0, 1] * 5)

@@ -75,8 +75,10 @@ def open_parquet(path: Path, columns: Columns) -> Source:
         sections = {part: _some(sections["all"], told == part) for part in ("train", "val", "test") if part in told}
 
     def fingerprint() -> str:
+        # Labels that another column holds are other content.
+        asked = "" if columns.label is None else f"{columns.label}:"
         layout = ",".join(f"{part}:{len(members)}" for part, members in files.items())
-        return f"{layout}:{hash_files(root, [shard.file for shard in everything])}"
+        return f"{asked}{layout}:{hash_files(root, [shard.file for shard in everything])}"
 
     others = sorted({column for shard in everything for column in shard.others})
     text = f"no column of labels: --label-column names one of {', '.join(others)}"
