@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pocketvit.config import DataConfig
+from pocketvit.config import DataConfig, default_recipe
 from pocketvit.data import Arrays, load
 from pocketvit.data.sources import open_source
 from pocketvit.data.sources.opener import Columns
@@ -179,6 +179,7 @@ def test_a_folder_called_digits_is_the_users(
     class_folders(tmp_path / "digits", classes=("even", "odd"))
     monkeypatch.chdir(tmp_path)
     assert open_source("digits").classes == ("even", "odd")
+    assert default_recipe("digits", "cpu") == "tiny"  # not the demo's either
 
 
 def table(path: Path, labels: pa.Array, name: str = "label", like: Path | None = None) -> Path:
