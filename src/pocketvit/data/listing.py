@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import re
 import stat
+import warnings
 from collections import Counter
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from pocketvit.data.structures import Finding
-from pocketvit.errors import UserError
+from pocketvit.errors import NotRead, UserError
 from pocketvit.files import expanded
 
 # What Pillow may read, and no more: others of its readers start programs. Its JPEG reader reads MPO.
@@ -152,7 +153,7 @@ def find_images(
 
 
 def list_images(path: str | Path) -> list[Path]:
-    """A file as it is, or all images under a folder in sorted order.
+    """A file as it is, or all images under a folder in sorted order; warns of what else is there.
 
     Raises:
         UserError: nothing is there, or the folder holds no images.
@@ -166,7 +167,10 @@ def list_images(path: str | Path) -> list[Path]:
         return [path]
     if not path.is_dir():
         raise UserError(f"{path}: no such file or folder: expected an image or a folder of images")
-    found = find_images(path)
+    passed = Passed()
+    found = find_images(path, passed)
     if not found:
-        raise UserError(f"{path}: no images found in this folder")
+        raise UserError(f"{path}: no images found in this folder{f'; {passed.words()}' if passed.counts else ''}")
+    if passed.counts:
+        warnings.warn(f"{path}: {passed.words()}", NotRead, stacklevel=2)
     return found
