@@ -238,6 +238,17 @@ NO_OUT = {
         lambda t: ["fit", str(class_folders(t / "d", {"cat": 10, "dog": 10})), *TINY, "--out", str(t / "d" / "run")],
         ("d/run: lies among the images", "give a folder beside them"),
     ),
+    "a run among its images that is to go on and was never begun": (
+        lambda t: [
+            "fit",
+            str(class_folders(t / "d", {"cat": 10, "dog": 10})),
+            *TINY,
+            "--resume",
+            "--out",
+            str(t / "d" / "run"),
+        ],
+        ("d/run: lies among the images", "give a folder beside them"),
+    ),
     "evaluate with a text file": (
         lambda t: ["evaluate", "digits", "--model", str(text(t / "w.safetensors"))],
         ("not a safetensors file",),

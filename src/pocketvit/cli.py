@@ -29,7 +29,7 @@ from pocketvit.arguments import (
     typed_at,
 )
 from pocketvit.completion import complete, completion_script
-from pocketvit.errors import UnlikeTraining, UserError, of_place
+from pocketvit.errors import ImageWarning, UserError, of_place
 from pocketvit.signals import unwinding_signals
 
 Verb = Callable[[list[str]], int]
@@ -212,10 +212,10 @@ def embed(args: list[str]) -> int:
 
 @contextmanager
 def _said_warnings() -> Iterator[None]:
-    """Those of images that are unlike training's, a line each on stderr."""
+    """Those of images, a line each on stderr."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("ignore")
-        warnings.simplefilter("always", UnlikeTraining)
+        warnings.simplefilter("always", ImageWarning)
         yield
     for warning in caught:
         print(f"pocketvit: {warning.message}", file=sys.stderr)

@@ -35,7 +35,15 @@ class Diverged(UserError):
         )
 
 
-class UnlikeTraining(UserWarning):
+class ImageWarning(UserWarning):
+    """What a person should know of images that an answer is given for."""
+
+
+class NotRead(ImageWarning):
+    """A folder of images holds other things too."""
+
+
+class UnlikeTraining(ImageWarning):
     """Images are so far from those that a model learnt from that its answers mean little."""
 
 

@@ -21,6 +21,15 @@ def expanded(path: str | Path) -> Path:
     return Path(os.path.expanduser(path))
 
 
+def named_place(name: str) -> Path | None:
+    """The file or folder that a person named, in the working folder or in $POCKETVIT_DATA; None where there is none."""
+    path = expanded(name)
+    folder = os.environ.get("POCKETVIT_DATA")
+    candidates = [path] if folder is None else [path, expanded(folder) / path]
+    # os.path's takes a name that no file can have for one that none has.
+    return next((candidate for candidate in candidates if name and os.path.exists(candidate)), None)
+
+
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
     """A name beside, to write to: flushed to the disk and renamed at the end, so that a reader finds no part of a file.

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pocketvit.config import DataConfig
+from pocketvit.config import DataConfig, default_recipe
 from pocketvit.data import Arrays, load
 from pocketvit.data.sources import open_source
 from pocketvit.data.sources.opener import Columns
@@ -179,6 +179,7 @@ def test_a_folder_called_digits_is_the_users(
     class_folders(tmp_path / "digits", classes=("even", "odd"))
     monkeypatch.chdir(tmp_path)
     assert open_source("digits").classes == ("even", "odd")
+    assert default_recipe("digits", "cpu") == "tiny"  # not the demo's either
 
 
 def table(path: Path, labels: pa.Array, name: str = "label", like: Path | None = None) -> Path:
@@ -264,7 +265,7 @@ def test_test_images_without_a_label_are_left_out(tmp_path: Path, parquet: Calla
 
 
 def test_a_column_of_a_parquet_file_groups_images(parquet, tmp_path: Path) -> None:
-    file = parquet(tmp_path / "cells.parquet", [i % 2 for i in range(40)])
+    file = parquet(tmp_path / "cells row 3.parquet", [i % 2 for i in range(40)])
     patients = [f"p{i // 4}" for i in range(40)]
     pq.write_table(pq.read_table(file).append_column("patient", pa.array(patients)), file)
     data = load(str(file), DataConfig(group_by="patient", val_fraction=0.25), need_labels=True)
@@ -273,7 +274,7 @@ def test_a_column_of_a_parquet_file_groups_images(parquet, tmp_path: Path) -> No
     for split in (data.train, data.val, data.test):
         assert split is not None
         assert split.names is not None
-        sides.append({patients[int(re.findall(r"row (\d+)", name)[0])] for name in split.names})
+        sides.append({patients[int(re.findall(r"row (\d+)", name)[1])] for name in split.names})
     assert all(sides)
     assert len(set.union(*sides)) == sum(map(len, sides)) == 10
     # Any other word is a pattern in names, as before.
@@ -347,9 +348,60 @@ def test_a_column_tells_the_splits_of_rows(tmp_path: Path, parquet: Folders) -> 
     assert source.sections["test"].labels.tolist() == [1, 0]
     names = [item.name for item in source.sections["test"].items()]
     assert names == ["all.parquet row 1 (1.png)", "all.parquet row 6 (6.png)"]
-    # One of another kind tells nothing.
-    pq.write_table(pq.read_table(file).drop_columns("split").append_column("split", pa.array(["left"] * 10)), file)
-    assert counts(file) == {"all": 10}
+
+
+@pytest.mark.parametrize(
+    ("told", "sections", "note"),
+    [
+        (
+            ["train", "train", "unused", "test", None] * 2,
+            {"train": 4, "test": 2},
+            "4 rows whose column 'split' says '', 'unused' are of no split, and are left out",
+        ),
+        (["left", "right"] * 5, {"all": 10}, "the column 'split' names no train split ('left', 'right')"),
+        (["test"] * 10, {"all": 10}, "the column 'split' names no train split (test)"),
+    ],
+)
+def test_a_column_that_tells_no_splits_of_some_rows_is_said(
+    tmp_path: Path, parquet: Folders, told: list[str | None], sections: dict[str, int], note: str
+) -> None:
+    """Merged and split anew, such a set would be trained on its own test images."""
+    file = parquet(tmp_path / "all.parquet", [0, 1] * 5)
+    pq.write_table(pq.read_table(file).append_column("split", pa.array(told)), file)
+    assert counts(file) == sections
+    assert any(found.startswith(note) for found in open_source(str(file)).notes)
+
+
+def test_each_label_column_of_a_file_has_its_own_labels(tmp_path: Path, parquet: Folders) -> None:
+    """The cache keeps labels beside the images, which are the same for both."""
+    file = parquet(tmp_path / "all.parquet", [0, 1, 2] * 8)
+    pq.write_table(pq.read_table(file).append_column("coarse", pa.array([0] * 12 + [1] * 12)), file)
+    for asked, label in ((None, lambda row: row % 3), ("coarse", lambda row: row // 12), (None, lambda row: row % 3)):
+        train = load(str(file), DataConfig(label_column=asked), need_labels=True).train
+        rows = [int(re.findall(r"row (\d+)", name)[0]) for name in train.names]
+        assert train.labels.tolist() == [label(row) for row in rows]
+
+
+def test_what_lies_beside_parquet_files_is_said(tmp_path: Path, parquet: Folders, class_folders: Folders) -> None:
+    parquet(tmp_path / "data" / "one" / "a.parquet", [0, 1] * 5)
+    parquet(tmp_path / "elsewhere" / "b.parquet", [0, 1] * 5)
+    (tmp_path / "data" / "two").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "data" / "two" / "self").symlink_to(tmp_path / "data")
+    os.mkfifo(tmp_path / "data" / "c.parquet")  # whoever opened it would wait for ever
+    (tmp_path / "data" / "README.md").write_text("x")
+    class_folders(tmp_path / "data" / "pictures", count=2)
+    source = open_source(str(tmp_path / "data"))
+    assert source.sections["all"].count == 20
+    assert set(source.notes) == {
+        "read together as one set: one/a.parquet, two/b.parquet",
+        "4 image files lie beside the Parquet files: only those that a row names are read",
+        "3 files or folders not read: 1 .md, 1 links to a folder that is read already, 1 pipes or devices",
+    }
+
+
+def test_an_empty_table_is_no_set(tmp_path: Path, parquet: Folders) -> None:
+    with pytest.raises(UserError, match=r"no train images found: add some"):
+        open_source(str(parquet(tmp_path / "none.parquet", [])))
 
 
 def test_a_refusal_for_want_of_labels_names_the_columns_that_may_hold_them(tmp_path: Path, parquet: Folders) -> None:

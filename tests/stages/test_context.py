@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 
 from pocketvit.config import resolve
+from pocketvit.stages import finetuning
 from pocketvit.stages.arms import RANDOM
 from pocketvit.stages.context import Context
 from pocketvit.stages.finetuning import finetune_stage
 from pocketvit.stages.plan import Part, Plan
 from pocketvit.stages.pretraining import pretrain_stage
 from pocketvit.training.log import RunLog
+from pocketvit.training.stops import Paused
 
 SIZES = {"width": 16, "depth": 1, "heads": 2, "decoder_width": 16, "decoder_heads": 2}
 TINY = {**{f"model.{name}": value for name, value in SIZES.items()}, "device": "cpu", "precision": "float32"}
@@ -51,7 +53,7 @@ def test_a_stage_takes_the_steps_that_it_is_given_be_they_less_than_an_epoch(tmp
 
 
 def test_more_steps_than_the_epochs_that_were_asked_for_are_said(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An epoch of 1,293 images is one batch of 1,000: what is left over is dropped."""
     lengths = {
@@ -61,7 +63,13 @@ def test_more_steps_than_the_epochs_that_were_asked_for_are_said(
         "finetune.unlabelled": "none",
     }
     context = opened(tmp_path / "run", Plan(), labels_per_class="all", **lengths)
-    finetune_stage(replace(context, log=RunLog()), RANDOM, None, None, 0)
+
+    def wait(*args: object, **kwargs: object) -> None:
+        raise Paused
+
+    monkeypatch.setattr(finetuning, "train", wait)
+    with pytest.raises(Paused):  # said before the steps are waited for
+        finetune_stage(replace(context, log=RunLog()), RANDOM, None, None, 0)
     assert "--finetune.min_steps asks for 2 steps, where 1 epochs would be 1" in capsys.readouterr().err
 
 

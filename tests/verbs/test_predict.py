@@ -17,7 +17,7 @@ import pocketvit
 from pocketvit.cli import main
 from pocketvit.config import ModelConfig
 from pocketvit.data import Header, read_images
-from pocketvit.errors import UnlikeTraining, UserError
+from pocketvit.errors import NotRead, UnlikeTraining, UserError
 from pocketvit.model import weights
 from pocketvit.model.weights import WeightsMeta
 from pocketvit.verbs.model import Batch
@@ -121,6 +121,23 @@ def test_the_warning_reaches_python_and_the_terminal(
         warnings.simplefilter("error")
         assert main(["predict", str(file), "--model", str(model)]) == 0
     assert "pocketvit: 1 of 1 images are over twice" in capsys.readouterr().err
+
+
+def test_what_a_folder_holds_beside_images_is_said(
+    tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Images of a format that is not read would have no row, and no word."""
+    picture(tmp_path / "new" / "a.png")
+    for name in ("b.heic", "c.heic", "d.txt"):
+        (tmp_path / "new" / name).write_bytes(b"x")
+    words = "new: 3 files or folders not read: 2 .heic, 1 .txt"
+    with pytest.warns(NotRead, match=words):
+        assert len(pocketvit.predict(tmp_path / "new", model=model)) == 1
+    assert main(["predict", str(tmp_path / "new"), "--model", str(model)]) == 0
+    assert words in capsys.readouterr().err
+    (tmp_path / "new" / "a.png").unlink()
+    with pytest.raises(UserError, match="no images found in this folder; 3 files or folders not read"):
+        pocketvit.predict(tmp_path / "new", model=model)
 
 
 @pytest.mark.parametrize("name", ["features.csv", "features.parquet"])

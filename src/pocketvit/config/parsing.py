@@ -17,7 +17,7 @@ from pocketvit.config.fields import described, in_words
 from pocketvit.config.settings import Settings
 from pocketvit.config.shipped import recipe_path
 from pocketvit.errors import UserError
-from pocketvit.files import expanded
+from pocketvit.files import expanded, named_place
 
 # What people change often is a flat flag; everything else is reached by its dotted name.
 FLAT: dict[str, str] = {
@@ -52,7 +52,7 @@ def flat_names(stage: str) -> dict[str, str]:
 
 def default_recipe(data: str, device: str | None = None) -> str:
     """The recipe of a source when none is named: on a CPU, `lite` would take hours where `tiny` takes minutes."""
-    if data == "digits":
+    if data == "digits" and not ((own := named_place(data)) and own.is_dir()):  # a folder of that name is the user's
         return "digits"
     if device in (None, "auto"):
         import torch

@@ -26,7 +26,7 @@ from pocketvit.errors import UserError
 
 MOST_BYTES = 10 * 10**9  # the newest set stays, even where it is larger
 ABANDONED = 24 * 3600  # seconds after which a half-written entry is of a process that was killed
-FORMAT = 5  # raise it when decoding gives other pixels or findings than before
+FORMAT = 6  # raise it when decoding gives other pixels or findings than before
 
 
 def decode_cached(source: Source, content: str, wanted: Wanted) -> Decoded:

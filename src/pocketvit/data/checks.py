@@ -148,7 +148,7 @@ def likely_groups(names: Sequence[str], labels: NDArray[np.int64]) -> list[Findi
             first = texts[0]
             text = (
                 f"file names look like groups ('{first}...', {len(texts) // distinct} images each): if they are of the "
-                r"same track, slide or person, --group-by '([^/]*\d[^/]*)[-_. ]+\d+\.\w+$' keeps them on one side of "
+                r"same track, slide or person, --group-by '([^/]*\d[^/]*)[-_.\s]+\d+\.\w+$' keeps them on one side of "
                 "the splits"
             )
             return [Finding("groups", text)]

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import re
 import stat
+import warnings
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from pocketvit.data.structures import Finding
-from pocketvit.errors import UserError
+from pocketvit.errors import NotRead, UserError
 from pocketvit.files import expanded
 
 # What Pillow may read, and no more: others of its readers start programs. Its JPEG reader reads MPO.
@@ -94,8 +95,11 @@ class Passed:
         return f"{self.counts.total()} files or folders not read: {kinds}"
 
 
-def entries(folder: Path, passed: Passed) -> tuple[list[Path], list[Path]]:
-    """Image files and folders in a folder, each sorted, links followed; a folder that was gone into before is not.
+def entries(
+    folder: Path, passed: Passed, extensions: Collection[str] = IMAGE_EXTENSIONS
+) -> tuple[list[Path], list[Path]]:
+    """Files of some extensions (images) and folders in a folder, each sorted, links followed; a folder that was gone
+    into before is not.
 
     A link that leads nowhere counts as a file, for its reader to complain of.
 
@@ -125,28 +129,31 @@ def entries(folder: Path, passed: Passed) -> tuple[list[Path], list[Path]]:
                 folders.append(path)
         elif status is not None and not stat.S_ISREG(status.st_mode):
             passed.counts["pipes or devices"] += 1
-        elif path.suffix.lower() in IMAGE_EXTENSIONS:
+        elif path.suffix.lower() in extensions:
             files.append(path)
         else:
             passed.counts[path.suffix.lower() or "files without an extension"] += 1
     return files, folders
 
 
-def find_images(folder: Path, passed: Passed | None = None) -> list[Path]:
-    """All images under a folder, at any depth, in sorted order; what is passed over is counted in `passed`.
+def find_images(
+    folder: Path, passed: Passed | None = None, extensions: Collection[str] = IMAGE_EXTENSIONS
+) -> list[Path]:
+    """All images (files of some extensions) under a folder, at any depth, in sorted order; what is passed over is
+    counted in `passed`.
 
     Raises:
         UserError: a folder cannot be read.
     """
     passed = passed or Passed()
-    files, folders = entries(folder, passed)
+    files, folders = entries(folder, passed, extensions)
     for inner in folders:
-        files += find_images(inner, passed)
+        files += find_images(inner, passed, extensions)
     return files
 
 
 def list_images(path: str | Path) -> list[Path]:
-    """A file as it is, or all images under a folder in sorted order.
+    """A file as it is, or all images under a folder in sorted order; warns of what else is there.
 
     Raises:
         UserError: nothing is there, or the folder holds no images.
@@ -160,7 +167,10 @@ def list_images(path: str | Path) -> list[Path]:
         return [path]
     if not path.is_dir():
         raise UserError(f"{path}: no such file or folder: expected an image or a folder of images")
-    found = find_images(path)
+    passed = Passed()
+    found = find_images(path, passed)
     if not found:
-        raise UserError(f"{path}: no images found in this folder")
+        raise UserError(f"{path}: no images found in this folder{f'; {passed.words()}' if passed.counts else ''}")
+    if passed.counts:
+        warnings.warn(f"{path}: {passed.words()}", NotRead, stacklevel=2)
     return found

@@ -160,7 +160,9 @@ def make_source(
     sections, findings = dict(sections), list(findings)
     train = sections.get("train") or sections.get("all")
     if train is None or train.count == 0:
-        raise UserError(f"{root}: no train images found (only {', '.join(sections) or 'nothing'}): add a train split")
+        others = [part for part in sections if part not in ("train", "all")]
+        hint = f" (only {', '.join(others)}): add a train split" if others else ": add some"
+        raise UserError(f"{root}: no train images found{hint}")
     for part in ("val", "test"):
         section = sections.get(part)
         if section is None:

@@ -254,7 +254,8 @@ def _check_out(out: str | Path | None, data: Spec, resume: bool) -> None:
     place, folder = find(data), Path(out).resolve()
     if place is None and isinstance(data, str) and Path(data).resolve() in (folder, *folder.parents):
         raise UserError(f"--out {out}: from then on '{data}' would be that folder, not the set: choose another")
-    if not resume and place and place.resolve() in folder.parents:
+    begun = resume and RunFolder(folder).config.exists()  # one that lies there already is gone on with
+    if not begun and place and place.resolve() in folder.parents:
         raise UserError(f"--out {out}: lies among the images of {data}: give a folder beside them")
 
 

@@ -63,6 +63,8 @@ def finetune_stage(
         )  # fmt: skip
         if steps is not None:
             step.schedule = Schedule(steps, steps)
+        if own and seed == settings.seed:
+            _say_overruled(context, step.schedule.planned, len(labelled))
         budgets, seeds = len(settings.data.label_budgets), len(context.seeds())
         result = train(
             step, context.log, tags, title=arm.training(per_class, seed, budgets=budgets, seeds=seeds),
@@ -81,8 +83,6 @@ def finetune_stage(
         told = {"labels": len(labelled), "unlabelled": others, "unlabelled_by": by, **result.to_json()}
         found = context.keep(key, {**tags, **told, **tested})
     context.forget(key)
-    if own and seed == context.settings.seed:
-        _say_overruled(context, found)
     beside = f", {found['unlabelled']:,} images without" if found.get("unlabelled") else ""
     seconds = f"{found['labels']} labels{beside}, {found['steps']} steps in {found['seconds']} s"
     context.log.say(f"{arm.doing}, seed {seed}: test {100 * found['accuracy']:.2f} %  ({seconds})")
@@ -141,11 +141,11 @@ def _tested(context: Context, result: TrainResult, key: str, budget: int, arm: A
     }
 
 
-def _say_overruled(context: Context, found: dict[str, Any]) -> None:
-    """Where min_steps is more than the epochs that were asked for."""
+def _say_overruled(context: Context, planned: int, labels: int) -> None:
+    """Where min_steps is more than the epochs that were asked for, before these steps are waited for."""
     config = context.settings.finetune
-    asked = config.epochs * epoch_steps(config, epoch_images(context.dataset, found["labels"], config))
-    if found["planned_steps"] == config.min_steps > asked:
+    asked = config.epochs * epoch_steps(config, epoch_images(context.dataset, labels, config))
+    if planned == config.min_steps > asked:
         least = f"--finetune.min_steps asks for {config.min_steps} steps"
         context.log.say(f"  {least}, where {config.epochs} epochs would be {asked}")
 

@@ -6,7 +6,6 @@ Nothing is decoded here: an opened source knows its classes, labels and splits, 
 from __future__ import annotations
 
 import difflib
-import os
 from pathlib import Path
 
 from pocketvit.data.listing import IMAGE_EXTENSIONS
@@ -18,7 +17,7 @@ from pocketvit.data.sources.opener import Columns, Opener
 from pocketvit.data.sources.parquet import PARQUET
 from pocketvit.data.structures import Arrays, Source, Spec
 from pocketvit.errors import UserError
-from pocketvit.files import expanded
+from pocketvit.files import named_place
 
 # The first that recognises a set opens it.
 OPENERS: tuple[Opener, ...] = (ARRAYS, DIGITS, CIFAR, PARQUET, FOLDER)
@@ -54,13 +53,7 @@ def accepted() -> str:
 
 def find(spec: Spec) -> Path | None:
     """The file or folder that the user named, in the working folder or in $POCKETVIT_DATA; None where there is none."""
-    if isinstance(spec, Arrays):
-        return None
-    path = expanded(spec)
-    folder = os.environ.get("POCKETVIT_DATA")
-    candidates = [path] if folder is None else [path, expanded(folder) / path]
-    # os.path's takes a name that no file can have for one that none has.
-    return next((candidate for candidate in candidates if spec and os.path.exists(candidate)), None)
+    return None if isinstance(spec, Arrays) else named_place(spec)
 
 
 def _suggestion(path: Path) -> str:

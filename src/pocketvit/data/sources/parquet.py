@@ -6,7 +6,6 @@ Only the label column is read on opening; encoded images are streamed when they 
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,12 +17,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketvit.data.listing import split_of, split_of_file
+from pocketvit.data.listing import IMAGE_EXTENSIONS, Passed, find_images, split_of, split_of_file
 from pocketvit.data.sources.columns import groups, splits
 from pocketvit.data.sources.opener import Columns, Opener
-from pocketvit.data.structures import NAMES_LISTED, Finding, Item, Section, Source, hash_files, make_source
+from pocketvit.data.structures import NAMES_LISTED, Finding, Item, Section, Source, Spec, hash_files, make_source
 from pocketvit.errors import UserError
 
+EXTENSIONS = frozenset((".parquet",))
 IMAGE_COLUMNS = ("image", "img")
 # In this order, whatever the case; --label-column names another.
 LABEL_COLUMNS = ("label", "fine_label", "labels", "target", "class", "category", "coarse_label", "y")
@@ -41,15 +41,6 @@ class _Shard:
     names: tuple[str, ...] | None  # class names from the metadata
 
 
-def parquet_files(folder: Path) -> list[Path]:
-    """All Parquet files under a folder, in sorted order; hidden files and folders are passed over."""
-    found = []
-    for parent, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [Path(parent, n) for n in sorted(names) if n.lower().endswith(".parquet") and not n.startswith(".")]
-    return found
-
-
 def open_parquet(path: Path, columns: Columns) -> Source:
     """Open a Parquet file, or a folder of them whose names (or whose folders' names, or a column) tell the splits.
 
@@ -62,10 +53,11 @@ def open_parquet(path: Path, columns: Columns) -> Source:
     Raises:
         UserError: not Parquet, no image column, no such label column, labels of another kind, or no train shards.
     """
+    passed = Passed()
     if path.is_file():
         root, files = path.parent, {"all": [path]}
     else:
-        root, files = path, _by_split(path)
+        root, files = path, _by_split(path, passed)
     shards = {part: [_read_shard(file, columns.label) for file in members] for part, members in files.items()}
     everything = [shard for members in shards.values() for shard in members]
     name = path.stem if path.is_file() else path.resolve().name
@@ -77,18 +69,21 @@ def open_parquet(path: Path, columns: Columns) -> Source:
         for part, members in shards.items()
     }
 
-    told = splits([shard.file for shard in everything]) if set(sections) == {"all"} else None
+    findings: list[Finding] = []
+    told = splits([shard.file for shard in everything], findings) if set(sections) == {"all"} else None
     if told is not None:
         sections = {part: _some(sections["all"], told == part) for part in ("train", "val", "test") if part in told}
 
     def fingerprint() -> str:
+        # Labels that another column holds are other content.
+        asked = "" if columns.label is None else f"{columns.label}:"
         layout = ",".join(f"{part}:{len(members)}" for part, members in files.items())
-        return f"{layout}:{hash_files(root, [shard.file for shard in everything])}"
+        return f"{asked}{layout}:{hash_files(root, [shard.file for shard in everything])}"
 
     others = sorted({column for shard in everything for column in shard.others})
     text = f"no column of labels: --label-column names one of {', '.join(others)}"
-    findings = [Finding("no label column", text, tuple(others))] if others else []
-    findings += _joined(root, files)
+    findings += [Finding("no label column", text, tuple(others))] if others else []
+    findings += [*_joined(root, files), *_beside(passed), *passed.findings()]
     group = groups(root, [shard.file for shard in everything], columns.group)
     if group is not None:
         findings.append(Finding("grouped", f"grouped by the column '{columns.group}'"))
@@ -101,9 +96,9 @@ def _some(section: Section, chosen: NDArray[np.bool_]) -> Section:
     return Section(int(chosen.sum()), lambda: compress(section.items(), chosen), labels)
 
 
-def _by_split(root: Path) -> dict[str, list[Path]]:
+def _by_split(root: Path, passed: Passed) -> dict[str, list[Path]]:
     parts: dict[str, list[Path]] = {}
-    for file in parquet_files(root):
+    for file in find_images(root, passed, EXTENSIONS):
         relative = file.relative_to(root)
         # The file's own name first, then its folders from the inside out: train/0000.parquet is a train shard too.
         told = [
@@ -127,6 +122,14 @@ def _joined(root: Path, files: Mapping[str, Sequence[Path]]) -> Iterator[Finding
             more = f" and {len(names) - NAMES_LISTED} more" if len(names) > NAMES_LISTED else ""
             what = "one set" if part == "all" else f"the {part} split"
             yield Finding("files joined", f"read together as {what}: {', '.join(names[:NAMES_LISTED])}{more}", names)
+
+
+def _beside(passed: Passed) -> Iterator[Finding]:
+    """What is said of images in files of their own, which are counted no more among what is not read."""
+    count = sum(passed.counts.pop(extension, 0) for extension in IMAGE_EXTENSIONS)
+    if count:
+        text = f"{count} image files lie beside the Parquet files: only those that a row names are read"
+        yield Finding("images beside", text)
 
 
 def _read_shard(file: Path, label_column: str | None) -> _Shard:
@@ -298,14 +301,18 @@ def _rows(column: Any) -> Iterator[tuple[bytes | None, str | None]]:
     return zip(contents, fields["path"].to_pylist() if "path" in fields else [None] * len(contents), strict=True)
 
 
+def _recognises(spec: Spec, path: Path | None) -> bool:
+    if path is None or not path.is_dir():
+        return path is not None and path.is_file() and path.suffix.lower() in EXTENSIONS
+    return bool(find_images(path, None, EXTENSIONS))
+
+
 def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 PARQUET = Opener(
     words="a Parquet file or a folder of them",
-    recognises=lambda spec, path: (
-        path is not None and (path.suffix.lower() == ".parquet" if path.is_file() else bool(parquet_files(path)))
-    ),
+    recognises=_recognises,
     open=lambda spec, path, columns: open_parquet(path or Path(spec), columns),
 )
