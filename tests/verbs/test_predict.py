@@ -20,8 +20,7 @@ from pocketvit.data import Header, read_images
 from pocketvit.errors import NotRead, UnlikeTraining, UserError
 from pocketvit.model import weights
 from pocketvit.model.weights import WeightsMeta
-from pocketvit.verbs.model import Batch
-from pocketvit.verbs.predict import Strange
+from pocketvit.verbs.strange import Strange
 
 META = WeightsMeta(
     "classifier", ModelConfig("digits", patch=4), (16, 16, 3), (0.5, 0.4, 0.6), (0.2, 0.2, 0.2), ("cat", "dog")
@@ -47,7 +46,7 @@ def strange(images: np.ndarray, headers: list[Header], meta: WeightsMeta) -> lis
     """What is said of images that are unlike those of training, over two batches."""
     counted = Strange()
     for part in (slice(0, 1), slice(1, None)):
-        counted.add(Batch([], headers[part], images[part]), meta)
+        counted.add(images[part], headers[part], meta)
     return counted.lines()
 
 
@@ -115,8 +114,10 @@ def test_the_warning_reaches_python_and_the_terminal(
     tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = picture(tmp_path / "a.png", size=(224, 224))
-    with pytest.warns(UnlikeTraining, match="1 of 1 images are over twice"):
-        pocketvit.predict(file, model=model)
+    loaded = pocketvit.load(model)
+    for use in (lambda: pocketvit.predict(file, model=model), lambda: loaded.predict(file), lambda: loaded.embed(file)):
+        with pytest.warns(UnlikeTraining, match="1 of 1 images are over twice"):
+            use()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert main(["predict", str(file), "--model", str(model)]) == 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +25,7 @@ from pocketvit.model.network import Network
 from pocketvit.model.weights import WeightsMeta
 from pocketvit.training.device import make_accelerator
 from pocketvit.verbs.models import Model, path_of
+from pocketvit.verbs.strange import Strange
 
 CHUNK = 512  # images that are decoded, and then computed, at a time
 
@@ -88,13 +89,22 @@ class TrainedModel:
     def predict_proba(self, images: Images) -> NDArray[np.float32]:
         """(N, K) calibrated probabilities. Raises as `predict`."""
         self.check_classifies()
-        predictor = self.predictor()
-        return np.concatenate([predictor.probabilities(batch.pixels) for batch in self.batches(images)])
+        return self._of_all(images, self.predictor().probabilities)
 
     def embed(self, images: Images) -> NDArray[np.float32]:
         """(N, D) features: what the head reads. Raises UserError as `batches`."""
-        predictor = self.predictor()
-        return np.concatenate([predictor.features(batch.pixels) for batch in self.batches(images)])
+        return self._of_all(images, self.predictor().features)
+
+    def _of_all(
+        self, images: Images, answer: Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+    ) -> NDArray[np.float32]:
+        """What `answer` gives for each batch, in one; warns of images that are unlike those of training."""
+        strange, answers = Strange(), []
+        for batch in self.batches(images):
+            strange.add(batch.pixels, batch.headers, self.meta)
+            answers.append(answer(batch.pixels))
+        strange.warn()
+        return np.concatenate(answers)
 
     def predictor(self) -> Predictor:
         """Of the network, on its device; of an exported file, by its runtime."""

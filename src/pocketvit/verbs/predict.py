@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import csv
-import math
-import warnings
-from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,16 +12,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pocketvit.data import Header, printable
-from pocketvit.errors import UnlikeTraining, UserError
+from pocketvit.data import printable
+from pocketvit.errors import UserError
 from pocketvit.files import expanded, whole
-from pocketvit.model.weights import WeightsMeta
-from pocketvit.verbs.model import Batch, Images, load
+from pocketvit.verbs.model import Images, load
 from pocketvit.verbs.models import Model
+from pocketvit.verbs.strange import Strange
 
 Paths = Images  # files and folders mostly
-
-FAR = 2.0  # deviations of training's pixels that an image's mean may be from theirs
 
 
 def predict(
@@ -75,7 +70,7 @@ def predictions(
     trained.check_classifies()
     predictor = trained.predictor()
     for batch in trained.batches(paths, skip_bad, progress):
-        strange.add(batch, trained.meta)
+        strange.add(batch.pixels, batch.headers, trained.meta)
         likeliest = iter(
             _likeliest(predictor.probabilities(batch.pixels), trained.meta.classes, top) if len(batch.pixels) else []
         )
@@ -119,7 +114,7 @@ def embed(
         writer = (_parquet if kind == ".parquet" else _csv)(file, trained.width)
         next(writer)
         for batch in trained.batches(paths, skip_bad, progress):
-            strange.add(batch, trained.meta)
+            strange.add(batch.pixels, batch.headers, trained.meta)
             pairs = zip(batch.names, batch.headers, strict=True)
             names = [printable(name) for name, found in pairs if not isinstance(found, str)]
             if names:
@@ -176,58 +171,3 @@ def _likeliest(probabilities: NDArray[np.float32], classes: Sequence[str], top: 
     return [
         [{"class": classes[i], "probability": round(p, 6)} for p, i in zip(ps, ids, strict=True)] for ps, ids in rows
     ]
-
-
-class Strange:
-    """What sets images apart from those that a model learnt from, counted over batches."""
-
-    def __init__(self) -> None:
-        self._counts: Counter[str] = Counter()
-        self._images = 0
-
-    def add(self, batch: Batch, meta: WeightsMeta) -> None:
-        """Count those of a batch."""
-        headers = [found for found in batch.headers if not isinstance(found, str)]
-        self._images += len(headers)
-        self._counts.update(unlike(batch.pixels, headers, meta))
-
-    def lines(self) -> list[str]:
-        """In words, for people."""
-        return [
-            f"{count} of {self._images} images {words}: the model has seen none like them, and its answers may mean "
-            "nothing"
-            for words, count in self._counts.items()
-        ]
-
-    def warn(self) -> None:
-        """By Python's warnings."""
-        for line in self.lines():
-            warnings.warn(line, UnlikeTraining, stacklevel=3)
-
-
-def unlike(images: NDArray[np.uint8], headers: Sequence[Header], meta: WeightsMeta) -> dict[str, int]:
-    """What sets images apart from those that a model learnt from, so far that its answers mean little: how many.
-
-    Args:
-        images: (N, H, W, C), as the model takes them.
-        headers: (N,), what they were before.
-        meta: of the model.
-    """
-    channels, (height, width) = meta.shape[2], meta.native or meta.shape[:2]
-    wrong = {
-        f"are over twice or under half as large as {width:g}x{height:g}": [
-            not 0.5 <= math.sqrt(h.height * h.width / (height * width)) <= 2 for h in headers
-        ],
-        f"are of other proportions than {width:g}x{height:g}": [
-            not 0.75 <= (h.height * width) / (h.width * height) <= 4 / 3 for h in headers
-        ],
-    }
-    if channels == 1:
-        wrong["have colours, where the model learnt from grey ones"] = [not h.grey for h in headers]
-    elif len(set(meta.mean)) > 1:  # grey images saved as RGB have equal channels
-        wrong["are grey, where the model learnt from coloured ones"] = [h.grey for h in headers]
-    if len(images):
-        means = images.reshape(len(images), -1, channels).mean(axis=1) / 255
-        far = np.abs(means - np.array(meta.mean)) > FAR * np.array(meta.std)
-        wrong["are far darker or brighter"] = far.any(axis=1).tolist()
-    return {words: sum(found) for words, found in wrong.items() if any(found)}
