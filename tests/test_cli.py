@@ -156,7 +156,7 @@ def test_help_is_of_a_screen_and_without_pythons_words(
 @pytest.mark.parametrize(
     ("verb", "lines"),
     [
-        ("predict", ("usage: pocketvit predict IMAGES --model X [--FLAG", "  --top N      classes to list for each image; default: 3")),
+        ("predict", ("usage: pocketvit predict IMAGES --model X [--FLAG", "  --top N      classes to list for each")),
         ("export", ("usage: pocketvit export RUN --out X [--FLAG VALUE ...]", "  --help        this")),
         ("bench", ("  MODEL       run directory,", "  --rounds N  turns of ten calls")),
         ("probe", ("usage: pocketvit probe [DATA] --model X [--FLAG VALUE ...]",)),
@@ -180,6 +180,10 @@ def test_help_names_what_is_needed_what_is_a_number_and_what_is_taken_otherwise(
         (["--verison"], "no verb '--verison': did you mean --version?"),
         (["fit", "digits", "--recipe", "tinny"], "no recipe 'tinny' (did you mean tiny?): use one of"),
         (["resume"], "missing: RUN (run directory)"),
+        (
+            ["embed", "a.png", "--model", "lite-cifar10", "--json"],
+            "--json: features on standard output are CSV: add --out",
+        ),
         (
             ["predict"],
             "missing: IMAGES (image files and folders of images) and --model (run directory, weights file or",

@@ -157,7 +157,7 @@ def given_to(verb: str, about: str, args: list[str]) -> Any:
         formatter_class=Formatter,
     )  # fmt: skip
     parser.add_argument(name, metavar=written.split()[0], nargs=count, help=text)
-    add_arguments(parser, arguments)
+    add_arguments(parser, arguments, json=verb != "completion")
     _help_asked(args, lambda _: _plain_help(parser))
     return parse(parser, underscored(args))
 
@@ -178,7 +178,7 @@ def _plain_help(parser: Any) -> str:
     return str(parser.format_help()).rstrip()
 
 
-def add_arguments(parser: Any, arguments: Arguments) -> None:
+def add_arguments(parser: Any, arguments: Arguments, json: bool = True) -> None:
     """Arguments as name: (type, default, help); `source` is positional, ... is required."""
     for name, (kind, default, text) in arguments.items():
         unsaid = default not in (None, ..., False) and "default" not in text
@@ -193,7 +193,8 @@ def add_arguments(parser: Any, arguments: Arguments) -> None:
             parser.add_argument(
                 f"--{name}", type=kind if default is not None else kind | None, default=default, help=text
             )
-    parser.add_argument("--json", action="store_true", help="print one JSON object, and nothing else, on stdout")
+    if json:
+        parser.add_argument("--json", action="store_true", help="print one JSON object, and nothing else, on stdout")
 
 
 def underscored(args: list[str], flat: dict[str, str] | None = None) -> list[str]:

@@ -182,6 +182,8 @@ def embed(args: list[str]) -> int:
     given = given_to("embed", str(embed.__doc__), args)
     from pocketvit.verbs.predict import embed as verb
 
+    if given["json"] and given["out"] == "-":
+        raise UserError("--json: features on standard output are CSV: add --out FILE, in .parquet or .csv")
     options = {name: given[name] for name in PLAIN["embed"][-1]}
     with _said_warnings():
         count = verb(given["paths"], **options, progress=True)

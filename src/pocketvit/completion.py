@@ -49,7 +49,8 @@ def complete(verbs: Mapping[str, Callable[..., int]]) -> None:
         if not settings or "source" in own:
             place = one.add_argument(given, nargs=count, choices=names.get(given))
             place.completer = places.get(given)  # type: ignore[attr-defined]
-        for flag, kind in (flags | {"json": bool} | ({"help_all": bool} if settings else {})).items():
+        more = {"json": bool} | ({"help_all": bool} if settings else {})
+        for flag, kind in (flags | more).items():
             written = f"--{flag if '.' in flag else flag.replace('_', '-')}"
             if kind is bool:
                 one.add_argument(written, action="store_true")
