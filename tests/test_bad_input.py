@@ -219,11 +219,11 @@ NO_OUT = {
     "reconstruct without a model": (lambda t: ["reconstruct", "digits"], ("--model",)),
     "predict without a model": (
         lambda t: ["predict", str(image(t / "a.png"))],
-        ("missing: --model, run directory",),
+        ("missing: --model (run directory",),
     ),
     "predict without an image": (
         lambda t: ["predict", "--model", str(t)],
-        ("missing: image files and folders of images",),
+        ("missing: IMAGES (image files and folders of images",),
     ),
     "a device that is none": (
         lambda t: ["embed", str(image(t / "a.png")), "--model", str(digits_weights(t / "w.st")), "--device=gpu"],

@@ -22,6 +22,7 @@ from sklearn.datasets import load_digits
 import pocketvit
 from pocketvit.cli import ARGUMENTS, VERBS, main
 from pocketvit.config import shipped
+from pocketvit.edge.formats import FORMATS, RUNTIMES
 from pocketvit.model import weights
 from pocketvit.run.folder import RunFolder
 from pocketvit.stages import baselines, finetuning, pretraining
@@ -152,6 +153,50 @@ def test_help_is_of_a_screen_and_without_pythons_words(
     assert ("--finetune.augment.crop_scale" in helped["--help-all"]) == settings
 
 
+@pytest.mark.parametrize(
+    ("verb", "lines"),
+    [
+        ("predict", ("usage: pocketvit predict IMAGES --model X [--FLAG", "  --top N      classes to list for each")),
+        ("export", ("usage: pocketvit export RUN --out X [--FLAG VALUE ...]", "  --help        this")),
+        ("bench", ("  MODEL       run directory,", "  --rounds N  turns of ten calls")),
+        ("probe", ("usage: pocketvit probe [DATA] --model X [--FLAG VALUE ...]",)),
+        ("budget", ("  --classes N   outputs of the head; default: 10",)),
+        ("fit", ("drawn in training: none, mirror or all",)),
+    ],
+)  # fmt: skip
+def test_help_names_what_is_needed_what_is_a_number_and_what_is_taken_otherwise(
+    verb: str, lines: tuple[str, ...], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        main([verb, "--help"])
+    out = capsys.readouterr().out
+    assert [line for line in lines if line not in out] == []
+
+
+@pytest.mark.parametrize(
+    ("args", "expected"),
+    [
+        (["--verison"], "no verb '--verison': did you mean --version?"),
+        (["fit", "digits", "--recipe", "tinny"], "no recipe 'tinny' (did you mean tiny?): use one of"),
+        (["resume"], "missing: RUN (run directory)"),
+        (
+            ["embed", "a.png", "--model", "lite-cifar10", "--json"],
+            "--json: features on standard output are CSV: add --out",
+        ),
+        (
+            ["predict"],
+            "missing: IMAGES (image files and folders of images) and --model (run directory, weights file or",
+        ),
+    ],
+)
+def test_a_slip_is_answered_with_what_was_meant(
+    args: list[str], expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(args) == 2
+    assert expected in capsys.readouterr().err
+
+
 def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"pocketvit {pocketvit.__version__}\n"
@@ -166,9 +211,35 @@ def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None
         ("pocketvit fit my", {"my_images/"}),
         ("pocketvit predict a.png --model runs/", {"runs/first"}),
         ("pocketvit finetune digits --finetune.augment.e", {"--finetune.augment.erase"}),
+        ("pocketvit resume ru", {"runs/first"}),
+        ("pocketvit finetune digits --init ru", {"runs/first"}),
+        ("pocketvit predict a.png --", {"--model", "--top", "--runtime", "--skip-bad"}),
+        ("pocketvit export runs/first --", {"--to", "--int8", "--max-drop"}),
+        ("pocketvit fit /et", {"/etc/"}),
     ],
 )
 def test_the_shell_is_told_what_may_follow(line: str, expected: set[str], tmp_path: Path) -> None:
+    assert told_to_the_shell(line, tmp_path) >= expected
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("pocketvit fit digits --symmetry ", {"none", "mirror", "all"}),
+        ("pocketvit predict a.png --device ", {"auto", "cpu", "cuda", "mps"}),
+        ("pocketvit fit digits --preset ", {"paper", "lite", "tiny", "digits"}),
+        ("pocketvit export runs/first --to ", set(FORMATS)),
+        ("pocketvit predict a.onnx --runtime ", set(RUNTIMES)),
+    ],
+)
+def test_the_shell_is_told_the_few_values_of_a_flag_and_nothing_else(
+    line: str, expected: set[str], tmp_path: Path
+) -> None:
+    assert told_to_the_shell(line, tmp_path) == expected
+
+
+def told_to_the_shell(line: str, tmp_path: Path) -> set[str]:
+    """What may follow `line` in a folder with images and a run."""
     (tmp_path / "my_images").mkdir()
     (tmp_path / "runs" / "first").mkdir(parents=True)
     (tmp_path / "runs" / "first" / "config.yaml").write_text("seed: 1\n")
@@ -178,7 +249,7 @@ def test_the_shell_is_told_what_may_follow(line: str, expected: set[str], tmp_pa
     }  # fmt: skip
     program = Path(sys.executable).with_name("pocketvit")
     subprocess.run([program], cwd=tmp_path, env=os.environ | asked, check=True, capture_output=True)
-    assert {word.strip() for word in (tmp_path / "answer").read_text().split("\n")} >= expected
+    return {word.strip() for word in (tmp_path / "answer").read_text().split("\n")}
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

@@ -5,11 +5,10 @@ Each verb of the command line is a function here; importing this package imports
 
 from __future__ import annotations
 
-from functools import wraps
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from pocketvit.errors import UserError, in_python
+from pocketvit.errors import UserError, speaking_python
 
 if TYPE_CHECKING:
     from pocketvit.data import Arrays as Arrays
@@ -59,18 +58,5 @@ def __getattr__(name: str) -> Any:
     if name not in _PLACES:
         raise AttributeError(f"module 'pocketvit' has no attribute '{name}'")
     found = getattr(import_module(_PLACES[name]), name)
-    globals()[name] = found = found if isinstance(found, type) else _speaking_python(found)
+    globals()[name] = found = found if isinstance(found, type) else speaking_python(found)
     return found
-
-
-def _speaking_python(function: Any) -> Any:
-    """A verb whose errors name arguments rather than flags."""
-
-    @wraps(function)
-    def verb(*args: Any, **kwargs: Any) -> Any:
-        try:
-            return function(*args, **kwargs)
-        except UserError as error:
-            raise UserError(in_python(str(error))) from None
-
-    return verb

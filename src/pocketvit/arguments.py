@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pocketvit.config import (
     LENGTHS,
@@ -26,7 +26,7 @@ from pocketvit.errors import UserError
 
 Arguments = dict[str, tuple[Any, Any, str]]
 DATA_HELP = "digits, cifar10, cifar100; a folder of images or class folders, with train/ or without; Parquet"
-DATA = (str, "digits", DATA_HELP)
+DATA = (str, "digits", f"{DATA_HELP}; default: digits")
 JUDGED = (str, None, f"{DATA_HELP}; default: what the run was begun with")
 MODEL = (str, ..., "run directory, weights file or name of a shipped model")
 # Among settings, where "model" is the network's sizes, --model stands for this.
@@ -40,6 +40,11 @@ OUT: Arguments = {
 FIT: Arguments = {
     "time_limit": (str, None, "have all done by then, as 10m; lengths are chosen to fit"),
     "plan": (bool, False, "say what would be done and how long it takes, and stop"),
+}
+IMAGES: Arguments = {
+    "model": MODEL,
+    "device": (Literal["auto", "cpu", "cuda", "mps"], "auto", "auto, cpu, cuda or mps"),
+    "skip_bad": (bool, False, "go on where a file cannot be decoded"),
 }
 BENCH: Arguments = {
     "data": (str, None, "images that the models came from; default: those that each run was begun with"),
@@ -63,6 +68,28 @@ ARGUMENTS: dict[str, Arguments] = {
         "out": (str, None, "PNG file to write; default: reconstruction.png in the run"),
     },
     "budget": {"channels": (int, 3, "channels of an image"), "classes": (int, 10, "outputs of the head")},
+}  # fmt: skip
+# Of the verbs that take no settings: the name of what they are given, how usage writes that, how many of it, what it
+# is, and their flags.
+PLAIN: dict[str, tuple[str, str, Any, str, Arguments]] = {
+    "resume": ("run", "RUN", None, "run directory", {"pause_after": OUT["pause_after"]}),
+    "report": ("run", "RUN", None, "run directory", {}),
+    "predict": ("paths", "IMAGES", "+", "image files and folders of images", IMAGES | {
+        "top": (int, 3, "classes to list for each image"),
+        "runtime": (str, None, "of an exported file: onnxruntime, openvino or executorch; default: by its name"),
+    }),
+    "embed": ("paths", "IMAGES", "+", "image files and folders of images", IMAGES | {
+        "out": (str, "-", "file that ends in .parquet or .csv; default: CSV on standard output"),
+    }),
+    "export": ("model", "RUN", None, MODEL[2], {
+        "to": (str, "onnx", "kind of file: onnx, openvino, executorch, timm, or html for a page in a browser"),
+        "out": (str, ..., "file to write; a card is written beside it"),
+        "int8": (bool, False, "quantise, calibrated on train images"),
+        "data": (str, None, "images that the run came from; default: those that it was begun with"),
+        "max_drop": (float, 0.3, "points of test accuracy that may be lost, or one image where that is more"),
+    }),
+    "bench": ("models", "MODEL [MODEL ...]", "+", f"{MODEL[2]}, or exported file", BENCH),
+    "completion": ("shell", "SHELL", None, "bash, zsh or fish", {}),
 }  # fmt: skip
 # Settings that `--help` shows, beside those with flat names; --help-all shows them all.
 SHOWN = ("recipe", "config", "seed", "seeds", "device")
@@ -120,25 +147,42 @@ def _help_asked(args: list[str], text: Callable[[bool], str]) -> None:
         raise SystemExit(0)
 
 
-def parsed(parser: Any, args: list[str]) -> Any:
-    """Of a verb that takes no settings."""
-    _help_asked(args, lambda _: parser.format_help().rstrip())
+def given_to(verb: str, about: str, args: list[str]) -> Any:
+    """Parsed arguments of a verb that takes no settings."""
+    from jsonargparse import ArgumentParser
+
+    name, written, count, text, arguments = PLAIN[verb]
+    parser = ArgumentParser(
+        prog=f"pocketvit {verb}", usage=_usage(verb, written, arguments), description=about, exit_on_error=False,
+        formatter_class=Formatter,
+    )  # fmt: skip
+    parser.add_argument(name, metavar=written.split()[0], nargs=count, help=text)
+    add_arguments(parser, arguments, json=verb != "completion")
+    _help_asked(args, lambda _: _plain_help(parser))
     return parse(parser, underscored(args))
 
 
-def plain_parser(verb: str, about: str, of: str) -> Any:
-    """For a verb that takes no settings."""
-    from jsonargparse import ArgumentParser
-
-    usage = f"pocketvit {verb} {of} [--FLAG VALUE ...]"
-    return ArgumentParser(
-        prog=f"pocketvit {verb}", usage=usage, description=about, exit_on_error=False, formatter_class=Formatter
-    )
+def _usage(verb: str, written: str, arguments: Arguments) -> str:
+    """The first line of a verb's help: what it is given, and the flags that it cannot do without."""
+    needed = [f"--{name} X" for name, (_, default, _) in arguments.items() if default is ...]
+    needed += ["--model X"] if "weights" in arguments else []
+    return " ".join(word for word in ("pocketvit", verb, written, *needed, "[--FLAG VALUE ...]") if word)
 
 
-def add_arguments(parser: Any, arguments: Arguments) -> None:
+def _plain_help(parser: Any) -> str:
+    """What --help prints of a verb that takes no settings; what it is given stands under no title."""
+    for action in parser._actions:
+        action.help = "this" if action.dest == "help" else action.help
+    for group in parser._action_groups:
+        group.title = {"options": "flags", "positional arguments": None}.get(group.title, group.title)
+    return str(parser.format_help()).rstrip()
+
+
+def add_arguments(parser: Any, arguments: Arguments, json: bool = True) -> None:
     """Arguments as name: (type, default, help); `source` is positional, ... is required."""
     for name, (kind, default, text) in arguments.items():
+        unsaid = default not in (None, ..., False) and "default" not in text
+        text += f"; default: {default}" if unsaid else ""
         if name == "source":
             parser.add_argument("source", metavar="DATA", nargs="?", default=default, help=text)
         elif kind is bool:
@@ -149,7 +193,8 @@ def add_arguments(parser: Any, arguments: Arguments) -> None:
             parser.add_argument(
                 f"--{name}", type=kind if default is not None else kind | None, default=default, help=text
             )
-    parser.add_argument("--json", action="store_true", help="print one JSON object, and nothing else, on stdout")
+    if json:
+        parser.add_argument("--json", action="store_true", help="print one JSON object, and nothing else, on stdout")
 
 
 def underscored(args: list[str], flat: dict[str, str] | None = None) -> list[str]:
@@ -198,12 +243,12 @@ class Formatter(argparse.HelpFormatter):
 def _counts(action: argparse.Action) -> bool:
     """Whether its value is a whole number."""
     kinds = {setting.flag: setting.kind for setting in described(Settings)}
-    return kinds.get(action.dest, action.type) is int
+    return kinds.get(action.dest, getattr(action, "_typehint", action.type)) is int
 
 
 def _help(parser: Any, verb: str, arguments: Arguments, flat: dict[str, str], *, everything: bool) -> str:
     """What --help prints: the verb's own flags, and the settings that people change often or all of them."""
-    parser.usage = f"pocketvit {verb} {'DATA ' if 'source' in arguments else ''}[--FLAG VALUE ...]"
+    parser.usage = _usage(verb, "[DATA]" if "source" in arguments else "", arguments)
     texts, short = setting_texts(), {dotted: name for name, dotted in flat.items() if name not in RENAMED}
     shown = JUDGING if "weights" in arguments else NETWORK if verb == "budget" else (*SHOWN, *(set(flat) - set(RARELY)))
     for action in parser._actions:
@@ -254,16 +299,6 @@ def front_page(verbs: Mapping[str, Callable[..., int]], groups: Mapping[str, Seq
         "pocketvit predict new_images/ --model runs/my_images-tiny",
     )  # fmt: skip
     return "\n".join([*lines, "", *(f"  {line}" for line in examples)])
-
-
-def parser_of_images(verb: str, about: str, arguments: Arguments) -> Any:
-    """For a verb that uses a model on images from anywhere."""
-    parser = plain_parser(verb, about, "IMAGES")
-    parser.add_argument("paths", nargs="+", help="image files and folders of images")
-    add_arguments(parser, {"model": MODEL, **arguments})
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
-    parser.add_argument("--skip_bad", action="store_true", help="go on where a file cannot be decoded")
-    return parser
 
 
 def typed_at() -> float:

@@ -15,16 +15,11 @@ from typing import Any
 
 from pocketvit.arguments import (
     ARGUMENTS,
-    BENCH,
-    MODEL,
     OUT,
+    PLAIN,
     PURPOSES,
-    Arguments,
-    add_arguments,
     front_page,
-    parsed,
-    parser_of_images,
-    plain_parser,
+    given_to,
     settings_given,
     typed_at,
 )
@@ -40,7 +35,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run one verb; returns the exit status: 0, 2 after a user's mistake, 128 + signal after an interruption."""
     args = list(sys.argv[1:] if argv is None else argv)
     if argv is None and "_ARGCOMPLETE" in os.environ:
-        complete({name: (str(verb.__doc__), ARGUMENTS.get(name)) for name, verb in VERBS.items()})
+        complete(VERBS)
     for stream in (sys.stdout, sys.stderr):
         # Names that a console cannot show are no reason to lose what was to be said.
         if isinstance(stream, io.TextIOWrapper):
@@ -61,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _verb(args: list[str]) -> Verb:
     """The first word's; of none, one that prints the front page."""
-    if not args or args[0] in ("-h", "--help"):
+    if not args or args[0] in ("-h", "--help", "--help-all"):
         return lambda _: print(front_page(VERBS, PURPOSES)) or 0
     if args[0] == "--version":
         from importlib.metadata import version
@@ -71,7 +66,11 @@ def _verb(args: list[str]) -> Verb:
         return VERBS[args[0]]
     if args[0] == "help":
         return lambda more: _verb(more)(["--help"])
-    hint = f"did you mean {close[0]}?" if (close := difflib.get_close_matches(args[0], VERBS, n=1)) else ""
+    hint = (
+        f"did you mean {close[0]}?"
+        if (close := difflib.get_close_matches(args[0], (*VERBS, "--version", "--help"), n=1))
+        else ""
+    )
     hint = f"for images that lie there, pocketvit fit {args[0]}" if os.path.exists(args[0]) else hint
     raise UserError(f"no verb '{args[0]}': {hint or 'use one of ' + ', '.join(VERBS)}")
 
@@ -102,10 +101,7 @@ def finetune(args: list[str]) -> int:
 
 def resume(args: list[str]) -> int:
     """go on with a run that was stopped, by its plan"""
-    parser = plain_parser("resume", str(resume.__doc__), "RUN")
-    parser.add_argument("run", help="run directory")
-    add_arguments(parser, {"pause_after": OUT["pause_after"]})
-    given = parsed(parser, args)
+    given = given_to("resume", str(resume.__doc__), args)
     return _trained(given, "resume", given["run"], pause_after=given["pause_after"])
 
 
@@ -135,14 +131,10 @@ def evaluate(args: list[str]) -> int:
 
 def predict(args: list[str]) -> int:
     """classes and probabilities of image files or of a folder, as CSV or JSON"""
-    added: Arguments = {
-        "top": (int, 3, "classes to list for each image"),
-        "runtime": (str, None, "of an exported file: onnxruntime, openvino or executorch; default: by its name"),
-    }
-    given = parsed(parser_of_images("predict", str(predict.__doc__), added), args)
+    given = given_to("predict", str(predict.__doc__), args)
     from pocketvit.verbs.predict import predictions
 
-    options = {name: given[name] for name in ("model", "device", "skip_bad", *added)}
+    options = {name: given[name] for name in PLAIN["predict"][-1]}
     rows: list[dict[str, Any]] = []
     told = csv.writer(sys.stdout, lineterminator="\n")
     with _said_warnings():
@@ -164,20 +156,10 @@ def predict(args: list[str]) -> int:
 
 def export(args: list[str]) -> int:
     """a file that runs elsewhere, as ONNX or one HTML page, verified on the test images"""
-    parser = plain_parser("export", str(export.__doc__), "RUN")
-    parser.add_argument("model", help=MODEL[2])
-    added: Arguments = {
-        "to": (str, "onnx", "kind of file: onnx, openvino, executorch, timm, or html for a page in a browser"),
-        "out": (str, ..., "file to write; a card is written beside it"),
-        "int8": (bool, False, "quantise, calibrated on train images"),
-        "data": (str, None, "images that the run came from; default: those that it was begun with"),
-        "max_drop": (float, 0.3, "points of test accuracy that may be lost, or one image where that is more"),
-    }
-    add_arguments(parser, added)
-    given = parsed(parser, args)
+    given = given_to("export", str(export.__doc__), args)
     from pocketvit.verbs.export import export as verb
 
-    found = verb(given["model"], **{name: given[name] for name in added})
+    found = verb(given["model"], **{name: given[name] for name in PLAIN["export"][-1]})
     told = f"exported, not verified here: {found.get('reason')}"
     if found["verified"]:
         exported, own, same = (_percent(found[name]) for name in ("exported_accuracy", "accuracy", "agreement"))
@@ -187,24 +169,22 @@ def export(args: list[str]) -> int:
 
 def bench(args: list[str]) -> int:
     """every runtime that is installed: speed, memory, size and accuracy, in one table"""
-    parser = plain_parser("bench", str(bench.__doc__), "MODEL [MODEL ...]")
-    parser.add_argument("models", nargs="+", help=f"{MODEL[2]}, or exported file")
-    add_arguments(parser, BENCH)
-    given = parsed(parser, args)
+    given = given_to("bench", str(bench.__doc__), args)
     from pocketvit.pages.speed import bench_text
     from pocketvit.verbs.bench import bench as verb
 
-    found = verb(*given["models"], **{name: given[name] for name in BENCH})
+    found = verb(*given["models"], **{name: given[name] for name in PLAIN["bench"][-1]})
     return _show(given, found, bench_text(found))
 
 
 def embed(args: list[str]) -> int:
     """features of image files or of a folder, with their names, as Parquet or CSV"""
-    out = (str, "-", "file that ends in .parquet or .csv; default: CSV on standard output")
-    given = parsed(parser_of_images("embed", str(embed.__doc__), {"out": out}), args)
+    given = given_to("embed", str(embed.__doc__), args)
     from pocketvit.verbs.predict import embed as verb
 
-    options = {name: given[name] for name in ("model", "out", "device", "skip_bad")}
+    if given["json"] and given["out"] == "-":
+        raise UserError("--json: features on standard output are CSV: add --out FILE, in .parquet or .csv")
+    options = {name: given[name] for name in PLAIN["embed"][-1]}
     with _said_warnings():
         count = verb(given["paths"], **options, progress=True)
     return 0 if given["out"] == "-" else _show(given, {"file": given["out"], "images": count}, f"wrote {given['out']}")
@@ -232,10 +212,7 @@ def reconstruct(args: list[str]) -> int:
 
 def report(args: list[str]) -> int:
     """write report.html of a run again"""
-    parser = plain_parser("report", str(report.__doc__), "RUN")
-    parser.add_argument("run", help="run directory")
-    add_arguments(parser, {})
-    given = parsed(parser, args)
+    given = given_to("report", str(report.__doc__), args)
     from pocketvit.verbs.use import report as verb
 
     file = verb(given["run"])
@@ -254,9 +231,7 @@ def budget(args: list[str]) -> int:
 
 def completion(args: list[str]) -> int:
     """print what bash, zsh or fish reads to complete: pocketvit completion bash"""
-    parser = plain_parser("completion", str(completion.__doc__), "SHELL")
-    parser.add_argument("shell", help="bash, zsh or fish")
-    print(completion_script(parsed(parser, args)["shell"]))
+    print(completion_script(given_to("completion", str(completion.__doc__), args)["shell"]))
     return 0
 
 

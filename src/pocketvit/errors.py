@@ -2,6 +2,11 @@
 
 import errno
 import re
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, TypeVar, cast
+
+Verb = TypeVar("Verb", bound=Callable[..., Any])
 
 FLAG = re.compile(r"(?<![\w-])--([a-z][\w-]*(?:\.\w+)*)")
 SWITCHES = ("overwrite", "resume", "skip_bad")
@@ -19,6 +24,19 @@ def in_python(message: str) -> str:
         return f"{name}=True" if name in SWITCHES else name
 
     return FLAG.sub(argument, message)
+
+
+def speaking_python(function: Verb) -> Verb:
+    """A verb or a method whose errors name arguments rather than flags."""
+
+    @wraps(function)
+    def verb(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return function(*args, **kwargs)
+        except UserError as error:
+            raise UserError(in_python(str(error))) from None
+
+    return cast(Verb, verb)
 
 
 class UserError(Exception):

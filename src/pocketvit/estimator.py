@@ -14,7 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from pocketvit.data import Arrays
 from pocketvit.data.sources.arrays import is_missing
-from pocketvit.errors import UserError
+from pocketvit.errors import UserError, speaking_python
 from pocketvit.verbs.model import Images, TrainedModel, load
 from pocketvit.verbs.train import fit
 
@@ -71,6 +71,7 @@ class PocketViTClassifier(ClassifierMixin, BaseEstimator):
         self.out = out
         self.verbose = verbose
 
+    @speaking_python
     def fit(self, X: NDArray[np.uint8], y: Any) -> PocketViTClassifier:
         """Train on images X, uint8 (N, H, W) or (N, H, W, C), with labels y (N,). Raises UserError for others."""
         given_labels = np.asarray(y)

@@ -311,6 +311,28 @@ def test_the_page_shows_plan_beside_truth_and_what_was_saved(tmp_path: Path) -> 
     assert "the surest first" in page
 
 
+def test_what_was_saved_stands_among_the_results_also_where_it_is_a_frozen_encoder(tmp_path: Path) -> None:
+    summary = summary_of(["a", "b"])
+    summary["details"]["shipped"] = "mae"
+    for frozen, name, reached in ((False, "MAE, fine-tuned", "98.5 %"), (True, "MAE, frozen: linear probe", "91.0 %")):
+        summary["details"]["frozen"] = frozen
+        page = write_report(write_run(tmp_path, summary)).read_text(encoding="utf-8").replace(words.NBSP, " ")
+        (row,) = (line for line in page.splitlines() if ", <b>saved</b>" in line)
+        assert f">{name}<" in row
+        assert reached in row
+
+
+def test_a_column_of_gains_is_there_only_where_there_is_one(tmp_path: Path) -> None:
+    summary = summary_of(["a", "b"])
+    assert "Gain, points" in write_report(write_run(tmp_path, summary)).read_text(encoding="utf-8")
+    for entry in summary["finetune"]:
+        entry |= {"random": None, "gain": None, "gain_interval": None}
+    page = write_report(write_run(tmp_path, summary)).read_text(encoding="utf-8")
+    assert "Best on raw pixels" in page
+    assert "Gain, points" not in page
+    assert "<b>n/a</b>" not in page
+
+
 def test_one_reading_makes_no_chart(tmp_path: Path) -> None:
     folder = write_run(tmp_path, summary_of(["a", "b"]))
     first = (folder / "metrics.jsonl").read_text().splitlines()[0]

@@ -54,6 +54,14 @@ def rows(found: Any) -> list[dict[str, Any]]:
     return found if isinstance(found, list) else found.to_dict("records")
 
 
+def test_a_run_says_in_a_line_what_it_came_to(run: pv.Run) -> None:
+    said = repr(run)
+    assert said.startswith(f"<Run {run.path}: ")
+    assert " % " in said
+    assert len(said) < 250 + len(str(run.path))
+    assert "\n" not in said
+
+
 def test_the_leaderboard_has_every_method(run: pv.Run) -> None:
     board = rows(run.leaderboard())
     assert {"MAE, fine-tuned", "Random init, trained alike", "SVM on raw pixels"} < {row["method"] for row in board}
@@ -225,6 +233,14 @@ def test_the_estimator_keeps_scikit_learns_contract() -> None:
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(model)).predict(images[:9]), predicted[:9])
     numbers = clone(model).fit(images, np.arange(len(images)) % 3 * 10)
     assert set(numbers.predict(images[:20])) <= {0, 10, 20}
+
+
+def test_the_estimators_errors_speak_python() -> None:
+    images, names = digits(20)
+    with pytest.raises(pv.UserError, match=r"^pretrain.epochs: 0 is out of range"):
+        small().set_params(epochs=0).fit(images, names)
+    with pytest.raises(pv.UserError, match=r"^not understood: finetune.lrr=1 \(did you mean finetune.lr\?\)"):
+        small().set_params(settings={"finetune.lrr": 1}).fit(images, names)
 
 
 @pytest.mark.parametrize("missing", [None, float("nan")])

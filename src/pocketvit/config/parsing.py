@@ -224,7 +224,9 @@ def _one_line(text: str, actions: Sequence[Any]) -> str:
     if lacking := re.fullmatch(r"argument --([\w.]+): expected one argument", text):
         return f"--{_typed(lacking[1])}: expected a value after it"
     if needed := re.fullmatch(r"the following arguments are required: (.*)", text):
-        return f"missing: {'; '.join(_named(action) for action in actions if action.dest in needed[1].split(', '))}"
+        lacks = set(needed[1].split(", "))
+        told = [_named(a) for a in actions if lacks & {a.dest, a.metavar, *a.option_strings}]
+        return f"missing: {' and '.join(told)}"
     text = text.replace("unrecognized arguments:", "not understood:")
     unknown = re.search(r"not understood: --([\w.-]+)|does not accept option '([^']+)'", text)
     if unknown:
@@ -253,5 +255,5 @@ def _expected(dest: str, actions: Sequence[Any]) -> str:
 
 
 def _named(action: Any) -> str:
-    """An argument, and what it is for."""
-    return f"--{_typed(action.dest)}, {action.help}" if action.option_strings else str(action.help)
+    """An argument as help writes it, and what it is for."""
+    return f"{f'--{_typed(action.dest)}' if action.option_strings else action.metavar} ({action.help})"

@@ -67,9 +67,9 @@ class DataConfig(Checked):
     )
     symmetry: Literal["none", "mirror", "all"] = setting(
         "none",
-        "changes of an image that leave its class what it is, drawn in training: mirror, left to right, as for "
-        "photographs; all, the eight of a square, or four of an oblong, as for satellite tiles and microscopy (wrong "
-        "for glyphs: a 6 becomes a 9)",
+        "changes of an image that leave its class what it is, drawn in training: none, mirror or all; mirror, left to "
+        "right, as for photographs; all, the eight of a square, or four of an oblong, as for satellite tiles and "
+        "microscopy (wrong for glyphs: a 6 becomes a 9)",
     )
     skip_bad: bool = setting(
         False, "leave out images that cannot be decoded; they are listed, where training would stop otherwise"

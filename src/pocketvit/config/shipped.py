@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 
 from pocketvit.errors import UserError
@@ -15,7 +16,9 @@ def recipe_path(name: str) -> Path:
         return recipes[name]
     if Path(name).suffix in (".yaml", ".yml") and expanded(name).is_file():
         return expanded(name)
-    raise UserError(f"--recipe: no recipe '{name}': use one of {', '.join(sorted(recipes))}, or a YAML file")
+    close = difflib.get_close_matches(name, recipes, n=1)
+    hint = f" (did you mean {close[0]}?)" if close else ""
+    raise UserError(f"--recipe: no recipe '{name}'{hint}: use one of {', '.join(sorted(recipes))}, or a YAML file")
 
 
 def model_path(name: str | Path) -> Path:

@@ -13,20 +13,23 @@ SHORT = 0.7  # of a stage's steps, some of which are there only for a pace that 
 
 def rivals(summary: words.Json, entry: words.Json) -> list[str]:
     """A sentence for each network of another kind beside the pre-trained one: which is ahead, as far as can be told."""
-    said = []
+    said, known = [], words.arms(summary)
     for gain in entry.get("gains") or []:
         reached, difference = words.accuracy(entry["arms"].get(gain["over"])), words.number(gain.get("mean"))
         if gain.get("alike", True) or reached is None or difference is None:
             continue
         interval = gain.get("interval") or {}
         low, high = words.number(interval.get("low")), words.number(interval.get("high"))
-        first, second = (words.arms(summary)[gain[end]]["title"] for end in ("arm", "over"))
+        first, second = (known[gain[end]]["title"] for end in ("arm", "over"))
         if low is None or high is None or low <= 0 <= high:
             ahead = f"which of the two is better cannot be told ({words.points(-difference)} points)"
         else:
             alone = ", by the test images alone" if interval.get("seeds") == 1 else ""
-            end = f"{words.points(-high)} to {words.points(-low)} with 95{words.NBSP}% confidence{alone}"
-            ahead = f"{words.points(-difference)} points from {first} ({end})"
+            least, most = sorted((abs(low), abs(high)))
+            end = f"{100 * least:.1f} to {100 * most:.1f} with 95{words.NBSP}% confidence{alone}"
+            own = f"{'fine-tuning from ' if known[gain['arm']]['pretrained'] else ''}{first}"
+            size = f"{100 * abs(difference):.1f} points {'less' if difference > 0 else 'more'}"
+            ahead = f"{size} than {own} ({end})"
         said.append(f"A {second} trained from scratch for as many steps has {words.percent(reached)}: {ahead}.")
     return said
 

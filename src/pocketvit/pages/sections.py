@@ -16,6 +16,8 @@ def page_context(summary: Context, metrics: Sequence[Context], arrays: Arrays, s
     classes = [str(name) for name in dataset.get("classes") or []]
     fraction = details.get("label_fraction")
     entries, arms = arranged(summary.get("finetune")), list(words.arms(summary).values())
+    results = [_result(entry, arms, details.get("pixels"), fraction) for entry in entries]
+    _mark_saved(summary, entries, results)
     return {
         "arms": arms,
         "dataset": dataset,
@@ -27,7 +29,8 @@ def page_context(summary: Context, metrics: Sequence[Context], arrays: Arrays, s
         "sound": caveats.soundness(summary, entries) if entries else [],
         "times": _times(details.get("plan")),
         "unused": caveats.unused(summary),
-        "results": [_result(entry, arms, details.get("pixels"), fraction) for entry in entries],
+        "results": results,
+        "gained": any(result["gain"] is not None for result in results),
         "probe": _probe(summary.get("probe"), arms),
         "metric": _metric(details.get("metric") or {}, arms, fraction),
         "samples": _samples(arrays, classes),
@@ -74,6 +77,18 @@ def leaderboard(summary: Context, entries: Sequence[Context]) -> list[Context]:
         blank = _blank(len(results)) | {"accuracies": [chance] * len(results)}
         rows["chance"] = {"name": "the most frequent class, always", "kind": "chance", "saved": False, **blank}
     return sorted(rows.values(), key=lambda row: -(row["accuracies"][-1] or 0.0))
+
+
+def _mark_saved(summary: Context, entries: Sequence[Context], results: Sequence[Context]) -> None:
+    """Say which row of the largest budget is what was saved, and put it there where it is a frozen encoder's."""
+    for row in (row for row in leaderboard(summary, entries) if results and row["saved"]):
+        same = next((known for known in results[-1]["rows"] if known["name"] == row["name"]), None)
+        if same is None and row["accuracies"][-1] is not None:
+            kind = str((summary.get("details") or {}).get("shipped"))
+            same = _row(row["name"], kind, {"accuracy": row["accuracies"][-1]})
+            results[-1]["rows"].insert(0, same)
+        if same is not None:
+            same["saved"] = True
 
 
 def _blank(results: int) -> Context:
@@ -143,6 +158,7 @@ def _row(name: str, kind: str, result: Context) -> Context:
         "accuracy": words.accuracy(result),
         "spread": spread,
         "seeds": len(seeds) if seeds else None,
+        "saved": False,
     }
 
 

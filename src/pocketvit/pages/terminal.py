@@ -141,13 +141,21 @@ def _board(rows: Sequence[Json], budgets: Sequence[str]) -> Table:
     for budget in budgets:
         table.add_column(plain(budget), justify="right")
     table.add_column("")
+    # Of what follows the per cents, for these to stand below each other.
+    widest = [
+        max(len(_spread(value)) for value in column) for column in zip(*(row["spreads"] for row in rows), strict=True)
+    ]
     for row in rows:
         cells = ["" if value is None else f"{100 * value:.1f} %" for value in row["accuracies"]]
-        spreads = ["" if value is None else f" ± {100 * value:.1f}" for value in row["spreads"]]
+        spreads = [_spread(value).ljust(size) for value, size in zip(row["spreads"], widest, strict=True)]
         style = "bold" if row["saved"] else "dim" if row["kind"] == "chance" else ""
         both = (cell + spread for cell, spread in zip(cells, spreads, strict=True))
         table.add_row(row["name"], *both, "saved" if row["saved"] else "", style=style)
     return table
+
+
+def _spread(value: float | None) -> str:
+    return "" if value is None else f" ± {100 * value:.1f}"
 
 
 def _facts(summary: Json) -> Iterator[str]:

@@ -64,6 +64,9 @@ class Plan:
     probed: int | None = None
     notes: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        return f"<Plan of {len(self.parts)} stages, about {self.seconds:.0f} s: arms {', '.join(self.arms)}>"
+
     @property
     def seconds(self) -> float:
         """That the run will have taken at its end."""

@@ -57,8 +57,9 @@ def pretrain_stage(context: Context, objective: str, file: Path) -> dict[str, An
             },
         )
     context.forget(key)
+    epochs = f"{found['epochs']} epoch{'' if found['epochs'] == 1 else 's'}"
     loss = f"train loss {found['train_loss']:.4f}, held out {found['heldout_loss']:.4f}"
-    context.log.say(f"pretrain: {found['epochs']} epochs in {found['seconds']} s; {loss}; {found['verdict']}")
+    context.log.say(f"pretrain: {epochs} in {found['seconds']} s; {loss}; {found['verdict']}")
     return found
 
 

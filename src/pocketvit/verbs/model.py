@@ -18,7 +18,7 @@ from rich.progress import track
 from pocketvit.data import Header, list_images, read_images
 from pocketvit.edge.format import WITHOUT_FEATURES, FileRuntime
 from pocketvit.edge.formats import runtime_of
-from pocketvit.errors import UserError
+from pocketvit.errors import UserError, speaking_python
 from pocketvit.evaluation.predictor import Predictor
 from pocketvit.model import weights
 from pocketvit.model.network import Network
@@ -86,11 +86,13 @@ class TrainedModel:
         """(N,) names of the likeliest classes. Raises UserError for an encoder alone, and as `batches`."""
         return self.classes_[self.predict_proba(images).argmax(axis=1)]
 
+    @speaking_python
     def predict_proba(self, images: Images) -> NDArray[np.float32]:
         """(N, K) calibrated probabilities. Raises as `predict`."""
         self.check_classifies()
         return self._of_all(images, self.predictor().probabilities)
 
+    @speaking_python
     def embed(self, images: Images) -> NDArray[np.float32]:
         """(N, D) features: what the head reads. Raises UserError as `batches`."""
         return self._of_all(images, self.predictor().features)

@@ -23,6 +23,11 @@ class Run:
     path: Path
     summary: dict[str, Any]
 
+    def __repr__(self) -> str:
+        summary = read_summary(self.path)
+        said = words.headline(summary, arranged(summary.get("finetune")), summary["details"].get("label_fraction"))
+        return f"<{type(self).__name__} {self.path}: {plain(said)}>"
+
     def predict(self, paths: list[str] | str, top: int = 3) -> list[dict[str, Any]]:
         """Classes and probabilities of image files, or of a folder's; see `pocketvit.predict`."""
         from pocketvit.verbs.predict import predict
