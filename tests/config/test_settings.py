@@ -111,10 +111,10 @@ def test_a_recipe_may_be_a_file_of_ones_own(recipe: Path) -> None:
     assert recipe_path(str(recipe)) == recipe
 
 
-@pytest.mark.parametrize("name", ["nope", "nope.yaml", "../digits"])
-def test_an_unknown_recipe_is_refused_with_those_there_are(name: str) -> None:
+@pytest.mark.parametrize(("name", "hint"), [("nope", ""), ("nope.yaml", ""), ("../digits", " (did you mean digits?)")])
+def test_an_unknown_recipe_is_refused_with_those_there_are(name: str, hint: str) -> None:
     assert refused(recipe=name).startswith(
-        f"--recipe: no recipe '{name}': use one of cifar, digits, lite, lite-cifar10, "
+        f"--recipe: no recipe '{name}'{hint}: use one of cifar, digits, lite, lite-cifar10, "
     )
 
 
