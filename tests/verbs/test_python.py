@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import doctest
 import json
 import os
@@ -60,6 +61,8 @@ def test_a_run_says_in_a_line_what_it_came_to(run: pv.Run) -> None:
     assert " % " in said
     assert len(said) < 250 + len(str(run.path))
     assert "\n" not in said
+    moved = dataclasses.replace(run, path=run.path / "moved")
+    assert repr(moved) == f"<Run {moved.path}>"  # to show a run is no reason to fail
 
 
 def test_the_leaderboard_has_every_method(run: pv.Run) -> None:

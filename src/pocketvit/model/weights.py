@@ -27,6 +27,7 @@ FILE = "model.safetensors"
 KEY = "pocketvit"
 NAMES = "names"  # "timm" where tensors have timm's
 FORMAT = 1  # raise it when files would no longer load as they did
+ENCODER = ("patch", "width", "depth", "heads", "mlp_ratio")  # sizes that an encoder's weights are of
 
 
 @dataclass(frozen=True)
@@ -273,8 +274,7 @@ def _line(error: Exception) -> str:
 
 def _sizes(shape: ViTShape) -> dict[str, float]:
     """Those that presets name."""
-    names = ("patch", "width", "depth", "heads", "mlp_ratio")
-    return {name: getattr(shape, name) for name in names}
+    return {name: getattr(shape, name) for name in ENCODER}
 
 
 def _preset(shape: ViTShape) -> str | None:

@@ -15,8 +15,6 @@ from pocketvit.model.patches import check_patch
 from pocketvit.model.weights import weights_file
 from pocketvit.run.folder import RunFolder, learnt_images
 
-ENCODER = ("patch", "width", "depth", "heads", "mlp_ratio")
-
 
 def sized_as(settings: Settings, init: Path | None) -> tuple[Settings, Finding | None]:
     """Settings for the network that the weights of `init` are of, and what to say where that is another one.
@@ -30,7 +28,7 @@ def sized_as(settings: Settings, init: Path | None) -> tuple[Settings, Finding |
     asked, theirs = settings.model, meta.model
     if not isinstance(theirs, ModelConfig):
         return settings, None
-    sizes = {name: getattr(theirs.sizes(), name) for name in ENCODER if getattr(asked, name) is None}
+    sizes = {name: getattr(theirs.sizes(), name) for name in weights.ENCODER if getattr(asked, name) is None}
     before = asked.sizes()
     if all(getattr(before, name) == size for name, size in sizes.items()):
         return settings, None

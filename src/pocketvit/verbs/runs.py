@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pocketvit.errors import UserError
 from pocketvit.pages import words
 from pocketvit.pages.notebook import notebook
 from pocketvit.pages.sections import arranged, leaderboard
@@ -24,7 +25,10 @@ class Run:
     summary: dict[str, Any]
 
     def __repr__(self) -> str:
-        summary = read_summary(self.path)
+        try:
+            summary = read_summary(self.path)
+        except UserError:  # it was moved or deleted since, or the working folder is another
+            return f"<{type(self).__name__} {self.path}>"
         said = words.headline(summary, arranged(summary.get("finetune")), summary["details"].get("label_fraction"))
         return f"<{type(self).__name__} {self.path}: {plain(said)}>"
 
